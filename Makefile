@@ -1,0 +1,58 @@
+# make demo    install, write a synthetic cohort, index it, query it, write a report
+# make test    install what the tests need (Debian packages too) and run them all
+# make help    the rest
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
+
+.PHONY: demo test lint format docs kill-test benchmarks debian clean help
+
+# torch comes first and alone, from the one constraints file: no resolver may choose another build
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(PIP) -e '.[test]'
+	touch $@
+
+demo: $(VENV)/installed  ## install, write a synthetic cohort, index it, query it, write a report
+	$(BIN)/cbir demo demo
+	$(BIN)/cbir index demo/cohort --index demo/index
+	$(BIN)/cbir query demo/query/SYNTH-Q01 --index demo/index -k 5 --report demo/report.html
+	@echo "open demo/report.html in a browser"
+
+debian:  ## Debian packages that the browser tests need
+	@sh tests/debian.sh
+
+test: $(VENV)/installed-test debian lint  ## install what tests need and run them all
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-test  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-test  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/installed-test  ## regenerate the tables of results and the CLI help in the documents
+	$(BIN)/python -m benchmarks.documents
+
+kill-test: $(VENV)/installed-test  ## kill -9 an indexing run at 30 random moments
+	$(BIN)/python -m pytest tests/test_crash.py --kills 30
+
+benchmarks: $(VENV)/installed-test  ## measure again what the documents state (needs ../shared/data)
+	$(BIN)/python -m benchmarks.baseline
+	$(BIN)/python -m benchmarks.ingest
+	$(BIN)/python -m benchmarks.documents
+
+clean:  ## remove what make made
+	rm -rf $(VENV) demo artifacts build dist
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'

@@ -1,0 +1,1 @@
+"""Build a case index: read scans, embed their slices, file the vectors, keep the catalog."""

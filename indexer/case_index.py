@@ -1,0 +1,526 @@
+"""The index folder: manifest, catalog, vectors and partition, opened, committed and verified as one.
+
+::
+
+    manifest.json          what made the index, and which files belong to it (replaced in one step)
+    catalog.sqlite         the truth: cases, scans, slices, embeddings, labels
+    vectors-N.faiss        a cache of the catalog's embeddings, of revision N
+    partition-N.npz        the fuzzy partition the vectors are filed by, where there are enough of them
+    key                    secret that makes patient ids pseudonymous (mode 600)
+    lock, writer.json      one writer at a time
+
+The catalog commits on its own. A vectors file that lags behind it is brought up to date in memory
+when the index is opened, so a crash at any moment leaves an index that answers correctly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.catalog import Catalog, Contents
+from indexer.encoder import Encoder
+from indexer.errors import CaseIndexError, EncoderError
+from indexer.files import ASIDE, sha256, written_whole
+from indexer.partition import Partition
+from indexer.preprocess import Preprocessing
+from indexer.vectors import EXACT_BELOW, Vectors
+
+FORMAT = 1
+SAMPLE = 20_000
+"""Vectors that the partition is fitted on, at most."""
+HELD_OUT = 200
+"""Vectors that the probe count is calibrated with."""
+
+
+@dataclass(frozen=True)
+class VectorFile:
+    """The cache files, and the catalog revision they were made from."""
+
+    file: str
+    sha256: str
+    revision: int
+    slices: int
+    partition: str | None = None
+    partition_sha256: str | None = None
+    fitted_on: int = 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What made the index, and which files belong to it."""
+
+    encoder: str
+    encoder_version: str
+    dimension: int
+    size: int
+    preprocessing: str
+    keep_ids: bool
+    created: str
+    vectors: VectorFile | None = None
+    format: int = FORMAT
+
+    @classmethod
+    def load(cls, path: Path) -> Manifest:
+        """Read a manifest.
+
+        Raises
+        ------
+        CaseIndexError
+            If it is missing, no manifest, or of another format.
+        """
+        try:
+            data = json.loads(path.read_text("utf-8"))
+            if data["format"] != FORMAT:
+                raise CaseIndexError(
+                    path.parent,
+                    f"the index has format {data['format']}, this cbir reads {FORMAT}",
+                    "index again into another folder",
+                )
+            vectors = data.pop("vectors")
+            return cls(**data, vectors=None if vectors is None else VectorFile(**vectors))
+        except FileNotFoundError:
+            raise CaseIndexError(
+                path.parent,
+                "there is no index here",
+                "make one with `cbir index FOLDER`, or name it with --index",
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CaseIndexError(
+                path, f"the manifest cannot be read ({error})", "restore it from a backup, or index again"
+            ) from error
+
+    def save(self, path: Path) -> None:
+        """Replace the manifest in one step."""
+        with written_whole(path) as aside:
+            aside.write_text(json.dumps(asdict(self), indent=2) + "\n", "utf-8")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One committed state of an index: what is in it, and its vectors."""
+
+    contents: Contents
+    vectors: Vectors
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something `verify` found.
+
+    Attributes
+    ----------
+    where, what : str
+    mended : bool
+    sound : bool
+        True for a note that needs no mending.
+    """
+
+    where: str
+    what: str
+    mended: bool = False
+    sound: bool = False
+
+
+class CaseIndex:
+    """An index folder. Make one with :meth:`create` or :meth:`open`; it is a context manager."""
+
+    def __init__(self, folder: Path, manifest: Manifest, catalog: Catalog) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.catalog = catalog
+        self._key: bytes | None = None
+
+    @classmethod
+    def create(cls, folder: Path, encoder: Encoder, *, keep_ids: bool = False) -> CaseIndex:
+        """Make an empty index.
+
+        Raises
+        ------
+        CaseIndexError
+            If the folder holds something else, or cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            ours = {
+                "lock",
+                "writer.json",
+                "key",
+                "catalog.sqlite",
+                "catalog.sqlite-wal",
+                "catalog.sqlite-shm",
+            }
+            if any(p.name not in ours and not p.name.endswith(ASIDE) for p in folder.iterdir()):
+                raise CaseIndexError(
+                    folder, "is not empty and holds no index", "name a new folder with --index"
+                )
+            key = folder / "key"
+            if not key.exists():
+                with written_whole(key) as aside:
+                    aside.touch(0o600)
+                    aside.write_bytes(secrets.token_bytes(32))
+            catalog = Catalog.at(folder / "catalog.sqlite", encoder.dimension, create=True)
+            manifest = Manifest(
+                encoder=encoder.name,
+                encoder_version=encoder.version,
+                dimension=encoder.dimension,
+                size=encoder.size,
+                preprocessing=Preprocessing(encoder.size).version,
+                keep_ids=keep_ids,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            manifest.save(folder / "manifest.json")
+        except OSError as error:
+            raise CaseIndexError(
+                folder, f"cannot be written ({error.strerror})", "choose another --index"
+            ) from error
+        return cls(folder, manifest, catalog)
+
+    @classmethod
+    def open(cls, folder: Path) -> CaseIndex:
+        """Open an index.
+
+        Raises
+        ------
+        CaseIndexError
+            If there is none, it is damaged, or of another format.
+        """
+        manifest = Manifest.load(folder / "manifest.json")
+        return cls(folder, manifest, Catalog.at(folder / "catalog.sqlite", manifest.dimension))
+
+    def close(self) -> None:
+        """Release the files."""
+        self.catalog.close()
+
+    def __enter__(self) -> CaseIndex:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def writing(self, command: str) -> Iterator[None]:
+        """Be the only writer.
+
+        Raises
+        ------
+        CaseIndexError
+            If another process writes.
+        """
+        holder = self.folder / "writer.json"
+        lock = filelock.FileLock(self.folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            try:
+                who = json.loads(holder.read_text("utf-8"))
+                told = f"`cbir {who['command']}` (process {who['pid']}) has been writing since {who['since']}"
+            except (OSError, ValueError, KeyError):
+                told = "another process is writing"
+            raise CaseIndexError(self.folder, told, "wait until it has ended") from None
+        except OSError as error:
+            raise CaseIndexError(self.folder, f"cannot be written ({error.strerror})") from error
+        try:
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            holder.write_text(json.dumps({"command": command, "pid": os.getpid(), "since": since}), "utf-8")
+            # another writer may have come and gone since the index was opened
+            self.manifest = Manifest.load(self.folder / "manifest.json")
+            for leftover in self.folder.glob(f"*{ASIDE}"):
+                leftover.unlink()
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+    # ---- identity ------------------------------------------------------------------------------
+
+    def pseudonym(self, kind: str, identifier: str) -> str:
+        """A patient's, study's or series' id as the index shows it (HMAC-SHA256, 64 bits)."""
+        if self._key is None:
+            try:
+                self._key = (self.folder / "key").read_bytes()
+            except OSError as error:
+                raise CaseIndexError(
+                    self.folder / "key",
+                    f"the key cannot be read ({error.strerror})",
+                    "restore it from a backup",
+                ) from error
+        digest = hmac.new(self._key, f"{kind}\0{identifier}".encode(errors="surrogateescape"), hashlib.sha256)
+        return f"{kind[0]}-{digest.hexdigest()[:16]}"
+
+    def patient(self, identifier: str) -> str:
+        """The index's id of a patient, given the id in the files."""
+        return identifier if self.manifest.keep_ids else self.pseudonym("patient", identifier)
+
+    def case(self, patient_id: str, study_id: str) -> str:
+        """The index's id of a patient's study, given the ids in the files."""
+        if not self.manifest.keep_ids:
+            return self.pseudonym("case", f"{patient_id}\0{study_id}")
+        return patient_id if study_id in ("", patient_id) else f"{patient_id}/{study_id}"
+
+    def require(self, encoder: Encoder) -> None:
+        """Refuse an encoder whose vectors cannot be compared with those in the index.
+
+        Raises
+        ------
+        EncoderError
+        """
+        held, new = self.manifest, Preprocessing(encoder.size).version
+        if (held.encoder, held.encoder_version) != (encoder.name, encoder.version):
+            raise EncoderError(
+                self.folder,
+                f"was made by encoder {held.encoder} {held.encoder_version}, "
+                f"not by {encoder.name} {encoder.version}",
+                "use the same encoder, or index again into another folder",
+            )
+        if held.preprocessing != new:
+            raise EncoderError(
+                self.folder,
+                f"was made with preprocessing {held.preprocessing}, this cbir has {new}",
+                "index again into another folder",
+            )
+
+    # ---- vectors -------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """The last committed state; vectors that the cache lacks are taken from the catalog.
+
+        Raises
+        ------
+        CaseIndexError
+            If the cache is damaged.
+        """
+        for _ in range(5):
+            manifest = Manifest.load(self.folder / "manifest.json")
+            contents = self.catalog.contents()
+            try:
+                vectors = self._load_vectors(manifest)
+                _catch_up(vectors, contents, self.catalog)
+            except (FileNotFoundError, KeyError):
+                continue  # a writer replaced the files, or removed cases, between two of our looks
+            self.manifest = manifest
+            return Snapshot(contents, vectors)
+        raise CaseIndexError(self.folder, "the vectors file is missing", "run `cbir verify --repair`")
+
+    def _load_vectors(self, manifest: Manifest) -> Vectors:
+        held = manifest.vectors
+        if held is None:
+            return _empty(manifest.dimension)
+        partition = None
+        for name, checksum in ((held.file, held.sha256), (held.partition, held.partition_sha256)):
+            if name is not None and sha256(self.folder / name) != checksum:
+                raise CaseIndexError(
+                    self.folder / name, "does not match its checksum", "run `cbir verify --repair`"
+                )
+        if held.partition is not None:
+            partition = Partition.load(self.folder / held.partition)
+        return Vectors.load(self.folder / held.file, partition)
+
+    def file_vectors(self, *, refit: bool = False) -> None:
+        """Write the vectors file anew from the catalog (the caller is the writer).
+
+        The partition is fitted when there are enough vectors, and again when they have doubled.
+
+        Parameters
+        ----------
+        refit : bool
+            Fit the partition in any case.
+        """
+        revision, count = self.catalog.revision, self.catalog.count()["slices"]
+        old = self.manifest.vectors
+        partition, fitted_on = None, 0
+        if count >= EXACT_BELOW:
+            if old and old.partition and not refit and old.fitted_on <= count <= 2 * old.fitted_on:
+                path = self.folder / old.partition
+                if path.is_file() and sha256(path) == old.partition_sha256:
+                    partition, fitted_on = Partition.load(path), old.fitted_on
+            if partition is None:
+                partition, fitted_on = self._fit(), count
+        vectors = _empty(self.manifest.dimension, partition)
+        for ids, embeddings in self.catalog.embedding_blocks():
+            vectors.add(ids, embeddings)
+
+        file, partition_file = f"vectors-{revision}.faiss", f"partition-{revision}.npz"
+        with written_whole(self.folder / file) as aside:
+            vectors.save(aside)
+        if partition is not None:
+            with written_whole(self.folder / partition_file) as aside:
+                partition.save(aside)
+        held = VectorFile(
+            file=file,
+            sha256=sha256(self.folder / file),
+            revision=revision,
+            slices=count,
+            partition=partition_file if partition is not None else None,
+            partition_sha256=sha256(self.folder / partition_file) if partition is not None else None,
+            fitted_on=fitted_on,
+        )
+        self.manifest = replace(self.manifest, vectors=held)
+        self.manifest.save(self.folder / "manifest.json")
+        for path in [*self.folder.glob("vectors-*.faiss"), *self.folder.glob("partition-*.npz")]:
+            if path.name not in (held.file, held.partition):
+                path.unlink()
+
+    def _fit(self) -> Partition:
+        ids = self.catalog.contents().slice_ids
+        rng = np.random.default_rng(0)
+        sample = np.sort(rng.choice(ids, min(SAMPLE, len(ids)), replace=False))
+        x = self.catalog.embeddings(sample)
+        held_out = rng.choice(len(x), min(HELD_OUT, len(x) // 10), replace=False)
+        base = np.delete(x, held_out, axis=0)
+        partition = Partition.fit(base)
+        partition.calibrate(x[held_out], base)
+        return partition
+
+    # ---- care ----------------------------------------------------------------------------------
+
+    def verify(self, *, repair: bool = False) -> list[Problem]:
+        """Check checksums, counts, and that every vector has its row and the reverse.
+
+        Parameters
+        ----------
+        repair : bool
+            Mend the cache from the catalog, and take damaged scans out of the catalog so that the
+            next ``cbir index`` reads them again (the caller is the writer).
+        """
+        problems: list[Problem] = []
+        damaged = set()
+        for path, what in self.catalog.damage():
+            mended = bool(repair and path)
+            damaged.add(path)
+            told = f"{what}; taken out: index it again" if mended else what
+            problems.append(Problem(path or str(self.folder / "catalog.sqlite"), told, mended))
+        if repair:
+            self.catalog.remove_sources(damaged - {""})
+
+        contents, held = self.catalog.contents(), self.manifest.vectors
+        cache: list[Problem] = []
+        if held is not None:
+            try:
+                cache += self._compare(contents, held)
+            except CaseIndexError as error:
+                cache.append(Problem(error.where, error.reason))
+            except (OSError, RuntimeError, ValueError) as error:
+                cache.append(Problem(held.file, f"cannot be read ({error})"))
+        broken = [p for p in cache if not p.sound]
+        if repair and (broken or damaged):
+            self.file_vectors(refit=bool(broken))
+            cache = [replace(p, mended=True) for p in broken]
+        return problems + cache + self._verify_key(repair)
+
+    def _compare(self, contents: Contents, held: VectorFile) -> Iterator[Problem]:
+        vectors = self._load_vectors(self.manifest)
+        ids = np.sort(vectors.ids())
+        if held.revision != contents.revision:
+            lag = len(np.setxor1d(ids, contents.slice_ids))
+            if lag:
+                yield Problem(
+                    held.file,
+                    f"lags {lag} slices behind the catalog; they are searched from there",
+                    sound=True,
+                )
+        else:
+            for lost, what in (
+                (np.setdiff1d(contents.slice_ids, ids), "slices have no vector"),
+                (np.setdiff1d(ids, contents.slice_ids), "vectors have no slice"),
+            ):
+                if len(lost):
+                    yield Problem(held.file, f"{len(lost)} {what}")
+        differ = 0
+        present = np.intersect1d(ids, contents.slice_ids)
+        for start in range(0, len(present), 4096):
+            block = present[start : start + 4096]
+            differ += int((vectors.gather(block) != self.catalog.embeddings(block)).any(axis=1).sum())
+        if differ:
+            yield Problem(held.file, f"{differ} vectors differ from the catalog's")
+
+    def _verify_key(self, repair: bool) -> list[Problem]:
+        key = self.folder / "key"
+        if not key.is_file():
+            return [
+                Problem(str(key), "the key is missing: patients indexed from now on get other pseudonyms")
+            ]
+        if key.stat().st_mode & 0o077:
+            if repair:
+                key.chmod(0o600)
+            return [Problem(str(key), "others may read the key (mode should be 600)", mended=repair)]
+        return []
+
+    def compact(self) -> None:
+        """Fit the partition again, rewrite the vectors, free what is unused (the caller is the writer)."""
+        self.file_vectors(refit=True)
+        self.catalog.compact()
+
+    def about(self) -> dict[str, Any]:
+        """Counts and provenance, as ``cbir info --json`` prints them."""
+        held = self.manifest.vectors
+        counts = self.catalog.count()
+        return {
+            **counts,
+            "encoder": f"{self.manifest.encoder} {self.manifest.encoder_version}",
+            "dimension": self.manifest.dimension,
+            "preprocessing": self.manifest.preprocessing,
+            "keep_ids": self.manifest.keep_ids,
+            "created": self.manifest.created,
+            "search": "exact" if held is None or held.partition is None else "fuzzy partition",
+            "failed": len(self.catalog.failed()),
+        }
+
+
+    def check(self, queries: int = 200, k: int = 10) -> dict[str, Any]:
+        """Recall of the search against exact search, and the shape of the partition.
+
+        Parameters
+        ----------
+        queries : int
+            Stored slices that ask, drawn with a fixed seed.
+        k : int
+            Neighbours compared.
+        """
+        snapshot = self.snapshot()
+        ids, vectors = snapshot.contents.slice_ids, snapshot.vectors
+        if not len(ids):
+            return {}
+        asking = np.sort(np.random.default_rng(0).choice(ids, min(queries, len(ids)), replace=False))
+        x = vectors.gather(asking)
+        exact, best = _exact(x, self.catalog, k)
+        scores, _ = vectors.search(x, k)
+        # by score: which of two equally similar slices is found is no matter
+        found = np.mean((scores >= exact[:, -1:] - 1e-6).sum(axis=1) / best)
+        summary = {} if vectors.partition is None else vectors.partition.summary()
+        return {f"recall_at_{k}": round(float(found), 4), "queries": len(asking), **summary}
+
+
+def _exact(x: NDArray[np.float32], catalog: Catalog, k: int) -> tuple[NDArray[np.float32], int]:
+    """Scores of the k nearest in the catalog, best first, and how many there are."""
+    top = np.empty((len(x), 0), np.float32)
+    for _, embeddings in catalog.embedding_blocks():
+        top = -np.sort(-np.concatenate([top, x @ embeddings.T], axis=1), axis=1)[:, :k]
+    return top, top.shape[1]
+
+
+def _empty(dimension: int, partition: Partition | None = None) -> Vectors:
+    return Vectors.build(np.empty(0, np.int64), np.empty((0, dimension), np.float32), partition)
+
+
+def _catch_up(vectors: Vectors, contents: Contents, catalog: Catalog) -> None:
+    filed = vectors.ids()
+    removed = np.setdiff1d(filed, contents.slice_ids)
+    if len(removed):
+        vectors.remove(removed)
+    added: NDArray[np.int64] = np.setdiff1d(contents.slice_ids, filed)
+    if len(added):
+        vectors.add(added, catalog.embeddings(added))

@@ -1,0 +1,581 @@
+"""The catalog: cases, scans, slices with their embeddings, labels, failures and history, in SQL.
+
+The catalog is the truth of an index; the FAISS file is a cache made from it. Each public method
+that writes is one transaction, so a crash leaves the last whole one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from indexer.errors import CaseIndexError
+
+metadata = sa.MetaData()
+
+meta = sa.Table(
+    "meta",
+    metadata,
+    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("value", sa.Integer, nullable=False),
+)
+sources = sa.Table(
+    "sources",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("path", sa.String, nullable=False, unique=True),
+    sa.Column("fingerprint", sa.String, nullable=False),
+    sa.Column("record", sa.JSON, nullable=False),  # how to read it again
+    sqlite_autoincrement=True,
+)
+cases = sa.Table(
+    "cases",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("case_id", sa.String, nullable=False, unique=True),
+    sa.Column("patient_id", sa.String, nullable=False, index=True),
+    sqlite_autoincrement=True,
+)
+scans = sa.Table(
+    "scans",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("source", sa.ForeignKey("sources.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("case", sa.ForeignKey("cases.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("channel", sa.Integer, nullable=False),
+    sa.Column("sequence", sa.String),
+    sa.Column("modality", sa.String),
+    sa.Column("series_id", sa.String, nullable=False, index=True),
+    sa.Column("shape", sa.JSON, nullable=False),
+    sa.Column("spacing", sa.JSON),
+    sa.Column("input_hash", sa.String, nullable=False, index=True),
+    sa.Column("embedding_hash", sa.String, nullable=False),
+    sqlite_autoincrement=True,
+)
+slices = sa.Table(
+    "slices",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("scan", sa.ForeignKey("scans.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("view", sa.Integer, nullable=False),  # 0 the whole slice, 1 its outlined region
+    sa.Column("weight", sa.Float, nullable=False),
+    sa.Column("embedding", sa.LargeBinary, nullable=False),  # float32, little-endian
+    # an id that was removed must never name another vector in a FAISS file
+    sqlite_autoincrement=True,
+)
+labels = sa.Table(
+    "labels",
+    metadata,
+    sa.Column("patient_id", sa.String, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("value", sa.String, nullable=False),
+)
+failures = sa.Table(
+    "failures",
+    metadata,
+    sa.Column("path", sa.String, primary_key=True),
+    sa.Column("reason", sa.String, nullable=False),
+)
+history = sa.Table(
+    "history",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("time", sa.String, nullable=False),
+    sa.Column("command", sa.String, nullable=False),
+    sa.Column("outcome", sa.JSON, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class EmbeddedScan:
+    """A scan as it is stored: where it belongs, and its slices' embeddings.
+
+    Attributes
+    ----------
+    case_id, patient_id, series_id : str
+        As they shall appear in the index (pseudonymous unless the user keeps ids).
+    sequence, modality : str, optional
+    shape : tuple of int
+    spacing : tuple of float, optional
+        In mm.
+    input_hash : str
+        sha256 of the network's input for the whole slices; equal inputs have equal embeddings.
+    positions, views : ndarray of int, shape (n,)
+    weights : ndarray of float32, shape (n,)
+    embeddings : ndarray of float32, shape (n, dimension)
+    """
+
+    case_id: str
+    patient_id: str
+    series_id: str
+    sequence: str | None
+    modality: str | None
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...] | None
+    input_hash: str
+    positions: NDArray[np.int64]
+    views: NDArray[np.uint8]
+    weights: NDArray[np.float32]
+    embeddings: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A source with what it holds.
+
+    Attributes
+    ----------
+    path, fingerprint : str
+    record : mapping
+        What is needed to read it again; no identifiers.
+    scans : sequence of EmbeddedScan
+    """
+
+    path: str
+    fingerprint: str
+    record: Mapping[str, Any]
+    scans: Sequence[EmbeddedScan]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All of the catalog but the embeddings, as arrays: one consistent state.
+
+    Attributes
+    ----------
+    revision : int
+    case_ids, patient_ids : list of str
+        One entry a case.
+    labels : list of dict
+        One entry a case.
+    scan_ids : ndarray of int64
+        Ascending.
+    scan_case : ndarray of int64
+        For each scan the position of its case in `case_ids`.
+    scan_sequence : list of str or None
+    scan_source : list of str
+    slice_ids : ndarray of int64
+        Ascending.
+    slice_scan : ndarray of int64
+        For each slice the position of its scan.
+    slice_position, slice_view, slice_weight : ndarray
+    """
+
+    revision: int
+    case_ids: list[str]
+    patient_ids: list[str]
+    labels: list[dict[str, str]]
+    scan_ids: NDArray[np.int64]
+    scan_case: NDArray[np.int64]
+    scan_sequence: list[str | None]
+    scan_source: list[str]
+    slice_ids: NDArray[np.int64]
+    slice_scan: NDArray[np.int64]
+    slice_position: NDArray[np.int64]
+    slice_view: NDArray[np.uint8]
+    slice_weight: NDArray[np.float32]
+
+
+class Catalog:
+    """A database of cases.
+
+    Parameters
+    ----------
+    url : str
+        An SQLAlchemy URL.
+    dimension : int
+        Length of an embedding.
+    """
+
+    def __init__(self, url: str, dimension: int) -> None:
+        self.dimension = dimension
+        self.engine = sa.create_engine(url)
+        if self.engine.dialect.name == "sqlite":
+            sa.event.listen(self.engine, "connect", _configure_sqlite)
+            sa.event.listen(self.engine, "begin", _begin_sqlite)
+
+    @classmethod
+    def at(cls, path: Path, dimension: int, *, create: bool = False) -> Catalog:
+        """The SQLite catalog in a file.
+
+        Raises
+        ------
+        CaseIndexError
+            If it is missing or is no catalog.
+        """
+        if not create and not path.is_file():
+            raise CaseIndexError(path, "the catalog is missing", "restore it from a backup, or index again")
+        if os.access(path.parent, os.W_OK):
+            catalog = cls(f"sqlite:///{path}", dimension)
+        else:  # WAL needs a writable folder; in a read-only one nobody writes either
+            catalog = cls(f"sqlite:///file:{path}?immutable=1&uri=true", dimension)
+        with catalog._transaction() as connection:
+            if create:
+                metadata.create_all(connection)
+            if connection.scalar(sa.select(meta.c.value).where(meta.c.key == "revision")) is None:
+                connection.execute(meta.insert().values(key="revision", value=0))
+        return catalog
+
+    def close(self) -> None:
+        """Release the database."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except sa.exc.DatabaseError as error:
+            where = self.engine.url.database or str(self.engine.url)
+            raise CaseIndexError(
+                where, f"the catalog cannot be used ({error.orig})", "run `cbir verify`, or restore a backup"
+            ) from error
+
+    # ---- writing -------------------------------------------------------------------------------
+
+    def put(self, batch: Iterable[Entry], table: Mapping[str, Mapping[str, str]]) -> None:
+        """File sources and the labels of their patients, replacing what was held under the same names.
+
+        Parameters
+        ----------
+        batch : iterable of Entry
+        table : mapping
+            Patient to labels.
+        """
+        with self._transaction() as connection:
+            replaced = 0
+            for entry in batch:
+                same = sources.c.path == entry.path
+                replaced += connection.execute(sources.delete().where(same)).rowcount
+                connection.execute(failures.delete().where(failures.c.path == entry.path))
+                source = _inserted(
+                    connection,
+                    sources,
+                    path=entry.path,
+                    fingerprint=entry.fingerprint,
+                    record=dict(entry.record),
+                )
+                for channel, scan in enumerate(entry.scans):
+                    self._insert_scan(connection, source, channel, scan)
+            if replaced:
+                _delete_empty_cases(connection)
+            _set_labels(connection, table)
+            _advance(connection)
+
+    def _insert_scan(self, connection: sa.Connection, source: int, channel: int, scan: EmbeddedScan) -> None:
+        case = connection.scalar(sa.select(cases.c.id).where(cases.c.case_id == scan.case_id))
+        if case is None:
+            case = _inserted(connection, cases, case_id=scan.case_id, patient_id=scan.patient_id)
+        embeddings = np.ascontiguousarray(scan.embeddings, "<f4")
+        row = _inserted(
+            connection,
+            scans,
+            source=source,
+            case=case,
+            channel=channel,
+            sequence=scan.sequence,
+            modality=scan.modality,
+            series_id=scan.series_id,
+            shape=list(scan.shape),
+            spacing=None if scan.spacing is None else list(scan.spacing),
+            input_hash=scan.input_hash,
+            embedding_hash=_digest(embedding.tobytes() for embedding in embeddings),
+        )
+        connection.execute(
+            slices.insert(),
+            [
+                {
+                    "scan": row,
+                    "position": int(position),
+                    "view": int(view),
+                    "weight": float(weight),
+                    "embedding": embedding.tobytes(),
+                }
+                for position, view, weight, embedding in zip(
+                    scan.positions, scan.views, scan.weights, embeddings, strict=True
+                )
+            ],
+        )
+
+    def set_labels(self, table: Mapping[str, Mapping[str, str]]) -> None:
+        """Replace the labels of the given patients."""
+        with self._transaction() as connection:
+            if _set_labels(connection, table):
+                _advance(connection)
+
+    def set_failures(self, under: Iterable[str], reasons: Mapping[str, str]) -> None:
+        """Replace the failures recorded at or below the given paths."""
+        with self._transaction() as connection:
+            for root in under:
+                connection.execute(failures.delete().where(_under(failures.c.path, root)))
+            for path, reason in reasons.items():
+                connection.execute(failures.delete().where(failures.c.path == path))
+                connection.execute(failures.insert().values(path=path, reason=reason))
+
+    def remove_sources(self, paths: Iterable[str]) -> int:
+        """Take sources out, with their scans and slices; returns how many there were."""
+        with self._transaction() as connection:
+            gone = sum(
+                connection.execute(sources.delete().where(sources.c.path == path)).rowcount for path in paths
+            )
+            if gone:
+                _delete_empty_cases(connection)
+                _advance(connection)
+        return gone
+
+    def remove_cases(self, case_ids: Iterable[str]) -> int:
+        """Take cases out, with the sources that hold nothing else; returns how many there were."""
+        with self._transaction() as connection:
+            gone = sum(
+                connection.execute(cases.delete().where(cases.c.case_id == case)).rowcount
+                for case in case_ids
+            )
+            if gone:
+                used = sa.select(scans.c.source)
+                connection.execute(sources.delete().where(sources.c.id.not_in(used)))
+                _delete_empty_cases(connection)
+                _advance(connection)
+        return gone
+
+    def log(self, command: str, outcome: Mapping[str, Any]) -> None:
+        """Add a line to the history."""
+        with self._transaction() as connection:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            connection.execute(history.insert().values(time=now, command=command, outcome=dict(outcome)))
+
+    def compact(self) -> None:
+        """Give free pages back to the file system."""
+        if self.engine.dialect.name == "sqlite":
+            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("VACUUM")
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    # ---- reading -------------------------------------------------------------------------------
+
+    @property
+    def revision(self) -> int:
+        """Counts the committed changes."""
+        with self._transaction() as connection:
+            return int(connection.scalar(sa.select(meta.c.value).where(meta.c.key == "revision")) or 0)
+
+    def contents(self) -> Contents:
+        """Everything but the embeddings, of one moment."""
+        with self._transaction() as connection:
+            revision = int(connection.scalar(sa.select(meta.c.value).where(meta.c.key == "revision")) or 0)
+            case_rows = connection.execute(sa.select(cases).order_by(cases.c.id)).all()
+            label_rows = connection.execute(sa.select(labels)).all()
+            scan_rows = connection.execute(
+                sa.select(scans.c.id, scans.c.case, scans.c.sequence, sources.c.path)
+                .join(sources, sources.c.id == scans.c.source)
+                .order_by(scans.c.id)
+            ).all()
+            slice_rows = connection.execute(
+                sa.select(
+                    slices.c.id, slices.c.scan, slices.c.position, slices.c.view, slices.c.weight
+                ).order_by(slices.c.id)
+            ).all()
+        by_patient: dict[str, dict[str, str]] = {}
+        for row in label_rows:
+            by_patient.setdefault(row.patient_id, {})[row.name] = row.value
+        case_place = {row.id: place for place, row in enumerate(case_rows)}
+        scan_ids = np.array([row.id for row in scan_rows], np.int64)
+        columns: list[Sequence[Any]] = list(zip(*slice_rows, strict=True)) or [()] * 5
+        return Contents(
+            revision=revision,
+            case_ids=[row.case_id for row in case_rows],
+            patient_ids=[row.patient_id for row in case_rows],
+            labels=[by_patient.get(row.patient_id, {}) for row in case_rows],
+            scan_ids=scan_ids,
+            scan_case=np.array([case_place[row.case] for row in scan_rows], np.int64),
+            scan_sequence=[row.sequence for row in scan_rows],
+            scan_source=[row.path for row in scan_rows],
+            slice_ids=np.array(columns[0], np.int64),
+            slice_scan=np.searchsorted(scan_ids, np.array(columns[1], np.int64)),
+            slice_position=np.array(columns[2], np.int64),
+            slice_view=np.array(columns[3], np.uint8),
+            slice_weight=np.array(columns[4], np.float32),
+        )
+
+    def embeddings(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Stored embeddings, in the order of `ids`.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, dimension)
+
+        Raises
+        ------
+        KeyError
+            If an id is not in the catalog.
+        """
+        out = np.empty((len(ids), self.dimension), np.float32)
+        place = {int(i): n for n, i in enumerate(ids)}
+        found = 0
+        with self._transaction() as connection:
+            for start in range(0, len(ids), 500):  # below SQLite's limit of bound variables
+                block = [int(i) for i in ids[start : start + 500]]
+                query = sa.select(slices.c.id, slices.c.embedding).where(slices.c.id.in_(block))
+                for row in connection.execute(query):
+                    out[place[row.id]] = np.frombuffer(row.embedding, "<f4")
+                    found += 1
+        if found != len(ids):
+            raise KeyError(f"{len(ids) - found} of {len(ids)} slices are not in the catalog")
+        return out
+
+    def embedding_blocks(self, block: int = 4096) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """All embeddings by ascending id, a block at a time."""
+        last = 0
+        while True:
+            with self._transaction() as connection:
+                rows = connection.execute(
+                    sa.select(slices.c.id, slices.c.embedding)
+                    .where(slices.c.id > last)
+                    .order_by(slices.c.id)
+                    .limit(block)
+                ).all()
+            if not rows:
+                return
+            last = rows[-1].id
+            vectors = np.frombuffer(b"".join(row.embedding for row in rows), "<f4")
+            yield np.array([row.id for row in rows], np.int64), vectors.reshape(len(rows), self.dimension)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Path of every source to the fingerprint it was read with."""
+        with self._transaction() as connection:
+            rows = connection.execute(sa.select(sources.c.path, sources.c.fingerprint))
+            return {row.path: row.fingerprint for row in rows}
+
+    def record(self, path: str) -> dict[str, Any] | None:
+        """How to read a source again."""
+        with self._transaction() as connection:
+            record = connection.scalar(sa.select(sources.c.record).where(sources.c.path == path))
+        return None if record is None else dict(record)
+
+    def embedded(self, input_hash: str) -> NDArray[np.float32] | None:
+        """Embeddings of the whole slices of an equal network input that is filed already."""
+        with self._transaction() as connection:
+            scan = connection.scalar(sa.select(scans.c.id).where(scans.c.input_hash == input_hash).limit(1))
+            if scan is None:
+                return None
+            rows = connection.scalars(
+                sa.select(slices.c.embedding)
+                .where(slices.c.scan == scan, slices.c.view == 0)
+                .order_by(slices.c.id)
+            ).all()
+        return np.frombuffer(b"".join(rows), "<f4").reshape(len(rows), self.dimension)
+
+    def scans_of(self, input_hash: str) -> list[int]:
+        """Ids of the scans with this network input."""
+        with self._transaction() as connection:
+            return list(connection.scalars(sa.select(scans.c.id).where(scans.c.input_hash == input_hash)))
+
+    def failed(self) -> list[dict[str, str]]:
+        """What could not be read, with the reason."""
+        with self._transaction() as connection:
+            rows = connection.execute(sa.select(failures).order_by(failures.c.path))
+            return [{"source": row.path, "reason": row.reason} for row in rows]
+
+    def count(self) -> dict[str, int]:
+        """How many cases, scans, slices, patients and sources there are."""
+        with self._transaction() as connection:
+            counts = {
+                table.name: int(connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0)
+                for table in (cases, scans, slices, sources)
+            }
+            distinct = sa.select(sa.func.count(sa.distinct(cases.c.patient_id)))
+            counts["patients"] = int(connection.scalar(distinct) or 0)
+        return counts
+
+    def damage(self) -> Iterator[tuple[str, str]]:
+        """Check every row against its checksum.
+
+        Yields
+        ------
+        (source path, what is wrong with it)
+            The path is empty where the database as a whole is unsound.
+        """
+        with self._transaction() as connection:
+            if self.engine.dialect.name == "sqlite":
+                for (line,) in connection.exec_driver_sql("PRAGMA integrity_check"):
+                    if line != "ok":
+                        yield "", f"the database says: {line}"
+            rows = connection.execute(
+                sa.select(scans.c.id, scans.c.embedding_hash, sources.c.path)
+                .join(sources, sources.c.id == scans.c.source, isouter=True)
+                .order_by(scans.c.id)
+            ).all()
+            for row in rows:
+                blobs = connection.scalars(
+                    sa.select(slices.c.embedding).where(slices.c.scan == row.id).order_by(slices.c.id)
+                )
+                if _digest(blobs) != row.embedding_hash:
+                    yield row.path or "", f"the embeddings of scan {row.id} do not match their checksum"
+            orphans = sa.select(sa.func.count()).select_from(slices)
+            lost = connection.scalar(orphans.where(slices.c.scan.not_in(sa.select(scans.c.id))))
+            if lost:
+                yield "", f"{lost} slices belong to no scan"
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # Python's driver begins only before a change: several reads would see several states
+    connection.exec_driver_sql("BEGIN")
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA busy_timeout=10000")
+    # in an immutable (read-only) database the mode stays as it is
+    connection.execute("PRAGMA journal_mode=WAL").fetchall()
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _inserted(connection: sa.Connection, table: sa.Table, **values: Any) -> int:
+    key = connection.execute(table.insert().values(**values)).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def _set_labels(connection: sa.Connection, table: Mapping[str, Mapping[str, str]]) -> bool:
+    held: dict[str, dict[str, str]] = {}
+    for row in connection.execute(sa.select(labels)):
+        held.setdefault(row.patient_id, {})[row.name] = row.value
+    changed = {patient: new for patient, new in table.items() if held.get(patient, {}) != dict(new)}
+    for patient, new in changed.items():
+        connection.execute(labels.delete().where(labels.c.patient_id == patient))
+        if new:
+            rows = [{"patient_id": patient, "name": name, "value": value} for name, value in new.items()]
+            connection.execute(labels.insert(), rows)
+    return bool(changed)
+
+
+def _advance(connection: sa.Connection) -> None:
+    connection.execute(meta.update().where(meta.c.key == "revision").values(value=meta.c.value + 1))
+
+
+def _delete_empty_cases(connection: sa.Connection) -> None:
+    connection.execute(cases.delete().where(cases.c.id.not_in(sa.select(scans.c.case))))
+    connection.execute(labels.delete().where(labels.c.patient_id.not_in(sa.select(cases.c.patient_id))))
+
+
+def _under(column: Any, root: str) -> Any:
+    prefix = root.rstrip(os.sep) + os.sep
+    return sa.or_(column == root, sa.func.substr(column, 1, len(prefix)) == prefix)
+
+
+def _digest(blobs: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for blob in blobs:
+        digest.update(blob)
+    return digest.hexdigest()

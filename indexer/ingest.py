@@ -1,0 +1,327 @@
+"""Fill a case index: discover, read, preprocess, embed, file. What ``cbir index`` runs.
+
+Reading and preprocessing go on in threads while the network works; sources are committed in groups,
+each whole, so that an interrupted run loses at most one group and a second run resumes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer import readers
+from indexer.case_index import CaseIndex
+from indexer.catalog import EmbeddedScan, Entry
+from indexer.encoder import Encoder
+from indexer.errors import ReadError
+from indexer.labels import Labels, find_labels
+from indexer.preprocess import Prepared, Preprocessing, prepared
+from indexer.readers import Source
+from indexer.scan import Scan
+
+GROUP = 256
+"""Slices that are embedded and committed together, at least."""
+READERS = 2
+"""Sources that are read at a time."""
+
+
+@dataclass
+class IngestReport:
+    """What a run did.
+
+    Attributes
+    ----------
+    indexed, unchanged : int
+        Sources.
+    failed : list of {"source", "reason"}
+    cases, slices : int
+        In the index after the run.
+    seconds, encoder_seconds : float
+        Wall time of the run, and of the network within it.
+    embedded : int
+        Slices that the network saw.
+    taken : dict
+        What was taken as what, with counts.
+    pruned : int
+        Sources taken out because their files are gone.
+    notes : list of str
+        What the user should know: labels without data, data without labels, ….
+    """
+
+    indexed: int = 0
+    unchanged: int = 0
+    failed: list[dict[str, str]] = field(default_factory=list)
+    cases: int = 0
+    slices: int = 0
+    seconds: float = 0.0
+    encoder_seconds: float = 0.0
+    embedded: int = 0
+    taken: dict[str, int] = field(default_factory=dict)
+    pruned: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of ``cbir index --json`` (schema 1)."""
+        return {"schema": 1, **vars(self)}
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A source on its way to the network."""
+
+    source: Source
+    fingerprint: str
+    scans: list[tuple[Scan, Prepared, str]]  # without their voxels
+
+    @property
+    def rows(self) -> int:
+        return sum(len(ready.pixels) for _, ready, _ in self.scans)
+
+
+def ingest(
+    index: CaseIndex,
+    roots: Sequence[Path],
+    encoder: Encoder,
+    *,
+    labels: Labels | None = None,
+    prune: bool = False,
+    progress: Callable[[int, int, int], None] = lambda done, total, slices: None,
+) -> IngestReport:
+    """Bring the index up to date with the files below the given paths.
+
+    Parameters
+    ----------
+    index : CaseIndex
+    roots : sequence of Path
+        Files or folders.
+    encoder : Encoder
+    labels : Labels, optional
+        If not given, ``participants.tsv`` beside or above each root.
+    prune : bool
+        Take sources below `roots` out of the index whose files are gone.
+    progress : callable
+        Called with sources done, sources in all, slices embedded.
+
+    Returns
+    -------
+    IngestReport
+
+    Raises
+    ------
+    ReadError
+        If a root is missing or holds nothing that cbir reads.
+    CaseIndexError
+        If another process writes to the index.
+    EncoderError
+        If the index was made by another encoder.
+    """
+    index.require(encoder)
+    start = time.perf_counter()
+    report = IngestReport()
+    with index.writing("index"):
+        found = [(root, *_discover(root, labels, report)) for root in roots]
+        sources = {str(source.path): source for _, discovered, _ in found for source in discovered}
+        tables = {index.patient(p): row for _, discovered, t in found for p, row in _rows(discovered, t)}
+
+        held = index.catalog.fingerprints()
+        fresh: list[tuple[Source, str]] = []
+        for path, source in sources.items():
+            try:
+                fingerprint = _fingerprint(index, source)
+            except ReadError as error:
+                report.failed.append({"source": error.where, "reason": error.explanation})
+                continue
+            if held.get(path) == fingerprint:
+                report.unchanged += 1
+            else:
+                fresh.append((source, fingerprint))
+        if prune:
+            report.pruned = index.catalog.remove_sources(_gone(held, sources, roots))
+
+        failed = len(report.failed)
+        for group in _groups(_read_ahead(fresh, Preprocessing(encoder.size), report)):
+            entries = _embed(index, encoder, group, report)
+            patients = {scan.patient_id for entry in entries for scan in entry.scans}
+            index.catalog.put(entries, {p: tables.get(p, {}) for p in patients})
+            report.indexed += len(group)
+            progress(report.indexed + len(report.failed) - failed, len(fresh), report.embedded)
+        index.catalog.set_labels(tables)
+        index.catalog.set_failures(
+            [str(root) for root in roots], {f["source"]: f["reason"] for f in report.failed}
+        )
+        vectors = index.manifest.vectors
+        if vectors is None or vectors.revision != index.catalog.revision:
+            index.file_vectors()
+        counts = index.catalog.count()
+        report.cases, report.slices = counts["cases"], counts["slices"]
+        report.seconds = round(time.perf_counter() - start, 3)
+        report.encoder_seconds = round(report.encoder_seconds, 3)
+        index.catalog.log(
+            "index",
+            {
+                "indexed": report.indexed,
+                "unchanged": report.unchanged,
+                "failed": len(report.failed),
+                "pruned": report.pruned,
+                "seconds": report.seconds,
+            },
+        )
+    return report
+
+
+def input_hash(ready: Prepared) -> str:
+    """Digest of the network's input for the whole slices of a scan."""
+    whole = np.ascontiguousarray(ready.pixels[ready.views == 0])
+    return hashlib.sha256(repr(whole.shape).encode() + whole.tobytes()).hexdigest()
+
+
+def _discover(root: Path, labels: Labels | None, report: IngestReport) -> tuple[list[Source], Labels | None]:
+    table = labels if labels is not None else find_labels(root)
+    discovery = readers.discover(root, table)
+    for what, n in discovery.taken.items():
+        report.taken[what] = report.taken.get(what, 0) + n
+    report.failed += [{"source": e.where, "reason": e.explanation} for e in discovery.failures]
+    return discovery.sources, table
+
+
+def _rows(discovered: Iterable[Source], table: Labels | None) -> Iterator[tuple[str, Mapping[str, str]]]:
+    if table is not None:
+        for source in discovered:
+            yield source.patient_id, table.of(source.patient_id)
+
+
+def _fingerprint(index: CaseIndex, source: Source) -> str:
+    """Changes with the files, and when a labels table gives them to another patient."""
+    case = index.case(source.patient_id, source.study_id)
+    return hashlib.sha256(f"{source.fingerprint()}\0{case}".encode()).hexdigest()
+
+
+def _gone(held: Iterable[str], sources: Mapping[str, Source], roots: Sequence[Path]) -> list[str]:
+    """Paths in the index at or below the roots that discovery no longer finds and the disk no longer has."""
+    return [
+        path
+        for path in held
+        if path not in sources
+        and any(Path(path).is_relative_to(root) for root in roots)
+        and not Path(path).exists()
+    ]
+
+
+def _read_ahead(
+    fresh: Iterable[tuple[Source, str]], preprocessing: Preprocessing, report: IngestReport
+) -> Iterator[_Read]:
+    """Read in threads, in order, a few sources ahead."""
+
+    def read(source: Source, fingerprint: str) -> _Read:
+        scans = []
+        for scan in readers.read(source):
+            ready = prepared(scan, preprocessing)
+            scans.append((_without_voxels(scan), ready, input_hash(ready)))
+        return _Read(source, fingerprint, scans)
+
+    def result(source: Source, future: Future[_Read]) -> Iterator[_Read]:
+        try:
+            yield future.result()
+        except ReadError as error:
+            report.failed.append({"source": str(source.path), "reason": error.explanation})
+        except Exception as error:  # one odd file must not end the run; its text may hold identifiers
+            reason = (
+                f"{source.path}: cannot be read ({type(error).__name__}); please report this file's format"
+            )
+            report.failed.append({"source": str(source.path), "reason": reason})
+
+    with ThreadPoolExecutor(READERS, thread_name_prefix="reader") as pool:
+        waiting: deque[tuple[Source, Future[_Read]]] = deque()
+        try:
+            for source, fingerprint in fresh:
+                waiting.append((source, pool.submit(read, source, fingerprint)))
+                if len(waiting) > 2 * READERS:
+                    yield from result(*waiting.popleft())
+            while waiting:
+                yield from result(*waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _groups(read: Iterable[_Read]) -> Iterator[list[_Read]]:
+    group: list[_Read] = []
+    for one in read:
+        group.append(one)
+        if sum(r.rows for r in group) >= GROUP:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _embed(index: CaseIndex, encoder: Encoder, group: list[_Read], report: IngestReport) -> list[Entry]:
+    """Embed what is new in a group; equal inputs are embedded once."""
+    known: dict[str, NDArray[np.float32]] = {}
+    pending: list[tuple[str, NDArray[np.uint8]]] = []
+    regions: list[NDArray[np.uint8]] = []
+    for _, ready, digest in (scan for one in group for scan in one.scans):
+        if digest not in known:
+            stored = index.catalog.embedded(digest)
+            if stored is None:
+                pending.append((digest, ready.pixels[ready.views == 0]))
+            known[digest] = stored if stored is not None else np.empty((0, 0), np.float32)
+        regions.append(ready.pixels[ready.views == 1])
+
+    blocks = [pixels for _, pixels in pending] + regions
+    start = time.perf_counter()
+    vectors = encoder.encode(np.concatenate(blocks))
+    report.encoder_seconds += time.perf_counter() - start
+    report.embedded += len(vectors)
+    split = np.split(vectors, np.cumsum([len(b) for b in blocks])[:-1])
+    known |= {digest: part for (digest, _), part in zip(pending, split, strict=False)}
+    of_region = iter(split[len(pending) :])
+    return [
+        Entry(
+            path=str(one.source.path),
+            fingerprint=one.fingerprint,
+            record=one.source.record(),
+            scans=[
+                _filed(index, one.source, scan, ready, digest, np.concatenate([known[digest], next(of_region)]))
+                for scan, ready, digest in one.scans
+            ],
+        )
+        for one in group
+    ]
+
+
+def _filed(
+    index: CaseIndex,
+    source: Source,
+    scan: Scan,
+    ready: Prepared,
+    digest: str,
+    embeddings: NDArray[np.float32],
+) -> EmbeddedScan:
+    return EmbeddedScan(
+        case_id=index.case(source.patient_id, source.study_id),
+        patient_id=index.patient(source.patient_id),
+        series_id=index.pseudonym("series", scan.series_id or str(scan.source)),
+        sequence=scan.sequence,
+        modality=scan.modality,
+        shape=scan.voxels.shape,
+        spacing=scan.spacing,
+        input_hash=digest,
+        positions=ready.positions,
+        views=ready.views,
+        weights=ready.weights,
+        embeddings=embeddings,
+    )
+
+
+def _without_voxels(scan: Scan) -> Scan:
+    """The scan with a stand-in of the same shape that takes no memory."""
+    return replace(scan, voxels=np.broadcast_to(np.uint8(0), scan.voxels.shape), region=None)

@@ -1,0 +1,75 @@
+"""What is too large to be read, and what is no image although it can be read."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.errors import ReadError
+
+MAX_VOXELS = 2**29
+"""Most voxels (all channels together) that one source may hold in memory: 2 GiB as float32."""
+
+MIN_SIDE = 2
+"""An image has at least two sides of this many pixels."""
+
+
+def refuse_size(where: str | os.PathLike[str], shape: Sequence[int]) -> None:
+    """Refuse a declared shape before memory is taken for it.
+
+    Parameters
+    ----------
+    where : path-like
+        The file, for the message.
+    shape : sequence of int
+        Declared shape, all channels included.
+
+    Raises
+    ------
+    ReadError
+        If the shape holds nothing, more than `MAX_VOXELS`, or fewer than two sides of `MIN_SIDE`.
+    """
+    size = "×".join(map(str, shape))
+    if min(shape, default=0) < 1:
+        raise ReadError(where, f"declares a size of {size or 'nothing'}, which holds no image")
+    if (voxels := math.prod(shape)) > MAX_VOXELS:
+        raise ReadError(
+            where, f"declares {size} = {voxels:,} voxels, more than the limit of {MAX_VOXELS:,}", "crop or split it"
+        )
+    if sum(side >= MIN_SIDE for side in shape) < 2:
+        raise ReadError(where, f"is only {size} pixels, too small to be an image")
+
+
+def refuse_values(where: str | os.PathLike[str], voxels: NDArray[Any]) -> None:
+    """Refuse an image whose values mean nothing.
+
+    A single NaN or infinite voxel is enough: what it stood for (background, a failed fit, an overflow)
+    cannot be known here, and any replacement would change the intensities of the rest.
+
+    Parameters
+    ----------
+    where : path-like
+        The file, for the message.
+    voxels : ndarray
+        Real values of any shape.
+
+    Raises
+    ------
+    ReadError
+        If a value is not finite, or all values are the same.
+    """
+    low, high = voxels.min(), voxels.max()  # NaN passes through both
+    if not (np.isfinite(low) and np.isfinite(high)):
+        count = voxels.size - int(np.isfinite(voxels).sum())
+        raise ReadError(
+            where,
+            f"{count:,} of its {voxels.size:,} voxels are NaN or infinite",
+            "replace them by the background's value",
+        )
+    if low == high:
+        raise ReadError(where, f"all its voxels have the same value ({low:g})")

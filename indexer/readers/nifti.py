@@ -1,0 +1,251 @@
+"""NIfTI-1 and NIfTI-2 files (.nii, .nii.gz), read by nibabel.
+
+Every image is brought to RAS+ by permuting and flipping axes, never by resampling
+(as :func:`nibabel.as_closest_canonical` does). ``scl_slope`` and ``scl_inter`` are applied; values keep
+their type where it is a small integer and unscaled, and are float32 otherwise.
+
+What lies beyond the third axis:
+
+* as many volumes as ``cbir.json`` names channels: each is a scan of its own sequence;
+* up to `MAX_VOLUMES` without names: each is a scan of the sequence that the file's name tells, if any;
+* more: a time series (fMRI, diffusion), whose volumes show the same anatomy: the first is the scan;
+* two axes longer than one (time and channels): refused.
+
+A channel with the same value everywhere holds no image and is left out; an image that has nothing else
+is refused. Non-finite voxels, complex numbers, colour triples and files without a usable voxel size or
+orientation are refused.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import math
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from indexer.errors import ReadError
+from indexer.readers.limits import refuse_size, refuse_values
+from indexer.readers.names import find_config, patient_and_study, region_of, sequence_of, stem
+from indexer.readers.source import Source
+from indexer.scan import Scan
+
+MAX_VOLUMES = 8
+"""Volumes without names that are still taken as separate scans."""
+
+MAX_RATIO = 1032
+"""No deflate stream grows by more (zlib, "Technical Details"): a gzip file that declares more is false."""
+
+_HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+_QUIET = logging.Logger("nibabel header checks", logging.CRITICAL + 1)
+
+
+def claims(file: Path) -> bool:
+    """Whether a file is to be read as NIfTI, by its name."""
+    return file.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def volumes(files: Sequence[Path], regions: Sequence[Path]) -> tuple[list[Source], list[ReadError]]:
+    """One source a file; no file is opened.
+
+    ``X_seg`` belongs to X, to X followed by a sequence, and to all X_* of its folder; where several
+    fit, the longest X comes first.
+    """
+    masks: dict[Path, list[tuple[str, Path]]] = defaultdict(list)
+    for region in regions:
+        masks[region.parent].append((region_of(region.name) or "", region))
+    sources, failures = [], []
+    for file in files:
+        try:
+            config = find_config(file.parent)
+        except ReadError as error:
+            failures.append(error)
+            continue
+        sequence, rest = sequence_of(file.name)
+        name = stem(file.name)
+        fits = [(x, mask) for x, mask in masks[file.parent] if x in ("", name, rest) or name.startswith(f"{x}_")]
+        patient, study = patient_and_study(file)
+        sources.append(
+            Source(
+                path=file,
+                kind="nifti",
+                files=(file,),
+                patient_id=patient,
+                study_id=study,
+                series_id=name,
+                sequence=sequence,
+                channels=config.channels if config else (),
+                region_files=tuple(mask for x, mask in sorted(fits, key=lambda fit: (-len(fit[0]), fit[1]))),
+                config=config.path if config else None,
+            )
+        )
+    return sources, failures
+
+
+def read(source: Source) -> list[Scan]:
+    """One scan a volume.
+
+    The first of the source's region files that lies on the image's own grid becomes the scans' region;
+    one on another grid is left aside.
+
+    Raises
+    ------
+    ReadError
+        With the reason for which the file, or a region file, cannot be read.
+    """
+    voxels, affine = load(source.path, source.channels)
+    count = voxels.shape[3]
+    sequences = source.channels if len(source.channels) == count else (source.sequence,) * count
+    refuse_values(source.path, voxels)
+    region = _region(source.region_files, voxels.shape[:3], affine)
+    spacing = nib.affines.voxel_sizes(affine)
+    return [
+        Scan(
+            voxels=channel,
+            source=source.path,
+            spacing=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
+            affine=affine,
+            sequence=sequence,
+            patient_id=source.patient_id,
+            study_id=source.study_id,
+            series_id=source.series_id,
+            region=region,
+        )
+        for channel, sequence in zip(np.moveaxis(voxels, 3, 0), sequences, strict=True)
+        if channel.min() < channel.max()
+    ]
+
+
+def load(path: Path, channels: Sequence[str] = ()) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """The volumes of a file in RAS+.
+
+    Returns
+    -------
+    voxels : ndarray, shape (x, y, z, volumes)
+    affine : ndarray, shape (4, 4)
+        Voxel indices to RAS+ millimetres.
+
+    Raises
+    ------
+    ReadError
+        If the file is no NIfTI file, is damaged, too large, or says too little about its grid.
+    """
+    try:
+        with _opened(path) as (stream, longest):
+            header = _header(path, stream)
+            shape = _shape(path, header)
+            dtype, start = header.get_data_dtype(), header.get_data_offset()
+            if dtype.kind not in "iuf":
+                kind = "complex" if dtype.kind == "c" else "colour"
+                raise ReadError(path, f"holds {kind} values", "save the magnitude or one grey channel")
+            size = math.prod(shape) * dtype.itemsize
+            if start + size > longest:
+                raise ReadError(path, f"is truncated: it declares {size:,} bytes of voxels", "copy it again")
+            if shape[3] > MAX_VOLUMES and shape[3] != len(channels):
+                shape = (*shape[:3], 1)
+            refuse_size(path, shape)
+            affine = _affine(path, header, shape)
+            slope, inter = header.get_slope_inter()
+            scaling = (1.0 if slope is None else slope, 0.0 if inter is None else inter)
+            proxy = ArrayProxy(stream, (shape, dtype, start, *scaling), mmap=False)
+            if scaling == (1.0, 0.0) and dtype.kind in "iu" and dtype.itemsize <= 2:
+                voxels = proxy.get_unscaled().astype(dtype.newbyteorder("="), copy=False)
+            else:
+                with np.errstate(over="ignore"):  # an overflow becomes infinite, and is refused as such
+                    voxels = proxy.get_scaled(np.float32).astype(np.float32, copy=False)
+            _finish(path, stream, start + size)
+    except (OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError, HeaderDataError) as error:
+        reason = getattr(error, "strerror", None) or f"is damaged or truncated ({error})".replace("\n", " ")
+        raise ReadError(path, reason, "check the file") from error
+    orientation = nib.io_orientation(affine)
+    canonical = affine @ nib.orientations.inv_ornt_aff(orientation, shape[:3])
+    return nib.apply_orientation(voxels, orientation), canonical
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], int]]:
+    """The file's bytes, unzipped where they are zipped, and the most there can be of them."""
+    with path.open("rb") as file:
+        length = path.stat().st_size
+        zipped = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        if zipped:
+            yield gzip.GzipFile(fileobj=file), length * MAX_RATIO
+        else:
+            yield file, length
+
+
+def _header(path: Path, stream: IO[bytes]) -> Any:
+    """The header alone, without the extensions that may follow it."""
+    block = stream.read(4)
+    size = {int.from_bytes(block, order) for order in ("little", "big")} & _HEADERS.keys()
+    if not size:
+        raise ReadError(path, "is not a NIfTI file, whatever its name says", "check what it holds")
+    kind = _HEADERS[size.pop()]
+    block += stream.read(kind.template_dtype.itemsize - 4)
+    header = kind(block, check=False)
+    if header["magic"].item() != kind.single_magic:
+        raise ReadError(path, "is half of a pair, or in the older Analyze format", "convert it to .nii.gz")
+    pixdim = header["pixdim"].copy()
+    header.check_fix(logger=_QUIET)
+    header["pixdim"][1:4] = pixdim[1:4]  # nibabel would turn an unknown voxel size into 1 mm
+    if header.get_data_offset() < kind.single_vox_offset:
+        raise ReadError(path, "says that its voxels begin inside its header", "check the file")
+    return header
+
+
+def _shape(path: Path, header: Any) -> tuple[int, int, int, int]:
+    """Shape as (x, y, z, volumes)."""
+    declared = tuple(map(int, header.get_data_shape()))
+    if len(declared) < 2 or min(declared) < 1:
+        refuse_size(path, declared if declared and min(declared) < 1 else (0,))
+    beyond = [n for n in declared[3:] if n > 1]
+    if len(beyond) > 1:
+        size = "×".join(map(str, declared))
+        raise ReadError(path, f"has {size} voxels: more than one axis beyond space", "save one axis of volumes")
+    x, y, z = (*declared, 1)[:3]
+    return x, y, z, beyond[0] if beyond else 1
+
+
+def _affine(path: Path, header: Any, shape: tuple[int, int, int, int]) -> NDArray[np.float64]:
+    """Voxel indices to RAS+ millimetres: sform, else qform, else what nibabel assumes of the voxel size."""
+    sizes = header["pixdim"][1:4]
+    if header["sform_code"] == 0:
+        sizes[np.array(shape[:3]) == 1] = np.where(sizes > 0, sizes, 1)[np.array(shape[:3]) == 1]
+        if not (np.isfinite(sizes) & (sizes > 0)).all():
+            raise ReadError(path, f"gives no voxel size (pixdim {tuple(map(float, sizes))})", "set it")
+    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    columns = nib.affines.voxel_sizes(affine)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * columns.prod():
+        raise ReadError(path, "its affine is singular: it does not say where the voxels lie", "set its sform")
+    return affine
+
+
+def _finish(path: Path, stream: IO[bytes], end: int) -> None:
+    """Read on to the declared end, so that a short file and a wrong gzip checksum are noticed."""
+    while stream.tell() <= end and stream.read(1 << 20):
+        pass
+    if stream.tell() < end:
+        raise ReadError(path, f"is truncated: {stream.tell():,} of {end:,} bytes are there", "copy it again")
+
+
+def _region(
+    files: Sequence[Path], shape: tuple[int, ...], affine: NDArray[np.float64]
+) -> NDArray[np.bool_] | None:
+    """Where the first mask on this grid is not zero; None where no mask lies on it, or all are empty."""
+    for file in files:
+        mask, grid = load(file)
+        if mask.shape[:3] == shape and np.allclose(grid, affine, atol=1e-3):
+            inside = np.nan_to_num(mask).any(axis=3)
+            return inside if inside.any() else None
+    return None

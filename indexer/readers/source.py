@@ -1,0 +1,71 @@
+"""One readable unit of a discovery: what is to be read together, and what was learnt from its names."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from indexer.errors import ReadError
+
+
+@dataclass(frozen=True)
+class Source:
+    """A NIfTI file, a DICOM series, a folder of raster slices or a single raster image.
+
+    Attributes
+    ----------
+    path : Path
+        What the user sees; unique within a discovery. The file or the folder; a series that shares its
+        folder with other series has a name of its own below it.
+    kind : str
+        ``nifti``, ``dicom``, ``raster`` or ``stack``.
+    files : tuple of Path
+        Files that hold the image, in reading order.
+    patient_id, study_id, series_id : str
+        Ids found in the names or headers at discovery, before they are pseudonymised. A labels table may
+        have replaced `patient_id`, so a reader takes it from here and not from the file.
+    sequence : str, optional
+        ``t1``, ``t1ce``, … where a name says so.
+    channels : tuple of str
+        Sequences of the image's channels, from `config`; empty where nothing names them.
+    region_files : tuple of Path
+        Masks that belong to the image.
+    config : Path, optional
+        The ``cbir.json`` that governs the files.
+    """
+
+    path: Path
+    kind: str
+    files: tuple[Path, ...]
+    patient_id: str = ""
+    study_id: str = ""
+    series_id: str = ""
+    sequence: str | None = None
+    channels: tuple[str, ...] = ()
+    region_files: tuple[Path, ...] = ()
+    config: Path | None = None
+
+    def fingerprint(self) -> str:
+        """Digest of names, sizes and modification times: changes when any file of the source changes.
+
+        Names are taken relative to the source, so that a folder may move as a whole. No file is opened.
+
+        Raises
+        ------
+        ReadError
+            If a file is gone.
+        """
+        digest = hashlib.sha256(self.kind.encode())
+        for role, files in (("image", self.files), ("region", self.region_files), ("config", (self.config,))):
+            for file in filter(None, files):
+                try:
+                    stat = file.stat()
+                except OSError as error:
+                    raise ReadError(file, f"cannot be read ({error.strerror})") from error
+                name = os.path.relpath(file, self.path.parent)
+                digest.update(
+                    f"\0{role}\0{name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode(errors="surrogateescape")
+                )
+        return digest.hexdigest()

@@ -1,0 +1,31 @@
+"""Two process settings that decide how fast the network runs on a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import sys
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+"""Parameters of mallopt(3), from glibc's malloc.h."""
+
+
+@functools.cache
+def prepare() -> None:
+    """Set how OpenMP waits and how the heap grows; to be called before torch is imported.
+
+    Waiting OpenMP threads sleep instead of spinning (a spinning thread beside one busy process
+    made a forward pass about a hundred times slower), unless the user has chosen otherwise by
+    ``OMP_WAIT_POLICY``. On glibc, freed activations stay in the heap instead of going back to the
+    system after each layer, whose pages the next layer would have to fault in again. Elsewhere
+    the second setting is left out.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_TOP_PAD, 64 * 2**20)

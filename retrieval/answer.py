@@ -1,0 +1,112 @@
+"""The answer to a query: what Python gets, what JSON prints, what the report shows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+NOTICE = "research use only, not a medical device"
+
+
+@dataclass(frozen=True)
+class Query:
+    """What was asked.
+
+    Attributes
+    ----------
+    source : str
+        The file or folder, or ``case CASE_ID``.
+    sequence : str, optional
+        Its sequence; several are joined by ``+``.
+    slices : int
+        Slices that took part.
+    region : tuple of int, optional
+        The marked box ``(x0, y0, x1, y1)`` in pixels of the displayed slice.
+    region_slice : int, optional
+        The slice the box was drawn on.
+    """
+
+    source: str
+    sequence: str | None
+    slices: int
+    region: tuple[int, int, int, int] | None = None
+    region_slice: int | None = None
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A ranked case and the pair of slices that speaks most for it.
+
+    Attributes
+    ----------
+    rank : int
+        From 1.
+    score : float
+        Similarity of the case, at most 1.
+    case_id, patient_id : str
+    labels : dict
+        Column to value, as in the labels table.
+    sequence : str, optional
+        Sequence of the slice shown.
+    source : str
+        File or folder the slice is in.
+    slice, query_slice : int
+        Positions of the pair in their scans.
+    query_source, query_sequence : str, optional
+        Where the query's slice is.
+    """
+
+    rank: int
+    score: float
+    case_id: str
+    patient_id: str
+    labels: dict[str, str]
+    sequence: str | None
+    source: str
+    slice: int
+    query_slice: int
+    query_source: str
+    query_sequence: str | None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The neighbours' vote on one label column; never a diagnosis.
+
+    Attributes
+    ----------
+    probabilities : dict
+        Value to weighted share of the neighbours, summing to 1.
+    prior : dict
+        Value to its share among the patients of the index.
+    set : list of str
+        Smallest set of values that holds 90 % of the probability.
+    abstain : bool
+        True when the neighbours say nothing.
+    neighbours : int
+        Patients that voted.
+    calibrated : bool
+        Whether the probabilities were calibrated on unseen patients.
+    """
+
+    probabilities: dict[str, float]
+    prior: dict[str, float]
+    set: list[str]
+    abstain: bool
+    neighbours: int
+    calibrated: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Ranked cases for one query, with evidence and what the user should know."""
+
+    query: Query
+    hits: list[Hit]
+    evidence: dict[str, Evidence]
+    notes: list[str] = field(default_factory=list)
+    notice: str = NOTICE
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of ``cbir query --json`` (schema 1)."""
+        return {"schema": 1, **asdict(self)}

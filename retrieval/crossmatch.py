@@ -1,0 +1,110 @@
+"""Every case (or scan) of an index as a query against all others, exactly: what evaluation ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.case_index import Snapshot
+
+BLOCK = 2048
+"""Query slices compared at once."""
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    """The slices of one sequence, grouped by item."""
+
+    embeddings: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    items: NDArray[np.int64]  # that have the sequence, ascending
+    starts: NDArray[np.int64]  # where their slices begin, and one end
+
+    def scores(self, queries: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Late interaction (see :mod:`retrieval.ranking`) of some items with all, shape (q, items)."""
+        rows = np.concatenate([np.arange(self.starts[q], self.starts[q + 1]) for q in queries])
+        best = np.maximum.reduceat(self.embeddings[rows] @ self.embeddings.T, self.starts[:-1], axis=1)
+        weights = self.weights[rows]
+        lengths = self.starts[queries + 1] - self.starts[queries]
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        total = np.add.reduceat(weights[:, None] * best, starts, axis=0)
+        return total / np.add.reduceat(weights, starts)[:, None]
+
+
+@dataclass(frozen=True)
+class CrossMatch:
+    """Similarities among the items of an index.
+
+    Attributes
+    ----------
+    names, patients : list of str
+        One entry an item.
+    labels : list of dict
+    """
+
+    names: list[str]
+    patients: list[str]
+    labels: list[dict[str, str]]
+    sequences: Sequence[_Sequence] = field(repr=False)
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, by: str = "case") -> CrossMatch:
+        """Take the whole slices of a snapshot, grouped by ``case`` or by ``scan``."""
+        contents, vectors = snapshot.contents, snapshot.vectors
+        of_scan = contents.scan_case if by == "case" else np.arange(len(contents.scan_case))
+        cases = np.arange(len(contents.case_ids)) if by == "case" else contents.scan_case
+        names = contents.case_ids if by == "case" else contents.scan_source
+        sequences = []
+        for sequence in dict.fromkeys(contents.scan_sequence):
+            same = np.array([s == sequence for s in contents.scan_sequence], bool)
+            rows = np.flatnonzero(same[contents.slice_scan] & (contents.slice_view == 0))
+            item = of_scan[contents.slice_scan[rows]]
+            order = np.argsort(item, kind="stable")
+            items, starts = np.unique(item[order], return_index=True)
+            sequences.append(
+                _Sequence(
+                    embeddings=vectors.gather(contents.slice_ids[rows[order]]),
+                    weights=contents.slice_weight[rows[order]],
+                    items=items,
+                    starts=np.append(starts, len(rows)),
+                )
+            )
+        return cls(
+            names=list(names),
+            patients=[contents.patient_ids[c] for c in cases],
+            labels=[contents.labels[c] for c in cases],
+            sequences=sequences,
+        )
+
+    def similarity(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Scores of all items for some of them as queries.
+
+        Returns
+        -------
+        ndarray of float32, shape (len(rows), n)
+            Mean over shared sequences; −inf where none is shared.
+        """
+        total = np.zeros((len(rows), len(self.names)), np.float32)
+        shared = np.zeros(total.shape, np.int8)
+        for sequence in self.sequences:
+            at = np.searchsorted(sequence.items, rows)
+            has = (at < len(sequence.items)) & (
+                sequence.items[np.minimum(at, len(sequence.items) - 1)] == rows
+            )
+            for block in _blocks(
+                np.flatnonzero(has), sequence.starts[at[has] + 1] - sequence.starts[at[has]]
+            ):
+                cells = np.ix_(block, sequence.items)
+                total[cells] += sequence.scores(at[block])
+                shared[cells] += 1
+        return np.where(shared > 0, total / np.maximum(shared, 1), -np.inf)
+
+
+def _blocks(rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Split queries so that each part has about BLOCK slices."""
+    return [
+        part for part in np.split(rows, np.flatnonzero(np.diff(np.cumsum(lengths) // BLOCK)) + 1) if len(part)
+    ]

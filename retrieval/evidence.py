@@ -1,0 +1,90 @@
+"""The neighbours' vote on each label: similarity-weighted shares, with the prior shown beside.
+
+Neighbours are weighted after Dudani (1976, "The distance-weighted k-nearest-neighbor rule",
+https://doi.org/10.1109/TSMC.1976.5408784): the nearest counts 1, the one just beyond the last 0,
+linearly in similarity between them. One prior's worth of votes is added, so that few or undecided
+neighbours pull towards the prior and not towards certainty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.answer import Evidence
+
+NEIGHBOURS = 15
+"""Patients that vote."""
+FEW = 12
+"""A column with more distinct values is no class label."""
+PROTOCOL_COLUMNS = {"fold", "split"}
+"""Columns that organise an evaluation and say nothing of a patient."""
+MASS = 0.9
+"""Probability that the set of values holds."""
+
+
+def class_columns(labels: Sequence[Mapping[str, str]]) -> list[str]:
+    """Columns with few distinct values, given one mapping a patient.
+
+    Examples
+    --------
+    >>> class_columns([{"who_grade": "2", "age": "31"}, {"who_grade": "4", "age": "60"},
+    ...                {"who_grade": "4"}])
+    ['age', 'who_grade']
+    """
+    columns = sorted({name for row in labels for name in row if name.lower() not in PROTOCOL_COLUMNS})
+    chosen = []
+    for name in columns:
+        values = [row[name] for row in labels if name in row]
+        distinct = len(set(values))
+        if distinct <= 3 or distinct <= min(FEW, len(values) / 2):
+            chosen.append(name)
+    return chosen
+
+
+def vote(scores: NDArray[np.float32], values: Sequence[str | None], prior: Mapping[str, float]) -> Evidence:
+    """Share of each value among the nearest patients.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n,)
+        Similarity of distinct patients, best first.
+    values : sequence of str or None
+        Each patient's label, None where unknown.
+    prior : mapping
+        Value to its share among all patients.
+
+    Examples
+    --------
+    Two neighbours of grade 4 and one of grade 2; the least similar only marks where weights end:
+
+    >>> e = vote(np.array([.9, .8, .7, .5], np.float32), ["4", "4", "2", "2"], {"2": .5, "4": .5})
+    >>> {value: round(p, 3) for value, p in e.probabilities.items()}
+    {'2': 0.308, '4': 0.692}
+    """
+    known = [(float(s), v) for s, v in zip(scores, values, strict=True) if v is not None]
+    voters, floor = known[:NEIGHBOURS], known[NEIGHBOURS : NEIGHBOURS + 1]
+    if not floor and len(voters) > 1:
+        voters, floor = voters[:-1], voters[-1:]
+    low = floor[0][0] if floor else 0.0
+    top = voters[0][0] if voters else 0.0
+    votes = dict.fromkeys(sorted(prior), 0.0)
+    for score, value in voters:
+        votes[value] = votes.get(value, 0.0) + ((score - low) / (top - low) if top > low else 1.0)
+    total = sum(votes.values()) + 1
+    probabilities = {value: (v + prior.get(value, 0.0)) / total for value, v in votes.items()}
+    chosen: list[str] = []
+    for value, p in sorted(probabilities.items(), key=lambda item: -item[1]):
+        if sum(probabilities[v] for v in chosen) >= MASS:
+            break
+        if p > 0:
+            chosen.append(value)
+    return Evidence(
+        probabilities=probabilities,
+        prior=dict(prior),
+        set=sorted(chosen),
+        abstain=not voters,
+        neighbours=len(voters),
+    )

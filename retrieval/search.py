@@ -1,0 +1,473 @@
+"""Query an index: read, embed, search slices, rank cases, gather the evidence."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer import readers
+from indexer.case_index import CaseIndex, Snapshot
+from indexer.encoder import Encoder, load_encoder
+from indexer.errors import QueryError
+from indexer.ingest import input_hash
+from indexer.preprocess import Preprocessing, prepared, with_region
+from indexer.scan import Scan
+from indexer.vectors import EXACT_BELOW
+from retrieval.answer import Answer, Evidence, Hit, Query
+from retrieval.evidence import class_columns, vote
+from retrieval.ranking import Matches, fuse, late_interaction
+
+SHORTLIST = 100
+"""Cases that the approximate search proposes for exact ranking, at least."""
+DEPTH = 64
+"""Slices that the approximate search fetches for each query slice."""
+WHOLE, REGION = 0, 1
+
+
+@dataclass(frozen=True)
+class QueryScan:
+    """One scan of the query, embedded.
+
+    Attributes
+    ----------
+    source : str
+    sequence : str, optional
+    positions : ndarray of int64, shape (n,)
+    weights : ndarray of float32, shape (n,)
+    embeddings : ndarray of float32, shape (n, dimension)
+    """
+
+    source: str
+    sequence: str | None
+    positions: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    embeddings: NDArray[np.float32]
+
+
+class Index:
+    """An index open for questions. Safe to share between threads; a context manager.
+
+    It answers from the state that was committed when it was opened or last refreshed.
+    """
+
+    def __init__(self, case_index: CaseIndex, encoder: Encoder | None = None) -> None:
+        self.case_index = case_index
+        self._encoder = encoder
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take up what has been committed since."""
+        snapshot = self.case_index.snapshot()
+        self._state = _State(snapshot)
+
+    def close(self) -> None:
+        """Release the files."""
+        self.case_index.close()
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that made the index (loaded at the first use).
+
+        Raises
+        ------
+        EncoderError
+            If it is not installed, or not in the version that made the index.
+        """
+        if self._encoder is None:
+            self._encoder = load_encoder(self.case_index.manifest.encoder)
+        self.case_index.require(self._encoder)
+        return self._encoder
+
+    # ---- questions -----------------------------------------------------------------------------
+
+    def query(
+        self,
+        source: str | os.PathLike[str],
+        k: int = 10,
+        *,
+        where: Mapping[str, str] | None = None,
+        region: tuple[int, int, int, int] | None = None,
+        region_slice: int | None = None,
+        mask: str | os.PathLike[str] | None = None,
+        exclude_patient: str | None = None,
+        all_cases: bool = False,
+    ) -> Answer:
+        """The cases most similar to a scan.
+
+        Parameters
+        ----------
+        source : path
+            A file or folder that cbir reads: one patient's scan, or several of its sequences.
+        k : int
+            How many hits at most.
+        where : mapping, optional
+            Labels that hits must have.
+        region : (x0, y0, x1, y1), optional
+            Box in pixels of the displayed slice, columns and rows from the top left, end exclusive.
+        region_slice : int, optional
+            The slice the box is on; the middle one if not given.
+        mask : path, optional
+            Image on the same grid whose non-zero voxels are the region.
+        exclude_patient : str, optional
+            A patient that no hit may belong to, by the id in the files or in the index.
+        all_cases : bool
+            Several cases of a patient may be hits.
+
+        Returns
+        -------
+        Answer
+
+        Raises
+        ------
+        ReadError
+            If the query cannot be read.
+        QueryError
+            If it holds several patients, or the filter or region fits nothing.
+        EncoderError
+            If the index was made by another encoder.
+        """
+        path = Path(source)
+        scans = _one_patient(path, readers.read(path))
+        notes: list[str] = []
+        if mask is not None:
+            volume = readers.read_region(Path(mask), scans[0])
+            scans = [replace(scan, region=volume) for scan in scans if scan.voxels.shape == volume.shape]
+        elif region is not None:
+            scans = [with_region(scan, region, region_slice) for scan in scans]
+        else:
+            scans = [replace(scan, region=None) for scan in scans]
+        view = WHOLE if mask is None and region is None else REGION
+
+        embedded, identical = self._embed(scans, view)
+        if identical:
+            whose = sorted({self._state.contents.case_ids[i] for i in identical})
+            notes.append(
+                f"the query itself is in the index (case {', '.join(whose)}): "
+                "that patient has no vote in the evidence"
+            )
+        asked = Query(
+            source=str(path),
+            sequence="+".join(dict.fromkeys(q.sequence for q in embedded if q.sequence)) or None,
+            slices=sum(len(q.positions) for q in embedded),
+            region=region,
+            region_slice=int(embedded[0].positions[0]) if region is not None else None,
+        )
+        return self._answer(
+            asked,
+            embedded,
+            view,
+            k,
+            where=where,
+            excluded=self._named(exclude_patient),
+            silent={self._state.contents.patient_ids[i] for i in identical},
+            all_cases=all_cases,
+            notes=notes,
+        )
+
+    def like(
+        self,
+        case_id: str,
+        k: int = 10,
+        *,
+        where: Mapping[str, str] | None = None,
+        exclude_patient: str | None = None,
+        all_cases: bool = False,
+    ) -> Answer:
+        """The cases most similar to one in the index, other patients only.
+
+        Raises
+        ------
+        QueryError
+            If the index has no such case.
+        """
+        state = self._state
+        try:
+            case = state.contents.case_ids.index(case_id)
+        except ValueError:
+            raise QueryError(
+                case_id, "the index has no such case", "list them with `cbir info --cases`"
+            ) from None
+        embedded = state.stored(case)
+        asked = Query(
+            source=f"case {case_id}",
+            sequence="+".join(dict.fromkeys(q.sequence for q in embedded if q.sequence)) or None,
+            slices=sum(len(q.positions) for q in embedded),
+        )
+        own = state.contents.patient_ids[case]
+        return self._answer(
+            asked,
+            embedded,
+            WHOLE,
+            k,
+            where=where,
+            excluded={own} | self._named(exclude_patient),
+            silent=set(),
+            all_cases=all_cases,
+            notes=[],
+        )
+
+    # ---- steps ---------------------------------------------------------------------------------
+
+    def _embed(self, scans: Sequence[Scan], view: int) -> tuple[list[QueryScan], set[int]]:
+        encoder, embedded, identical = self.encoder, [], set()
+        for scan in scans:
+            ready = prepared(scan, Preprocessing(encoder.size))
+            identical |= self._state.cases_with(self.case_index.catalog.scans_of(input_hash(ready)))
+            rows = np.flatnonzero(ready.views == view)
+            if not len(rows):
+                raise QueryError(scan.source, "the region is empty", "mark a part of the image")
+            embedded.append(
+                QueryScan(
+                    source=str(scan.source),
+                    sequence=scan.sequence,
+                    positions=ready.positions[rows].astype(np.int64),
+                    weights=ready.weights[rows],
+                    embeddings=encoder.encode(ready.pixels[rows]),
+                )
+            )
+        return embedded, identical
+
+    def _named(self, patient: str | None) -> set[str]:
+        return set() if patient is None else {patient, self.case_index.patient(patient)}
+
+    def _answer(
+        self,
+        asked: Query,
+        embedded: Sequence[QueryScan],
+        view: int,
+        k: int,
+        *,
+        where: Mapping[str, str] | None,
+        excluded: set[str],
+        silent: set[str],
+        all_cases: bool,
+        notes: list[str],
+    ) -> Answer:
+        if k < 1:
+            raise QueryError("k", f"{k} hits cannot be shown", "ask for at least 1")
+        state, contents = self._state, self._state.contents
+        if not contents.case_ids:
+            raise QueryError(self.case_index.folder, "the index is empty", "fill it with `cbir index FOLDER`")
+        where = where or {}
+        for name, value in where.items():
+            held = {row[name] for row in contents.labels if name in row}
+            if value not in held:
+                known = ", ".join(sorted(held)[:10]) if held else "no such label"
+                raise QueryError(f"{name}={value}", "no case has this label", f"the index has: {known}")
+        eligible = np.array([p not in excluded for p in contents.patient_ids], bool)
+        matching = eligible & np.array(
+            [all(row.get(n) == v for n, v in where.items()) for row in contents.labels], bool
+        )
+        depth = max(SHORTLIST, 5 * k)
+        cases, scores, pairs = state.rank(embedded, view, matching, depth, notes)
+        chosen = range(len(cases)) if all_cases else _first_of_each([contents.patient_ids[c] for c in cases])
+        hits = []
+        for place in list(chosen)[:k]:
+            query, row, query_row = pairs(place)
+            case, scan = int(cases[place]), int(contents.slice_scan[row])
+            hits.append(
+                Hit(
+                    rank=len(hits) + 1,
+                    score=round(float(scores[place]), 6),
+                    case_id=contents.case_ids[case],
+                    patient_id=contents.patient_ids[case],
+                    labels=contents.labels[case],
+                    sequence=contents.scan_sequence[scan],
+                    source=contents.scan_source[scan],
+                    slice=int(contents.slice_position[row]),
+                    query_slice=int(query.positions[query_row]),
+                    query_source=query.source,
+                    query_sequence=query.sequence,
+                )
+            )
+        if where:  # a filter on one label would make the vote on it a foregone conclusion
+            cases, scores, _ = state.rank(embedded, view, eligible, SHORTLIST, [])
+        return Answer(asked, hits, self._evidence(cases, scores, silent), notes)
+
+    def _evidence(
+        self, cases: NDArray[np.int64], scores: NDArray[np.float32], silent: set[str]
+    ) -> dict[str, Evidence]:
+        contents = self._state.contents
+        by_patient = dict(zip(contents.patient_ids, contents.labels, strict=True))
+        table = [row for patient, row in by_patient.items() if patient not in silent]
+        patients = [contents.patient_ids[c] for c in cases]
+        voters = [place for place in _first_of_each(patients) if patients[place] not in silent]
+        evidence = {}
+        for name in class_columns(table):
+            counts = Counter(row[name] for row in table if name in row)
+            prior = {value: n / counts.total() for value, n in sorted(counts.items())}
+            values = [contents.labels[cases[place]].get(name) for place in voters]
+            evidence[name] = vote(scores[voters], values, prior)
+        return evidence
+
+
+class _State:
+    """A snapshot with what every query needs of it worked out once."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.contents, self.vectors = snapshot.contents, snapshot.vectors
+        contents = self.contents
+        self.slice_case = contents.scan_case[contents.slice_scan]
+        names = {name: n for n, name in enumerate(dict.fromkeys(contents.scan_sequence))}
+        self.sequences = names
+        codes = np.array([names[s] for s in contents.scan_sequence], np.int64)
+        self.slice_sequence = codes[contents.slice_scan]
+
+    def cases_with(self, scan_ids: Sequence[int]) -> set[int]:
+        places = np.searchsorted(self.contents.scan_ids, scan_ids)
+        return {
+            int(self.contents.scan_case[p])
+            for p, i in zip(places, scan_ids, strict=True)
+            if p < len(self.contents.scan_ids) and self.contents.scan_ids[p] == i
+        }
+
+    def stored(self, case: int) -> list[QueryScan]:
+        """A filed case as a query."""
+        contents = self.contents
+        scans = []
+        for scan in np.flatnonzero(contents.scan_case == case):
+            rows = np.flatnonzero((contents.slice_scan == scan) & (contents.slice_view == WHOLE))
+            scans.append(
+                QueryScan(
+                    source=contents.scan_source[scan],
+                    sequence=contents.scan_sequence[scan],
+                    positions=contents.slice_position[rows],
+                    weights=contents.slice_weight[rows],
+                    embeddings=self.vectors.gather(contents.slice_ids[rows]),
+                )
+            )
+        return scans
+
+    def pool(self, sequence: str | None, view: int, notes: list[str]) -> NDArray[np.bool_]:
+        """Slices that a query slice of this sequence and view is compared with."""
+        of_view = self.contents.slice_view == view
+        same = (
+            np.ones(len(of_view), bool)
+            if sequence is None
+            else self.slice_sequence == self.sequences.get(sequence, -1)
+        )
+        if not same.any():
+            notes.append(f"the index has no {sequence}: compared with all sequences")
+            same[:] = True
+        if view == REGION and not (of_view & same).any():
+            notes.append("the index has no outlined regions: the region is compared with whole slices")
+            of_view = self.contents.slice_view == WHOLE
+        return of_view & same
+
+    def rank(
+        self,
+        queries: Sequence[QueryScan],
+        view: int,
+        eligible: NDArray[np.bool_],
+        depth: int,
+        notes: list[str],
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], _Pairs]:
+        """Cases best first, their scores, and the pair of slices for each.
+
+        Where many slices are eligible, an approximate search proposes `depth` cases and these are
+        ranked exactly; else all are.
+        """
+        pools = [self.pool(q.sequence, view, notes) & eligible[self.slice_case] for q in queries]
+        notes[:] = list(dict.fromkeys(notes))
+        if max(int(pool.sum()) for pool in pools) > EXACT_BELOW:
+            short = np.zeros(len(eligible), bool)
+            for query, pool in zip(queries, pools, strict=True):
+                short[self._propose(query, pool, depth)] = True
+            pools = [pool & short[self.slice_case] for pool in pools]
+        matches, rows = [], []
+        for query, pool in zip(queries, pools, strict=True):
+            row = np.flatnonzero(pool)
+            stored = self.vectors.gather(self.contents.slice_ids[row])
+            matches.append(late_interaction(query.embeddings @ stored.T, query.weights, self.slice_case[row]))
+            rows.append(row)
+        cases, scores, best = fuse(matches)
+        return cases, scores, _Pairs(queries, matches, rows, cases, best)
+
+    def _propose(self, query: QueryScan, pool: NDArray[np.bool_], depth: int) -> NDArray[np.int64]:
+        keep = None if pool.all() else self.contents.slice_ids[pool]
+        scores, ids = self.vectors.search(query.embeddings, DEPTH, keep)
+        found = ids >= 0
+        cases = self.slice_case[np.searchsorted(self.contents.slice_ids, ids[found])]
+        # a case that a query slice did not find scores the worst that slice found
+        floor = np.where(found, scores, np.inf).min(axis=1, keepdims=True)
+        gain = np.zeros((len(query.weights), len(self.contents.case_ids)), np.float32)
+        slices = np.nonzero(found)[0]
+        np.maximum.at(gain, (slices, cases), (scores - floor)[found])
+        total = query.weights @ gain
+        best = np.argsort(-total, kind="stable")[:depth]
+        return best[total[best] > 0] if (total > 0).any() else np.unique(cases)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The slice pair to show for the case at a place of the ranking."""
+
+    queries: Sequence[QueryScan]
+    matches: Sequence[Matches]
+    rows: Sequence[NDArray[np.int64]]
+    cases: NDArray[np.int64]
+    best: NDArray[np.int64]
+
+    def __call__(self, place: int) -> tuple[QueryScan, int, int]:
+        which = int(self.best[place])
+        matches = self.matches[which]
+        at = int(np.searchsorted(matches.cases, self.cases[place]))
+        return self.queries[which], int(self.rows[which][matches.rows[at]]), int(matches.query_rows[at])
+
+
+def open_index(folder: str | os.PathLike[str], encoder: Encoder | None = None) -> Index:
+    """Open an index folder for questions.
+
+    Parameters
+    ----------
+    folder : path
+    encoder : Encoder, optional
+        Instead of the installed one that the index names; it must be the same.
+
+    Returns
+    -------
+    Index
+
+    Raises
+    ------
+    CaseIndexError
+        If there is no index, or it is damaged or of another format.
+
+    Examples
+    --------
+    >>> with open_index("cbir-index") as index:               # doctest: +SKIP
+    ...     answer = index.query("scan.nii", k=10, where={"who_grade": "4"})
+    ...     answer.hits[0].labels
+    {'who_grade': '4'}
+    """
+    return Index(CaseIndex.open(Path(folder)), encoder)
+
+
+def _one_patient(path: Path, scans: Sequence[Scan]) -> list[Scan]:
+    patients = {scan.patient_id for scan in scans}
+    if len(patients) > 1:
+        raise QueryError(
+            path,
+            f"holds {len(patients)} patients",
+            "a query is one patient's scan: name a file or a subfolder",
+        )
+    return list(scans)
+
+
+def _first_of_each(names: Sequence[str]) -> list[int]:
+    first: dict[str, int] = {}
+    for place, name in enumerate(names):
+        first.setdefault(name, place)
+    return list(first.values())
