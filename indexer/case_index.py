@@ -479,7 +479,6 @@ class CaseIndex:
             "failed": len(self.catalog.failed()),
         }
 
-
     def check(self, queries: int = 200, k: int = 10) -> dict[str, Any]:
         """Recall of the search against exact search, and the shape of the partition.
 

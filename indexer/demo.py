@@ -42,7 +42,7 @@ query/    new cases that are not in the cohort; truth.tsv holds what they were d
           outlines/ their lesions for --mask
 
     cbir index cohort
-    cbir query query/SYNTH-Q01/SYNTH-Q01_t1ce.nii.gz --report report.html
+    cbir query query/SYNTH-Q01 --report report.html
 """
 
 TUMOUR = {2: "astrocytoma", 3: "astrocytoma", 4: "glioblastoma"}
@@ -193,15 +193,15 @@ def phantom(rng: np.random.Generator, grade: int) -> tuple[dict[str, NDArray[np.
     axes = [c + (np.arange(n) - (n - 1) / 2) * s for c, n, s in zip(CENTRE, SHAPE, SPACING, strict=True)]
     middle = _point(CENTRE)
     grid = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, -1)
-    turn = Rotation.from_euler("zyx", rng.normal(0, (5, 3, 4)), degrees=True).as_matrix()
-    size = rng.uniform(0.94, 1.05) * rng.uniform(0.97, 1.03, (3, 1))
+    turn = Rotation.from_euler("zyx", rng.normal(0, (4, 2, 2)), degrees=True).as_matrix()
+    size = rng.uniform(0.89, 0.97) * rng.uniform(0.98, 1.02, (3, 1))
     place = (turn @ (grid - middle - rng.normal(0, 2, (3, 1))) / size + middle).astype(np.float32)
     outline = np.minimum(_cerebrum(place), np.minimum(_cerebellum(place), _ellipsoid(place, BRAINSTEM)))
     inside = (outline < 1.6).reshape(SHAPE)
     place = place[:, inside.ravel()]
 
     centre = np.array([rng.choice([-1, 1]) * rng.uniform(22, 44), rng.uniform(-58, 30), rng.uniform(0, 42)])
-    radius = rng.uniform(*{2: (16, 24), 3: (18, 28), 4: (15, 25)}[grade])
+    radius = rng.uniform(*{2: (16, 24), 3: (20, 30), 4: (20, 30)}[grade])
     tissue = _anatomy(rng, place, inside, centre, radius * rng.uniform(0.8, 1.2))
     _add_lesion(rng, tissue, place, inside, centre, radius, grade)
 

@@ -130,6 +130,7 @@ def ingest(
     with index.writing("index"):
         found = [(root, *_discover(root, labels, report)) for root in roots]
         sources = {str(source.path): source for _, discovered, _ in found for source in discovered}
+        report.notes += _label_notes((discovered, table) for _, discovered, table in found)
         tables = {index.patient(p): row for _, discovered, t in found for p, row in _rows(discovered, t)}
 
         held = index.catalog.fingerprints()
@@ -197,6 +198,31 @@ def _rows(discovered: Iterable[Source], table: Labels | None) -> Iterator[tuple[
     if table is not None:
         for source in discovered:
             yield source.patient_id, table.of(source.patient_id)
+
+
+def _label_notes(found: Iterable[tuple[Sequence[Source], Labels | None]]) -> Iterator[str]:
+    """Where labels and data do not meet, one line each."""
+    of_table: dict[Path, tuple[Labels, list[tuple[Path, str]]]] = {}
+    for discovered, table in found:
+        if table is not None:
+            _, files = of_table.setdefault(table.path, (table, []))
+            files += [(source.files[0], source.patient_id) for source in discovered]
+    for table, files in of_table.values():
+        without_data, without_row = table.unmatched(files)
+        for names, what in ((without_data, "rows without data"), (without_row, "images without a row")):
+            if names:
+                yield f"{table.path}: {len(names)} {what}: {_listed(names)}"
+        for column, patients in table.conflicts.items():
+            yield (
+                f"{table.path}: {column} has several values for {len(patients)} patients, "
+                f"who stay without it: {_listed(patients)}"
+            )
+        if table.dropped:
+            yield f"{table.path}: not kept, since they may identify people: {', '.join(table.dropped)}"
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def _fingerprint(index: CaseIndex, source: Source) -> str:
@@ -290,7 +316,9 @@ def _embed(index: CaseIndex, encoder: Encoder, group: list[_Read], report: Inges
             fingerprint=one.fingerprint,
             record=one.source.record(),
             scans=[
-                _filed(index, one.source, scan, ready, digest, np.concatenate([known[digest], next(of_region)]))
+                _filed(
+                    index, one.source, scan, ready, digest, np.concatenate([known[digest], next(of_region)])
+                )
                 for scan, ready, digest in one.scans
             ],
         )

@@ -183,6 +183,6 @@ def embed(network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         ImageNet weights were trained).
     images : ndarray of uint8, shape (n, side, side)
     """
-    x = torch.from_numpy(images)[:, None].to(torch.float32).div_(127.5).sub_(1)
+    x = torch.from_numpy(images.astype(np.float32, order="C"))[:, None].div_(127.5).sub_(1)
     output: NDArray[np.float32] = network(x).numpy()
     return output

@@ -1,19 +1,22 @@
 """From a scan to the network's input: the one place where intensities and sizes change.
 
-1. *Background.* The level of the image's edges is its median over the in-plane edges of all slices.
-   Where it lies at the dark or bright end of the scan and most of the edge is near it (air with
-   noise, JPEG artefacts, zeros outside a stripped skull), everything near it is background. Where it
-   lies between (a z-scored image padded with zeros), exactly that value is background if most of the
-   edge has it. Otherwise (a photo, a crop out of tissue) there is none.
+1. *Background.* The level of the edges is the median over the edges of all slices. Where it lies at
+   the dark or the bright end of the scan and most of the edges are near it (noisy air, JPEG
+   artefacts, zeros around a stripped skull), all that is as dark or as bright is background.
+   Otherwise, patches of the edges' commonest value are background, if many of the edges have it (a
+   z-scored image padded with zeros). Otherwise there is none (a photo, a crop out of tissue).
 2. *Crop.* All slices are cut to the scan's one foreground box, so that their sizes stay comparable.
-3. *Scale.* The 1st to 99.5th percentile of the scan's foreground becomes 1…255, background 0.
-4. *Size.* Pixels are made square in millimetres, the longer side of the box fills the input, and the
+   Slices that are empty beside the fullest one are skipped.
+3. *Scale.* The scan's darkest and brightest foreground (percentiles) become 1 and 255; background
+   becomes 0.
+4. *Size.* Pixels are made square in millimetres; the longer side of the box fills the image, and the
    shorter one is centred on background.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,31 +28,40 @@ from indexer.errors import QueryError, ReadError
 from indexer.scan import Scan, displayed
 
 SCHEME = 1
-"""Counts changes of the method that the constants below do not show."""
+"""Counts the changes of the method that the settings below do not show."""
 
 NEAR = 0.08
-"""What is still background: this share of the way from its level to the brightest foreground."""
+"""Background reaches this far from its level towards the brightest (or darkest) foreground."""
 
-PERCENTILES = (1.0, 99.5)
-"""Of the foreground's intensities: what becomes the darkest and the brightest grey."""
+COMMON = 0.1
+"""Share of the edges that have exactly one value, if that value pads the image."""
+
+PATCH = 3
+"""Side of the least square of that value that is background: tissue has it, too, here and there."""
 
 SPECK = 0.01
-"""Rows and columns with less foreground than this share of the fullest one are not part of the box."""
+"""Rows and columns with less foreground than this share of the fullest one are not in the box."""
 
 EMPTY = 0.1
 """A slice with less foreground than this share of the scan's fullest slice is skipped."""
 
+WINDOW = (1.0, 99.5)
+"""Percentiles of the foreground that become the darkest and the brightest grey."""
+
 CONTEXT = 1.6
-"""Side of a region's crop over the longer side of the region (as in Cheng et al. 2016, a margin helps)."""
+"""Side of a region's crop over the longer side of the region."""
 
 LEAST = 32
-"""Least side of a region's crop, in pixels of the scan's finer in-plane axis."""
+"""Least side of a region's crop, in pixels of the finer axis of the plane."""
 
 SAMPLE = 2**16
-"""Percentiles are taken from a regular grid of about this many voxels."""
+"""Percentiles are taken over a regular grid of at most about this many voxels."""
 
 AIR = -1000.0
-"""Hounsfield units of air; CT values below mark what the scanner did not see."""
+"""Hounsfield units of air; smaller CT values fill what the scanner did not see."""
+
+LARGEST = 1e38
+"""Greater values are as good as infinite: their differences do not fit into 32 bits."""
 
 Box = tuple[slice, slice]
 """Rows and columns of a displayed plane."""
@@ -59,7 +71,7 @@ Box = tuple[slice, slice]
 class Preprocessing:
     """How slices are prepared.
 
-    Parameters
+    Attributes
     ----------
     size : int
         Side of the prepared images, in pixels.
@@ -69,24 +81,28 @@ class Preprocessing:
 
     @property
     def version(self) -> str:
-        """Changes whenever the same scan would be prepared otherwise."""
-        settings = (SCHEME, self.size, NEAR, *PERCENTILES, SPECK, EMPTY, CONTEXT, LEAST, SAMPLE)
-        return "-".join(map(str, settings))
+        """Differs where the same scan would be prepared otherwise."""
+        return "-".join(
+            map(
+                str,
+                (SCHEME, self.size, NEAR, COMMON, PATCH, SPECK, EMPTY, *WINDOW, CONTEXT, LEAST, SAMPLE, AIR),
+            )
+        )
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scan as the encoder takes it: whole slices in order, then crops around regions in order.
+    """A scan as an encoder takes it: its whole slices in order, then its crops around regions in order.
 
     Attributes
     ----------
     pixels : ndarray of uint8, shape (n, size, size)
-        0 is background, foreground is 1…255.
+        0 is background, 1…255 foreground.
     positions : ndarray of int64, shape (n,)
-        Index of each image's slice in the scan.
+        Each image's slice in the scan.
     weights : ndarray of float32, shape (n,)
-        How informative an image is, in (0, 1]: for a whole slice its foreground over that of the
-        fullest slice, for a crop the area of its region over that of the largest one.
+        How informative an image is, in (0, 1]: a whole slice's foreground over that of the fullest
+        slice; for a crop, its region's area over that of the scan's largest.
     views : ndarray of uint8, shape (n,)
         0 for a whole slice, 1 for a crop around its region.
     """
@@ -97,15 +113,233 @@ class Prepared:
     views: NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class Background:
+    """The intensities `low` to `high`, which show nothing; there are none where `low` exceeds `high`."""
+
+    low: float
+    high: float
+
+    def foreground(self, plane: NDArray[Any]) -> NDArray[np.bool_]:
+        """Where a plane, shape (rows, columns), shows something."""
+        values = plane.astype(np.float32, copy=False)
+        shown = (values < self.low) | (values > self.high)
+        return ~_patches(~shown) if self.low == self.high else shown
+
+
+def _patches(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask's part that squares of side `PATCH` can cover, which may reach over the edge."""
+    beyond = PATCH - 1
+    mask = np.pad(mask, beyond, constant_values=True)
+    rows, columns = mask.shape[0] - beyond, mask.shape[1] - beyond
+    shifts = [np.s_[i : i + rows, j : j + columns] for i, j in np.ndindex(PATCH, PATCH)]
+    corners, covered = np.ones((rows, columns), bool), np.zeros_like(mask)
+    for shift in shifts:
+        corners &= mask[shift]
+    for shift in shifts:
+        covered[shift] |= corners
+    return covered[beyond:-beyond, beyond:-beyond]
+
+
 def prepared(scan: Scan, preprocessing: Preprocessing) -> Prepared:
-    """Every informative slice of a scan, and the crop around every region.
+    """The images of a scan that are worth an embedding.
 
     Raises
     ------
     ReadError
-        If the scan shows nothing: it is constant, or has values that are not finite.
+        If the scan shows nothing, or has values that are not finite.
     """
-    planes = _Planes.of(scan)
-    counts, extent = planes.foreground()
-    box = _box_of(extent >= 1) if extent is None else None
-    raise NotImplementedError
+    slices = list(scan.slices())
+    planes = [s.pixels for s in slices]
+    background = background_of(scan)
+    box, shares = extent(planes, background)
+    spacing = pixel_spacing(scan)
+
+    every, step = _grid([plane[box] for plane in planes])
+    shown = np.concatenate(
+        [p[box][::step, ::step][background.foreground(p)[box][::step, ::step]] for p in planes[::every]]
+    )
+    if not shown.size:
+        raise ReadError(scan.source, "it shows almost nothing", "leave it out")
+    darkest, brightest = np.percentile(shown, WINDOW).astype(np.float32)
+    darkest = min(darkest, np.nextafter(brightest, np.float32(-np.inf)))  # one value alone is bright
+
+    def image(plane: NDArray[Any], part: Box) -> NDArray[np.uint8]:
+        values = np.clip(plane[part].astype(np.float32), darkest, brightest)
+        grey = (values - darkest) / (brightest - darkest) * 254 + 1
+        grey[~background.foreground(plane)[part]] = 0
+        return squared(grey.astype(np.uint8), spacing, preprocessing.size)
+
+    whole = np.flatnonzero(shares >= EMPTY)
+    areas = np.zeros(len(slices), np.int64)
+    pixels = [image(planes[i], box) for i in whole]
+    for i, region in enumerate(s.region for s in slices):
+        if region is not None and region.any():
+            areas[i] = np.count_nonzero(region)
+            pixels.append(image(planes[i], crop_box(region, spacing)))
+    marked = np.flatnonzero(areas)
+    return Prepared(
+        np.stack(pixels),
+        np.concatenate([whole, marked]),
+        np.concatenate([shares[whole], areas[marked] / areas.max(initial=1)]).astype(np.float32),
+        np.repeat(np.array([0, 1], np.uint8), (len(whole), len(marked))),
+    )
+
+
+def background_of(scan: Scan) -> Background:
+    """What of a scan shows nothing, by the rule at the head of this file.
+
+    Raises
+    ------
+    ReadError
+        If the scan is constant, or has values that are not finite.
+    """
+    lowest, highest = float(scan.voxels.min()), float(scan.voxels.max())
+    if not (abs(lowest) < LARGEST and abs(highest) < LARGEST):  # false for NaN, too
+        raise ReadError(scan.source, "it has voxels that are infinite or not a number", "repair the file")
+    if np.float32(lowest) == np.float32(highest):
+        raise ReadError(scan.source, f"it shows nothing: every voxel is {lowest:g}", "leave it out")
+    planes = [s.pixels for s in scan.slices()]
+    edges = np.concatenate([edge for p in planes for edge in (p[0], p[-1], p[:, 0], p[:, -1])])
+    every, step = _grid(planes)
+    voxels = np.concatenate([p[::step, ::step].ravel() for p in planes[::every]])
+    edges, voxels = edges.astype(np.float32), voxels.astype(np.float32)
+    if scan.modality == "CT":
+        edges, voxels = np.maximum(edges, AIR), np.maximum(voxels, AIR)
+    level = float(np.percentile(edges, 50, method="lower"))
+    rest = voxels[voxels != level]
+    dark, bright = np.percentile(rest if rest.size else (lowest, highest), (0.5, 99.5)).tolist()
+    near = NEAR * max(bright - level, level - dark)
+    if np.mean(np.abs(edges - level) <= near) > 0.5:
+        if dark >= level - near:
+            return Background(-np.inf, level + near)
+        if bright <= level + near:
+            return Background(level - near, np.inf)
+    values, counts = np.unique(edges, return_counts=True)
+    if counts.max() > COMMON * edges.size:
+        level = float(values[counts.argmax()])
+        return Background(level, level)
+    return Background(np.inf, -np.inf)
+
+
+def extent(planes: Sequence[NDArray[Any]], background: Background) -> tuple[Box, NDArray[np.float64]]:
+    """Where in a scan something is shown.
+
+    Returns
+    -------
+    box : tuple of slice
+        The rows and columns that hold the foreground of all planes.
+    shares : ndarray, shape (n,)
+        Each plane's foreground over that of the fullest plane.
+    """
+    counts = np.zeros(planes[0].shape, np.uint32)
+    sums = np.empty(len(planes))
+    for i, plane in enumerate(planes):
+        mask = background.foreground(plane)
+        counts += mask
+        sums[i] = np.count_nonzero(mask)
+    return (_span(counts.sum(1)), _span(counts.sum(0))), sums / sums.max()
+
+
+def _span(profile: NDArray[np.integer[Any]]) -> slice:
+    inside = np.flatnonzero(profile >= SPECK * profile.max())
+    return slice(int(inside[0]), int(inside[-1]) + 1)
+
+
+def _grid(planes: Sequence[NDArray[Any]]) -> tuple[int, int]:
+    """Steps from plane to plane, and along rows and columns, to take about `SAMPLE` voxels at most."""
+    every = math.ceil(len(planes) / 64)
+    return every, math.ceil(math.sqrt(math.ceil(len(planes) / every) * planes[0].size / SAMPLE))
+
+
+def pixel_spacing(scan: Scan) -> tuple[float, float]:
+    """Distance of the rows and of the columns of a displayed plane, in mm (1 where it is unknown)."""
+    if scan.spacing is None:
+        return 1.0, 1.0
+    columns, rows = (s for i, s in enumerate(scan.spacing) if i != scan.axis)
+    return rows, columns
+
+
+def crop_box(region: NDArray[np.bool_], spacing: tuple[float, float]) -> Box:
+    """The square around a region, with context; inside the plane, so it may come out oblong.
+
+    Parameters
+    ----------
+    region : ndarray of bool, shape (rows, columns)
+        Not empty.
+    spacing : tuple of float
+        Distance of rows and of columns, in mm.
+    """
+    spans = [np.flatnonzero(region.any(1 - axis))[[0, -1]] + (0, 1) for axis in (0, 1)]
+    longer = max((stop - start) * mm for (start, stop), mm in zip(spans, spacing, strict=True))
+    side = max(CONTEXT * longer, LEAST * min(spacing))
+    rows, columns = (
+        _centred(int(start + stop), round(side / mm), length)
+        for (start, stop), mm, length in zip(spans, spacing, region.shape, strict=True)
+    )
+    return rows, columns
+
+
+def _centred(twice_centre: int, side: int, length: int) -> slice:
+    """The span of `side` pixels around a centre, shifted into 0…length."""
+    side = min(max(side, 1), length)
+    start = min(max((twice_centre - side) // 2, 0), length - side)
+    return slice(start, start + side)
+
+
+def squared(grey: NDArray[np.uint8], spacing: tuple[float, float], size: int) -> NDArray[np.uint8]:
+    """An image resized (bilinear, antialiased) into the middle of a black square.
+
+    Parameters
+    ----------
+    grey : ndarray of uint8, shape (rows, columns)
+    spacing : tuple of float
+        Distance of rows and of columns, in mm.
+    size : int
+        Side of the square in pixels, which the image's longer side fills.
+    """
+    height, width = grey.shape[0] * spacing[0], grey.shape[1] * spacing[1]
+    rows, columns = (max(1, round(length * size / max(height, width))) for length in (height, width))
+    top, left = (size - rows) // 2, (size - columns) // 2
+    square = np.zeros((size, size), np.uint8)
+    resized = Image.fromarray(grey).resize((columns, rows), Image.Resampling.BILINEAR)
+    square[top : top + rows, left : left + columns] = np.asarray(resized)
+    return square
+
+
+def with_region(scan: Scan, box: tuple[int, int, int, int], position: int | None = None) -> Scan:
+    """The scan with a box on one slice as its region.
+
+    Parameters
+    ----------
+    scan : Scan
+    box : tuple of int
+        x0, y0, x1, y1 in pixels of the displayed slice: columns x0…x1 - 1, rows y0…y1 - 1.
+    position : int, optional
+        The slice; without it, the middle one of those that are not empty.
+
+    Raises
+    ------
+    QueryError
+        If the scan has no such slice, or the box does not lie inside it.
+    ReadError
+        If the scan shows nothing.
+    """
+    if position is None:
+        planes = [s.pixels for s in scan.slices()]
+        shares = extent(planes, background_of(scan))[1]
+        shown = np.flatnonzero(shares >= EMPTY)
+        position = int(shown[len(shown) // 2])
+    if not 0 <= position < len(scan):
+        raise QueryError(scan.source, f"it has no slice {position}", f"choose one of 0…{len(scan) - 1}")
+    region = np.zeros(scan.voxels.shape, bool)
+    plane = displayed(region, scan.axis, position)
+    (rows, columns), (x0, y0, x1, y1) = plane.shape, box
+    if not (0 <= x0 < x1 <= columns and 0 <= y0 < y1 <= rows):
+        raise QueryError(
+            scan.source,
+            f"the region {x0},{y0},{x1},{y1} is not inside its slices",
+            f"give x0,y0,x1,y1 with 0 <= x0 < x1 <= {columns} and 0 <= y0 < y1 <= {rows}",
+        )
+    plane[y0:y1, x0:x1] = True
+    return replace(scan, region=region)

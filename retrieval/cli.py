@@ -184,7 +184,7 @@ def query(
         if report:
             from retrieval.report import write_report
 
-            write_report(answer, report, load=opened.read)
+            write_report(answer, report, load=opened.read, index=str(index))
     for note in answer.notes:
         _say(f"note: {note}")
     if as_json:
@@ -217,8 +217,9 @@ def evaluate(
 
     Example: `cbir eval --label tumour --by scan --folds fold --plot precision.svg`
     """
-    from retrieval.evaluation import evaluate_index
-    from retrieval.search import open_index
+    from indexer.case_index import CaseIndex
+    from retrieval.crossmatch import CrossMatch
+    from retrieval.evaluation import comparison
 
     try:
         ks = tuple(sorted({int(part) for part in k.split(",")}))
@@ -228,14 +229,24 @@ def evaluate(
         raise typer.BadParameter("ranks start at 1")
     if by not in ("case", "scan"):
         raise typer.BadParameter("--by is case or scan")
-    with open_index(index) as opened, _spinner("comparing all with all"):
-        result = evaluate_index(opened, label, ks=ks, folds=folds, by=by, bootstrap=bootstrap, seed=seed)
+    with CaseIndex.open(index) as opened, _spinner("comparing all with all"):
+        items = CrossMatch.of(opened.snapshot(), by)
+        result, by_class = items.evaluate(label, ks=ks, folds=folds, bootstrap=bootstrap, seed=seed)
     if plot:
         result.plot(plot)
     if as_json:
-        _print_json(result.to_dict())
-    else:
-        _print_table(*result.table())
+        baseline = by_class.to_dict()["metrics"]
+        _print_json({**result.to_dict(), "by": by, "rank_by_predicted_class": baseline})
+        return
+    split = "each fold among the others" if folds else "among all other patients"
+    print(f"{label}: {len(result.queries)} {by}s of {result.patients} patients ask, {split}")
+    for reason, n in result.excluded.items():
+        if n:
+            print(f"left out: {n} {reason}")
+    tables = [result.table(), result.class_table(), comparison({by: result, "predicted class": by_class})]
+    for table in tables:
+        print()
+        _print_table(list(table[0]), [list(row) for row in table[1:]])
 
 
 @app.command()
@@ -389,11 +400,15 @@ def demo(
     """
     from indexer.demo import write_cohort
 
-    summary = write_cohort(folder, patients=patients, seed=seed)
+    written = write_cohort(folder, patients=patients, seed=seed)
+    queries = [str(path) for path in written.queries]
     if as_json:
-        _print_json({"schema": 1, **summary})
+        _print_json(
+            {"schema": 1, "cohort": str(written.cohort), "queries": queries, "grades": written.grades}
+        )
     else:
-        print(f"{folder}: {patients} synthetic patients in cohort, new ones in query")
+        print(f"{written.cohort}: {patients} synthetic patients")
+        print(f"{', '.join(queries)}: synthetic patients to ask with")
 
 
 # ---- parsing and printing ------------------------------------------------------------------------
@@ -520,3 +535,7 @@ def _say(line: str) -> None:
 def _fail(line: str) -> NoReturn:
     _say(f"cbir: {line}")
     sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.case_index import Snapshot
+from indexer.errors import QueryError
+from retrieval.evaluation import Evaluation, evaluate, predicted_class_similarity
 
 BLOCK = 2048
 """Query slices compared at once."""
@@ -31,7 +33,8 @@ class _Sequence:
         lengths = self.starts[queries + 1] - self.starts[queries]
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
         total = np.add.reduceat(weights[:, None] * best, starts, axis=0)
-        return total / np.add.reduceat(weights, starts)[:, None]
+        scores: NDArray[np.float32] = total / np.add.reduceat(weights, starts)[:, None]
+        return scores
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,67 @@ class CrossMatch:
             labels=[contents.labels[c] for c in cases],
             sequences=sequences,
         )
+
+    def column(self, name: str) -> list[str | None]:
+        """One label of every item, None where it is unknown.
+
+        Raises
+        ------
+        QueryError
+            If no item has it.
+        """
+        values = [row.get(name) for row in self.labels]
+        if not any(values):
+            known = ", ".join(sorted({column for row in self.labels for column in row})) or "no labels"
+            raise QueryError(name, "no case has this label", f"the index has: {known}")
+        return values
+
+    def evaluate(
+        self,
+        label: str,
+        *,
+        ks: Sequence[int] = (1, 5, 10),
+        folds: str | None = None,
+        bootstrap: int = 1000,
+        seed: int = 0,
+    ) -> tuple[Evaluation, Evaluation]:
+        """The protocol on the index's own labelled items.
+
+        Parameters
+        ----------
+        label, folds : str
+            Label columns.
+        ks, bootstrap, seed
+            As in :func:`retrieval.evaluation.evaluate`.
+
+        Returns
+        -------
+        ranking : Evaluation
+        by_class : Evaluation
+            The baseline that ranks by the class which the nearest neighbours predict.
+
+        Raises
+        ------
+        QueryError
+            If a column is unknown, or no query has an item of its own label within reach.
+        """
+        labels = self.column(label)
+        fold = None if folds is None else self.column(folds)
+        by_class = predicted_class_similarity(self.similarity, labels, self.patients, folds=fold)
+        ranking, baseline = (
+            evaluate(
+                similarity,
+                labels,
+                self.patients,
+                label=label,
+                ks=ks,
+                folds=fold,
+                bootstrap=bootstrap,
+                seed=seed,
+            )
+            for similarity in (self.similarity, by_class)
+        )
+        return ranking, baseline
 
     def similarity(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Scores of all items for some of them as queries.

@@ -26,7 +26,7 @@ MASS = 0.9
 
 
 def class_columns(labels: Sequence[Mapping[str, str]]) -> list[str]:
-    """Columns with few distinct values, given one mapping a patient.
+    """Columns with few distinct values (two at least), given one mapping a patient.
 
     Examples
     --------
@@ -39,7 +39,7 @@ def class_columns(labels: Sequence[Mapping[str, str]]) -> list[str]:
     for name in columns:
         values = [row[name] for row in labels if name in row]
         distinct = len(set(values))
-        if distinct <= 3 or distinct <= min(FEW, len(values) / 2):
+        if 2 <= distinct <= 3 or 2 <= distinct <= min(FEW, len(values) / 2):
             chosen.append(name)
     return chosen
 

@@ -142,7 +142,7 @@ class Index:
         scans = _one_patient(path, readers.read(path))
         notes: list[str] = []
         if mask is not None:
-            volume = readers.read_region(Path(mask), scans[0])
+            volume = readers.read_mask(Path(mask), scans[0])
             scans = [replace(scan, region=volume) for scan in scans if scan.voxels.shape == volume.shape]
         elif region is not None:
             scans = [with_region(scan, region, region_slice) for scan in scans]
@@ -218,6 +218,22 @@ class Index:
             notes=[],
         )
 
+    def read(self, source: str | os.PathLike[str]) -> list[Scan]:
+        """The scans of a hit's or a query's source, for pictures; the latter without an outline beside it.
+
+        Raises
+        ------
+        ReadError
+            If the file is gone or cannot be read.
+        """
+        path = Path(source)
+        record = self.case_index.catalog.record(str(path))
+        if record is not None:
+            return readers.read(readers.Source.from_record(path, record))
+        # a series that shares its folder with others has a name of its own
+        scans = readers.read(path if path.exists() else path.parent)
+        return [replace(scan, region=None) for scan in scans if path.exists() or scan.source == path]
+
     # ---- steps ---------------------------------------------------------------------------------
 
     def _embed(self, scans: Sequence[Scan], view: int) -> tuple[list[QueryScan], set[int]]:
@@ -273,7 +289,7 @@ class Index:
         depth = max(SHORTLIST, 5 * k)
         cases, scores, pairs = state.rank(embedded, view, matching, depth, notes)
         chosen = range(len(cases)) if all_cases else _first_of_each([contents.patient_ids[c] for c in cases])
-        hits = []
+        hits: list[Hit] = []
         for place in list(chosen)[:k]:
             query, row, query_row = pairs(place)
             case, scan = int(cases[place]), int(contents.slice_scan[row])
@@ -353,7 +369,7 @@ class _State:
     def pool(self, sequence: str | None, view: int, notes: list[str]) -> NDArray[np.bool_]:
         """Slices that a query slice of this sequence and view is compared with."""
         of_view = self.contents.slice_view == view
-        same = (
+        same: NDArray[np.bool_] = (
             np.ones(len(of_view), bool)
             if sequence is None
             else self.slice_sequence == self.sequences.get(sequence, -1)
@@ -364,7 +380,7 @@ class _State:
         if view == REGION and not (of_view & same).any():
             notes.append("the index has no outlined regions: the region is compared with whole slices")
             of_view = self.contents.slice_view == WHOLE
-        return of_view & same
+        return np.asarray(of_view & same)
 
     def rank(
         self,

@@ -19,15 +19,17 @@ MIN_SIDE = 2
 """An image has at least two sides of this many pixels."""
 
 
-def refuse_size(where: str | os.PathLike[str], shape: Sequence[int]) -> None:
-    """Refuse a declared shape before memory is taken for it.
+def refuse_size(where: str | os.PathLike[str], shape: Sequence[int], channels: int = 1) -> None:
+    """Refuse a declared size before memory is taken for it.
 
     Parameters
     ----------
     where : path-like
         The file, for the message.
     shape : sequence of int
-        Declared shape, all channels included.
+        Declared number of pixels along each axis of space.
+    channels : int, optional
+        Declared number of values a pixel.
 
     Raises
     ------
@@ -35,14 +37,13 @@ def refuse_size(where: str | os.PathLike[str], shape: Sequence[int]) -> None:
         If the shape holds nothing, more than `MAX_VOXELS`, or fewer than two sides of `MIN_SIDE`.
     """
     size = "×".join(map(str, shape))
-    if min(shape, default=0) < 1:
-        raise ReadError(where, f"declares a size of {size or 'nothing'}, which holds no image")
-    if (voxels := math.prod(shape)) > MAX_VOXELS:
-        raise ReadError(
-            where, f"declares {size} = {voxels:,} voxels, more than the limit of {MAX_VOXELS:,}", "crop or split it"
-        )
+    if min(shape) < 1:
+        raise ReadError(where, f"declares a size of {size}, which holds no image")
+    if (voxels := math.prod(shape) * channels) > MAX_VOXELS:
+        reason = f"declares {size} = {voxels:,} voxels, more than the limit of {MAX_VOXELS:,}"
+        raise ReadError(where, reason, "crop or split it")
     if sum(side >= MIN_SIDE for side in shape) < 2:
-        raise ReadError(where, f"is only {size} pixels, too small to be an image")
+        raise ReadError(where, f"has a size of {size}, too small to be an image")
 
 
 def refuse_values(where: str | os.PathLike[str], voxels: NDArray[Any]) -> None:

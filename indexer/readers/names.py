@@ -139,7 +139,9 @@ def find_config(folder: Path) -> Config | None:
     except (OSError, ValueError, RecursionError) as error:
         raise ReadError(path, f"cannot be read as JSON ({error})", remedy) from error
     if not isinstance(settings, dict) or (unknown := sorted(settings.keys() - {"channels", "stack"})):
-        what = f"has the unknown setting {unknown[0]!r}" if isinstance(settings, dict) else "is no JSON object"
+        what = (
+            f"has the unknown setting {unknown[0]!r}" if isinstance(settings, dict) else "is no JSON object"
+        )
         raise ReadError(path, what, remedy)
     channels, stack = settings.get("channels", []), settings.get("stack")
     if not isinstance(channels, list) or not all(isinstance(c, str) and c.strip() for c in channels):

@@ -28,10 +28,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import nibabel as nib
+import nibabel
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from indexer.errors import ReadError
@@ -39,6 +37,8 @@ from indexer.readers.limits import refuse_size, refuse_values
 from indexer.readers.names import find_config, patient_and_study, region_of, sequence_of, stem
 from indexer.readers.source import Source
 from indexer.scan import Scan
+
+nib: Any = nibabel  # only partly typed
 
 MAX_VOLUMES = 8
 """Volumes without names that are still taken as separate scans."""
@@ -73,7 +73,9 @@ def volumes(files: Sequence[Path], regions: Sequence[Path]) -> tuple[list[Source
             continue
         sequence, rest = sequence_of(file.name)
         name = stem(file.name)
-        fits = [(x, mask) for x, mask in masks[file.parent] if x in ("", name, rest) or name.startswith(f"{x}_")]
+        fits = [
+            (x, mask) for x, mask in masks[file.parent] if x in ("", name, rest) or name.startswith(f"{x}_")
+        ]
         patient, study = patient_and_study(file)
         sources.append(
             Source(
@@ -104,16 +106,16 @@ def read(source: Source) -> list[Scan]:
         With the reason for which the file, or a region file, cannot be read.
     """
     voxels, affine = load(source.path, source.channels)
+    refuse_values(source.path, voxels)
     count = voxels.shape[3]
     sequences = source.channels if len(source.channels) == count else (source.sequence,) * count
-    refuse_values(source.path, voxels)
     region = _region(source.region_files, voxels.shape[:3], affine)
-    spacing = nib.affines.voxel_sizes(affine)
-    return [
+    x, y, z = map(float, nib.affines.voxel_sizes(affine))
+    scans = [
         Scan(
             voxels=channel,
             source=source.path,
-            spacing=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
+            spacing=(x, y, z),
             affine=affine,
             sequence=sequence,
             patient_id=source.patient_id,
@@ -124,6 +126,9 @@ def read(source: Source) -> list[Scan]:
         for channel, sequence in zip(np.moveaxis(voxels, 3, 0), sequences, strict=True)
         if channel.min() < channel.max()
     ]
+    if not scans:
+        raise ReadError(source.path, "each of its volumes has the same value everywhere")
+    return scans
 
 
 def load(path: Path, channels: Sequence[str] = ()) -> tuple[NDArray[Any], NDArray[np.float64]]:
@@ -146,34 +151,44 @@ def load(path: Path, channels: Sequence[str] = ()) -> tuple[NDArray[Any], NDArra
             shape = _shape(path, header)
             dtype, start = header.get_data_dtype(), header.get_data_offset()
             if dtype.kind not in "iuf":
-                kind = "complex" if dtype.kind == "c" else "colour"
-                raise ReadError(path, f"holds {kind} values", "save the magnitude or one grey channel")
-            size = math.prod(shape) * dtype.itemsize
-            if start + size > longest:
-                raise ReadError(path, f"is truncated: it declares {size:,} bytes of voxels", "copy it again")
+                label = header.get_value_label("datatype")
+                raise ReadError(path, f"holds {label} values", "save one real number a voxel")
+            end = start + math.prod(shape) * dtype.itemsize
             if shape[3] > MAX_VOLUMES and shape[3] != len(channels):
                 shape = (*shape[:3], 1)
-            refuse_size(path, shape)
+            refuse_size(path, shape[:3], shape[3])
+            if end > longest:
+                raise ReadError(path, f"is truncated: it declares {end:,} bytes", "copy it again")
             affine = _affine(path, header, shape)
             slope, inter = header.get_slope_inter()
             scaling = (1.0 if slope is None else slope, 0.0 if inter is None else inter)
-            proxy = ArrayProxy(stream, (shape, dtype, start, *scaling), mmap=False)
+            proxy = nib.arrayproxy.ArrayProxy(stream, (shape, dtype, start, *scaling), mmap=False)
             if scaling == (1.0, 0.0) and dtype.kind in "iu" and dtype.itemsize <= 2:
                 voxels = proxy.get_unscaled().astype(dtype.newbyteorder("="), copy=False)
             else:
                 with np.errstate(over="ignore"):  # an overflow becomes infinite, and is refused as such
-                    voxels = proxy.get_scaled(np.float32).astype(np.float32, copy=False)
-            _finish(path, stream, start + size)
-    except (OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError, HeaderDataError) as error:
-        reason = getattr(error, "strerror", None) or f"is damaged or truncated ({error})".replace("\n", " ")
-        raise ReadError(path, reason, "check the file") from error
+                    voxels = np.asarray(proxy, dtype=np.float32)
+            if isinstance(stream, gzip.GzipFile):
+                _finish(path, stream, end)
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        ValueError,
+        OverflowError,
+        MemoryError,
+        nib.spatialimages.HeaderDataError,
+    ) as error:
+        system = getattr(error, "strerror", None)
+        reason = f"cannot be read ({system})" if system else f"is damaged or truncated ({error})"
+        raise ReadError(path, reason.replace("\n", ""), "check the file") from error
     orientation = nib.io_orientation(affine)
     canonical = affine @ nib.orientations.inv_ornt_aff(orientation, shape[:3])
     return nib.apply_orientation(voxels, orientation), canonical
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], int]]:
+def _opened(path: Path) -> Iterator[tuple[IO[bytes] | gzip.GzipFile, int]]:
     """The file's bytes, unzipped where they are zipped, and the most there can be of them."""
     with path.open("rb") as file:
         length = path.stat().st_size
@@ -185,14 +200,16 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], int]]:
             yield file, length
 
 
-def _header(path: Path, stream: IO[bytes]) -> Any:
+def _header(path: Path, stream: IO[bytes] | gzip.GzipFile) -> Any:
     """The header alone, without the extensions that may follow it."""
     block = stream.read(4)
     size = {int.from_bytes(block, order) for order in ("little", "big")} & _HEADERS.keys()
     if not size:
         raise ReadError(path, "is not a NIfTI file, whatever its name says", "check what it holds")
     kind = _HEADERS[size.pop()]
-    block += stream.read(kind.template_dtype.itemsize - 4)
+    block += stream.read(kind.sizeof_hdr - 4)
+    if len(block) < kind.sizeof_hdr:
+        raise ReadError(path, "is truncated within its header", "copy it again")
     header = kind(block, check=False)
     if header["magic"].item() != kind.single_magic:
         raise ReadError(path, "is half of a pair, or in the older Analyze format", "convert it to .nii.gz")
@@ -207,13 +224,15 @@ def _header(path: Path, stream: IO[bytes]) -> Any:
 def _shape(path: Path, header: Any) -> tuple[int, int, int, int]:
     """Shape as (x, y, z, volumes)."""
     declared = tuple(map(int, header.get_data_shape()))
-    if len(declared) < 2 or min(declared) < 1:
-        refuse_size(path, declared if declared and min(declared) < 1 else (0,))
-    beyond = [n for n in declared[3:] if n > 1]
+    if min(declared, default=1) < 1:
+        refuse_size(path, declared)
+    beyond = [n for n in declared[3:] if n != 1]
     if len(beyond) > 1:
         size = "×".join(map(str, declared))
-        raise ReadError(path, f"has {size} voxels: more than one axis beyond space", "save one axis of volumes")
-    x, y, z = (*declared, 1)[:3]
+        raise ReadError(
+            path, f"has {size} voxels: more than one axis beyond space", "save one axis of volumes"
+        )
+    x, y, z = (*declared, 1, 1, 1)[:3]
     return x, y, z, beyond[0] if beyond else 1
 
 
@@ -221,7 +240,7 @@ def _affine(path: Path, header: Any, shape: tuple[int, int, int, int]) -> NDArra
     """Voxel indices to RAS+ millimetres: sform, else qform, else what nibabel assumes of the voxel size."""
     sizes = header["pixdim"][1:4]
     if header["sform_code"] == 0:
-        sizes[np.array(shape[:3]) == 1] = np.where(sizes > 0, sizes, 1)[np.array(shape[:3]) == 1]
+        sizes[(np.array(shape[:3]) == 1) & (sizes == 0)] = 1  # a single plane need not say how thick it is
         if not (np.isfinite(sizes) & (sizes > 0)).all():
             raise ReadError(path, f"gives no voxel size (pixdim {tuple(map(float, sizes))})", "set it")
     affine = np.asarray(header.get_best_affine(), dtype=np.float64)
@@ -231,8 +250,8 @@ def _affine(path: Path, header: Any, shape: tuple[int, int, int, int]) -> NDArra
     return affine
 
 
-def _finish(path: Path, stream: IO[bytes], end: int) -> None:
-    """Read on to the declared end, so that a short file and a wrong gzip checksum are noticed."""
+def _finish(path: Path, stream: gzip.GzipFile, end: int) -> None:
+    """Read on past the declared end, where a short stream and a wrong checksum show."""
     while stream.tell() <= end and stream.read(1 << 20):
         pass
     if stream.tell() < end:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from indexer.errors import ReadError
 
@@ -46,6 +48,32 @@ class Source:
     channels: tuple[str, ...] = ()
     region_files: tuple[Path, ...] = ()
     config: Path | None = None
+
+    def record(self) -> dict[str, Any]:
+        """What is needed to read it again, without the ids."""
+        return {
+            "kind": self.kind,
+            "files": [os.path.relpath(file, self.path) for file in self.files],
+            "sequence": self.sequence,
+            "channels": list(self.channels),
+            "region_files": [os.path.relpath(file, self.path) for file in self.region_files],
+        }
+
+    @classmethod
+    def from_record(cls, path: Path, record: Mapping[str, Any]) -> Source:
+        """The source that :meth:`record` was made of; its ids are empty."""
+
+        def absolute(names: Sequence[str]) -> tuple[Path, ...]:
+            return tuple(Path(os.path.normpath(path / name)) for name in names)
+
+        return cls(
+            path=path,
+            kind=record["kind"],
+            files=absolute(record["files"]),
+            sequence=record["sequence"],
+            channels=tuple(record["channels"]),
+            region_files=absolute(record["region_files"]),
+        )
 
     def fingerprint(self) -> str:
         """Digest of names, sizes and modification times: changes when any file of the source changes.

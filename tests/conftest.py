@@ -1,0 +1,112 @@
+"""Shared by all tests: a small encoder, small cohorts, and the real data where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from numpy.typing import NDArray
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=6, help="moments at which the crash test kills a run")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not REAL.is_dir():
+        for item in items:
+            if item.get_closest_marker("real"):
+                item.add_marker(pytest.mark.skip(reason="no ../shared/data beside the checkout"))
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The real data; only for tests marked `real`."""
+    return REAL
+
+
+class TinyEncoder:
+    """An 8 × 8 thumbnail, centred: quick, deterministic, and nearer for more similar images."""
+
+    name = "tiny"
+    dimension = 64
+    version = "1"
+    size = 32
+
+    def encode(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        x = batch.reshape(len(batch), 8, 4, 8, 4).mean(axis=(2, 4), dtype=np.float32).reshape(len(batch), 64)
+        x = x - x.mean(axis=1, keepdims=True) + 1e-3
+        return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def tiny() -> TinyEncoder:
+    return TinyEncoder()
+
+
+def phantom(seed: int, grade: int = 2, shape: tuple[int, int, int] = (24, 28, 10)) -> NDArray[np.float32]:
+    """A noisy ellipsoid with a bright lesion whose size follows the grade; zero outside."""
+    rng = np.random.default_rng(seed)
+    grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    head = sum(g**2 for g in grid) < 0.9
+    centre = rng.uniform(-0.4, 0.4, 3)
+    lesion = sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) < (0.1 * grade) ** 2
+    volume = 100 + 40 * grid[0] + rng.normal(0, 4, shape) + 120 * lesion
+    return np.where(head, volume, 0).astype(np.float32)
+
+
+def write_nifti(path: Path, volume: NDArray[np.float32], spacing: tuple[float, ...] = (1, 1, 3)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(volume, np.diag([*spacing, 1.0])), path)
+    return path
+
+
+def write_dicom(folder: Path, volume: NDArray[np.float32], **tags: object) -> Path:
+    """An axial MR series of the volume (RAS+, 1 × 1 × 3 mm), one file a slice, without extension."""
+    folder.mkdir(parents=True)
+    series, study = generate_uid(), generate_uid()
+    for i in range(volume.shape[2]):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = MRImageStorage
+        meta.MediaStorageSOPInstanceUID = generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+        ds.SOPClassUID, ds.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
+        ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.FrameOfReferenceUID = series, study, series
+        ds.PatientID, ds.Modality, ds.InstanceNumber = "D-01", "MR", i + 1
+        ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, 3.0 * i], [1, 0, 0, 0, 1, 0]
+        ds.PixelSpacing, ds.SliceThickness = [1, 1], 3
+        ds.Rows, ds.Columns = volume.shape[1], volume.shape[0]
+        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 0
+        ds.PixelData = volume[::-1, ::-1, i].T.clip(0).astype("<u2").tobytes()
+        for name, value in tags.items():
+            setattr(ds, name, value)
+        pydicom.dcmwrite(folder / f"{i:03}", ds)
+    return folder
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Callable[..., Path]:
+    """Write a cohort of phantoms: `cohort(n)` gives its folder."""
+
+    def write(n: int = 6, sequences: tuple[str, ...] = ("t1ce",), folder: str = "mri") -> Path:
+        root = tmp_path / folder
+        lines = ["participant_id\twho_grade\tsite"]
+        for i in range(n):
+            grade = 2 + i % 3
+            lines.append(f"P-{i:02}\t{grade}\tn/a")
+            for s, sequence in enumerate(sequences):
+                write_nifti(root / f"P-{i:02}" / f"P-{i:02}_{sequence}.nii.gz", phantom(10 * i + s, grade))
+        (root / "participants.tsv").write_text("\n".join(lines) + "\n")
+        return root
+
+    return write

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+import sqlite3
+
+import numpy as np
+import pytest
+from test_catalog import entry, scan
+
+from indexer.case_index import CaseIndex, Manifest
+from indexer.errors import CaseIndexError, EncoderError
+
+
+class Four:
+    name, dimension, version, size = "four", 4, "1", 16
+
+    def encode(self, batch):
+        raise AssertionError("not asked")
+
+
+def unit(n=6, seed=0, **where):
+    raw = scan(n=n, seed=seed, **where)
+    vectors = raw.embeddings / np.linalg.norm(raw.embeddings, axis=1, keepdims=True)
+    return type(raw)(**{**vars(raw), "embeddings": vectors})
+
+
+@pytest.fixture
+def index(tmp_path):
+    with CaseIndex.create(tmp_path / "index", Four()) as index:
+        yield index
+
+
+def fill(index, sources=4):
+    with index.writing("test"):
+        index.catalog.put(
+            [entry(f"/{i}", unit(case=f"c{i}", patient=f"p{i}", seed=i)) for i in range(sources)], {}
+        )
+
+
+def ids(snapshot):
+    return sorted(snapshot.vectors.ids().tolist())
+
+
+def test_the_catalog_is_searched_before_it_is_filed(index):
+    fill(index)
+    assert index.manifest.vectors is None
+    snapshot = index.snapshot()
+    assert ids(snapshot) == snapshot.contents.slice_ids.tolist()
+    x = index.catalog.embeddings(snapshot.contents.slice_ids[:3])
+    scores, found = snapshot.vectors.search(x, 1)
+    assert found[:, 0].tolist() == snapshot.contents.slice_ids[:3].tolist()
+    np.testing.assert_allclose(scores, 1, atol=1e-6)
+
+
+def test_what_came_and_went_since_filing_is_right_in_a_snapshot(index):
+    fill(index)
+    index.file_vectors()
+    index.catalog.remove_cases(["c1"])
+    index.catalog.put([entry("/9", unit(case="c9", patient="p9", seed=9))], {})
+    snapshot = index.snapshot()
+    assert ids(snapshot) == snapshot.contents.slice_ids.tolist()
+    notes = index.verify()
+    assert [p.sound for p in notes] == [True]
+    assert "12 slices behind" in notes[0].what
+    index.file_vectors()
+    assert index.verify() == []
+    assert len(list(index.folder.glob("vectors-*"))) == 1
+
+
+def test_a_flipped_bit_in_the_vectors_is_told_and_mended(index):
+    fill(index)
+    index.file_vectors()
+    path = index.folder / index.manifest.vectors.file
+    data = bytearray(path.read_bytes())
+    data[-40] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(CaseIndexError, match="checksum.*--repair"):
+        index.snapshot()
+    (problem,) = index.verify()
+    assert not problem.sound
+    (problem,) = index.verify(repair=True)
+    assert problem.mended
+    assert index.verify() == []
+    index.snapshot()
+
+
+@pytest.mark.parametrize("damage", ["gone", "torn"])
+def test_a_missing_or_torn_vectors_file_is_mended(index, damage):
+    fill(index)
+    index.file_vectors()
+    path = index.folder / index.manifest.vectors.file
+    path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(CaseIndexError, match="repair"):
+        index.snapshot()
+    assert index.verify()
+    index.verify(repair=True)
+    assert index.verify() == []
+
+
+def test_a_damaged_scan_is_taken_out_so_that_it_is_read_again(index):
+    fill(index)
+    index.file_vectors()
+    with sqlite3.connect(index.folder / "catalog.sqlite") as raw:
+        raw.execute("update slices set embedding = zeroblob(16) where id = 1")
+    assert [p.where for p in index.verify() if "checksum" in p.what] == ["/0"]
+    index.verify(repair=True)
+    assert index.verify() == []
+    assert "/0" not in index.catalog.fingerprints()
+
+
+def test_vectors_without_rows_and_rows_without_vectors_are_told(index):
+    fill(index)
+    index.file_vectors()
+    manifest = json.loads((index.folder / "manifest.json").read_text())
+    index.catalog.remove_cases(["c0"])
+    index.catalog.put([entry("/9", unit(case="c9", patient="p9", seed=9))], {})
+    manifest["vectors"]["revision"] = index.catalog.revision
+    (index.folder / "manifest.json").write_text(json.dumps(manifest))
+    with CaseIndex.open(index.folder) as claimed:
+        told = " ".join(p.what for p in claimed.verify())
+    assert "6 slices have no vector" in told
+    assert "6 vectors have no slice" in told
+
+
+def test_leftovers_of_a_crash_are_cleared_by_the_next_writer(index):
+    (index.folder / "vectors-7.faiss.123.part").write_text("torn")
+    fill(index)
+    assert not list(index.folder.glob("*.part"))
+
+
+def test_a_crash_while_the_manifest_is_replaced_leaves_the_old_one(index, monkeypatch):
+    fill(index)
+    index.file_vectors()
+    held = index.manifest
+    index.catalog.remove_cases(["c0"])
+
+    def crash(*_args, **_kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Manifest, "save", crash)
+    with pytest.raises(OSError, match="no space"):
+        index.file_vectors()
+    monkeypatch.undo()
+    with CaseIndex.open(index.folder) as reopened:
+        assert reopened.manifest.vectors == held.vectors
+        snapshot = reopened.snapshot()
+        assert ids(snapshot) == snapshot.contents.slice_ids.tolist()
+        assert "c0" not in snapshot.contents.case_ids
+
+
+def test_a_wrong_encoder_is_refused(index):
+    other = Four()
+    other.version = "2"
+    with pytest.raises(EncoderError, match="four 1, not by four 2"):
+        index.require(other)
+    other.version, other.size = "1", 24
+    with pytest.raises(EncoderError, match="preprocessing"):
+        index.require(other)
+
+
+def test_no_index_a_foreign_folder_and_another_format_are_one_line(tmp_path, index):
+    with pytest.raises(CaseIndexError, match="no index here.*cbir index"):
+        CaseIndex.open(tmp_path / "nowhere")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(CaseIndexError, match="holds no index"):
+        CaseIndex.create(tmp_path / "photos", Four())
+    path = index.folder / "manifest.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
+    with pytest.raises(CaseIndexError, match="format 99"):
+        CaseIndex.open(index.folder)
+    path.write_text("{}")
+    with pytest.raises(CaseIndexError, match="manifest cannot be read"):
+        CaseIndex.open(index.folder)
+
+
+def test_a_key_that_others_may_read_is_told_and_mended(index):
+    (index.folder / "key").chmod(0o644)
+    assert "others may read" in index.verify()[0].what
+    index.verify(repair=True)
+    assert index.verify() == []
+    (index.folder / "key").unlink()
+    assert "missing" in index.verify()[0].what
+
+
+def test_enough_vectors_are_partitioned_and_answers_stay(index, monkeypatch):
+    monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
+    fill(index, sources=80)
+    index.file_vectors()
+    assert index.manifest.vectors.partition
+    check = index.check()
+    assert check["recall_at_10"] >= 0.9
+    assert index.verify() == []
+    fitted = index.manifest.vectors.partition_sha256
+    index.catalog.remove_cases(["c3"])
+    index.file_vectors()
+    assert index.manifest.vectors.partition_sha256 != fitted  # fewer than it was fitted on
+    index.compact()
+    assert index.verify() == []

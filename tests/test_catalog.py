@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.catalog import Catalog, EmbeddedScan, Entry
+from indexer.errors import CaseIndexError
+
+
+def scan(case="c1", patient="p1", sequence="t1", n=3, seed=0, digest=None):
+    x = np.random.default_rng(seed).normal(size=(n, 4)).astype(np.float32)
+    return EmbeddedScan(
+        case_id=case,
+        patient_id=patient,
+        series_id="s",
+        sequence=sequence,
+        modality="MR",
+        shape=(8, 8, n),
+        spacing=(1.0, 1.0, 2.0),
+        input_hash=digest or f"h{seed}",
+        positions=np.arange(n),
+        views=np.zeros(n, np.uint8),
+        weights=np.linspace(0.5, 1, n, dtype=np.float32),
+        embeddings=x,
+    )
+
+
+def entry(path, *scans, fingerprint="f"):
+    return Entry(path, fingerprint, {"kind": "nifti"}, scans)
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    catalog = Catalog.at(tmp_path / "catalog.sqlite", 4, create=True)
+    yield catalog
+    catalog.close()
+
+
+def test_what_is_put_comes_back(catalog):
+    one, two = scan(), scan(case="c2", patient="p2", sequence=None, n=2, seed=1)
+    catalog.put([entry("/a", one), entry("/b", two)], {"p1": {"who_grade": "3"}})
+    contents = catalog.contents()
+    assert contents.case_ids == ["c1", "c2"]
+    assert contents.labels == [{"who_grade": "3"}, {}]
+    assert contents.scan_sequence == ["t1", None]
+    assert contents.scan_source == ["/a", "/b"]
+    assert contents.slice_scan.tolist() == [0, 0, 0, 1, 1]
+    assert contents.slice_position.tolist() == [0, 1, 2, 0, 1]
+    np.testing.assert_allclose(contents.slice_weight, np.concatenate([one.weights, two.weights]))
+    np.testing.assert_array_equal(
+        catalog.embeddings(contents.slice_ids[::-1]), np.concatenate([one.embeddings, two.embeddings])[::-1]
+    )
+    assert catalog.count() == {"cases": 2, "scans": 2, "slices": 5, "sources": 2, "patients": 2}
+    assert catalog.fingerprints() == {"/a": "f", "/b": "f"}
+    np.testing.assert_array_equal(catalog.embedded("h1"), two.embeddings)
+    assert catalog.embedded("unknown") is None
+
+
+def test_blocks_give_every_embedding_once_in_order(catalog):
+    catalog.put([entry(f"/{i}", scan(n=7, seed=i)) for i in range(5)], {})
+    ids, vectors = zip(*catalog.embedding_blocks(block=4), strict=True)
+    np.testing.assert_array_equal(np.concatenate(ids), catalog.contents().slice_ids)
+    np.testing.assert_array_equal(np.concatenate(vectors), catalog.embeddings(np.concatenate(ids)))
+
+
+def test_a_source_put_again_replaces_itself_and_ids_are_never_used_twice(catalog):
+    catalog.put([entry("/a", scan())], {"p1": {"who_grade": "3"}})
+    old = set(catalog.contents().slice_ids.tolist())
+    catalog.put([entry("/a", scan(case="c9", patient="p9", seed=5), fingerprint="g")], {})
+    contents = catalog.contents()
+    assert contents.case_ids == ["c9"]
+    assert contents.labels == [{}]
+    assert not old & set(contents.slice_ids.tolist())
+
+
+def test_removing_a_case_keeps_sources_that_hold_another(catalog):
+    catalog.put(
+        [entry("/both", scan(), scan(case="c2", patient="p2", seed=1)), entry("/one", scan(seed=2))], {}
+    )
+    assert catalog.remove_cases(["c1"]) == 1
+    assert list(catalog.fingerprints()) == ["/both"]
+    assert catalog.contents().case_ids == ["c2"]
+    assert catalog.remove_cases(["c1"]) == 0
+
+
+def test_every_change_advances_the_revision_and_nothing_else_does(catalog):
+    start = catalog.revision
+    catalog.put([entry("/a", scan())], {"p1": {"who_grade": "3"}})
+    catalog.set_labels({"p1": {"who_grade": "3"}})
+    assert catalog.revision == start + 1
+    catalog.set_labels({"p1": {"who_grade": "4"}})
+    assert catalog.revision == start + 2
+    catalog.remove_sources(["/nowhere"])
+    catalog.set_failures(["/"], {"/x": "unreadable"})
+    assert catalog.revision == start + 2
+    catalog.remove_sources(["/a"])
+    assert catalog.revision == start + 3
+
+
+def test_failures_are_replaced_below_the_given_paths_only(catalog):
+    catalog.set_failures(["/a"], {"/a/x": "old", "/ab": "stays"})
+    catalog.set_failures(["/a"], {"/a/y": "new"})
+    assert catalog.failed() == [{"source": "/a/y", "reason": "new"}, {"source": "/ab", "reason": "stays"}]
+
+
+def test_a_failed_put_leaves_nothing(catalog):
+    bad = scan(seed=3)
+    bad = EmbeddedScan(**{**vars(bad), "positions": np.arange(2)})
+    with pytest.raises(ValueError, match="zip"):
+        catalog.put([entry("/a", scan()), entry("/b", bad)], {})
+    assert catalog.count()["slices"] == 0
+    assert catalog.revision == 0
+
+
+def test_readers_see_one_state_while_a_writer_commits(catalog, tmp_path):
+    catalog.put([entry("/a", scan())], {})
+    reader = Catalog.at(tmp_path / "catalog.sqlite", 4)
+    with reader._transaction() as connection:
+        before = connection.exec_driver_sql("select count(*) from slices").scalar()
+        catalog.put([entry("/b", scan(case="c2", seed=1))], {})
+        assert connection.exec_driver_sql("select count(*) from slices").scalar() == before == 3
+    assert reader.count()["slices"] == 6
+    reader.close()
+
+
+def test_damage_is_found(catalog, tmp_path):
+    catalog.put([entry("/a", scan()), entry("/b", scan(case="c2", seed=1))], {})
+    assert list(catalog.damage()) == []
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as raw:
+        (blob,) = raw.execute("select embedding from slices where id = 2").fetchone()
+        raw.execute("update slices set embedding = ? where id = 2", (bytes([blob[0] ^ 1]) + blob[1:],))
+    ((path, what),) = catalog.damage()
+    assert path == "/a"
+    assert "checksum" in what
+
+
+def test_a_read_only_folder_can_be_read(catalog, tmp_path, monkeypatch):
+    catalog.put([entry("/a", scan())], {})
+    catalog.compact()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    reader = Catalog.at(tmp_path / "catalog.sqlite", 4)
+    assert reader.count()["slices"] == 3
+    reader.close()
+
+
+def test_no_catalog_or_something_else_is_one_line(tmp_path):
+    with pytest.raises(CaseIndexError, match="missing"):
+        Catalog.at(tmp_path / "catalog.sqlite", 4)
+    Path(tmp_path / "catalog.sqlite").write_text("not a database" * 100)
+    with pytest.raises(CaseIndexError, match="cannot be used"):
+        Catalog.at(tmp_path / "catalog.sqlite", 4)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import doctest
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import retrieval.evidence
+import retrieval.ranking
+from retrieval.evidence import class_columns, vote
+from retrieval.ranking import fuse, late_interaction
+
+
+@pytest.mark.parametrize("module", [retrieval.ranking, retrieval.evidence])
+def test_worked_examples_in_the_docstrings(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+@given(st.integers(1, 6), st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_late_interaction_is_the_weighted_mean_of_best_matches(q, n, seed):
+    rng = np.random.default_rng(seed)
+    similarity = rng.uniform(-1, 1, (q, n)).astype(np.float32)
+    weights = rng.uniform(0.01, 1, q).astype(np.float32)
+    cases = rng.integers(0, 4, n)
+    found = late_interaction(similarity, weights, cases)
+    assert found.cases.tolist() == sorted(set(cases.tolist()))
+    for case, score, query_row, row in zip(
+        found.cases, found.scores, found.query_rows, found.rows, strict=True
+    ):
+        of_case = [j for j in range(n) if cases[j] == case]
+        best = [max(similarity[i, j] for j in of_case) for i in range(q)]
+        expected = sum(w * b for w, b in zip(weights, best, strict=True)) / sum(weights)
+        assert score == pytest.approx(expected, abs=1e-5)
+        pairs = {(i, j): weights[i] * similarity[i, j] for i in range(q) for j in of_case}
+        top = max(weights[i] * best[i] for i in range(q))
+        assert pairs[query_row, row] == pytest.approx(top, abs=1e-6)
+
+
+def test_a_case_gains_nothing_by_repeating_a_slice():
+    similarity = np.array([[0.5, 0.9], [0.4, 0.2]], np.float32)
+    once = late_interaction(similarity, np.ones(2, np.float32), np.array([0, 1]))
+    many = late_interaction(similarity[:, [0, 1, 1, 1]], np.ones(2, np.float32), np.array([0, 1, 1, 1]))
+    np.testing.assert_allclose(once.scores, many.scores)
+
+
+def test_fusion_averages_over_shared_sequences():
+    ones = np.ones(1, np.float32)
+    t1 = late_interaction(np.array([[0.8, 0.6]], np.float32), ones, np.array([3, 5]))
+    t2 = late_interaction(np.array([[0.9, 0.4]], np.float32), ones, np.array([5, 8]))
+    cases, scores, best = fuse([t1, t2])
+    assert cases.tolist() == [3, 5, 8]
+    np.testing.assert_allclose(scores, [0.8, 0.75, 0.4])
+    assert best.tolist() == [0, 1, 1]
+
+
+def test_fusion_of_nothing_is_nothing():
+    nothing = late_interaction(np.empty((2, 0), np.float32), np.ones(2, np.float32), np.empty(0, np.int64))
+    cases, scores, _ = fuse([nothing])
+    assert len(cases) == len(scores) == 0
+
+
+def test_the_vote_leans_to_the_prior_when_neighbours_are_few():
+    prior = {"2": 0.25, "4": 0.75}
+    one = vote(np.array([0.9], np.float32), ["2"], prior)
+    assert one.probabilities == pytest.approx({"2": (1 + 0.25) / 2, "4": 0.75 / 2})
+    none = vote(np.empty(0, np.float32), [], prior)
+    assert none.abstain
+    assert none.probabilities == pytest.approx(prior)
+
+
+def test_unlabelled_neighbours_have_no_vote():
+    prior = {"2": 0.5, "4": 0.5}
+    scores = np.array([0.9, 0.8, 0.7], np.float32)
+    assert vote(scores, ["4", None, "4"], prior).neighbours == 1
+    assert vote(scores, [None, None, None], prior).abstain
+
+
+@given(st.lists(st.tuples(st.floats(0, 1, width=32), st.sampled_from(["2", "3", "4", None])), max_size=40))
+def test_the_vote_is_a_distribution_and_its_set_holds_nine_tenths(neighbours):
+    neighbours.sort(key=lambda pair: -pair[0])
+    prior = {"2": 0.2, "3": 0.3, "4": 0.5}
+    evidence = vote(np.array([s for s, _ in neighbours], np.float32), [v for _, v in neighbours], prior)
+    assert sum(evidence.probabilities.values()) == pytest.approx(1)
+    assert all(p >= 0 for p in evidence.probabilities.values())
+    assert sum(evidence.probabilities[v] for v in evidence.set) >= 0.9 - 1e-9
+    smallest = min(evidence.probabilities[v] for v in evidence.set)
+    assert sum(evidence.probabilities[v] for v in evidence.set) - smallest < 0.9
+
+
+def test_columns_with_many_values_and_folds_are_no_class_labels():
+    table = [
+        {"who_grade": str(2 + i % 3), "age": str(i), "fold": str(i % 5), "subject": f"s{i}"}
+        for i in range(40)
+    ]
+    assert class_columns(table) == ["who_grade"]
