@@ -48,12 +48,13 @@ HELD_OUT = 200
 
 @dataclass(frozen=True)
 class VectorFile:
-    """The cache files, and the catalog revision they were made from."""
+    """The cache files, the catalog revision they were made from, and the last slice id they hold."""
 
     file: str
     sha256: str
     revision: int
     slices: int
+    last: int
     partition: str | None = None
     partition_sha256: str | None = None
     fitted_on: int = 0
@@ -329,6 +330,14 @@ class CaseIndex:
             partition = Partition.load(self.folder / held.partition)
         return Vectors.load(self.folder / held.file, partition)
 
+    def lag(self) -> float:
+        """Slices that came or went since the vectors file was written, over all slices; 0 to 1."""
+        held, ids = self.manifest.vectors, self.catalog.contents().slice_ids
+        if held is None:
+            return float(len(ids) > 0)
+        kept = int(np.searchsorted(ids, held.last, side="right"))  # ids only grow
+        return min(1.0, (len(ids) - kept + held.slices - kept) / max(len(ids), 1))
+
     def file_vectors(self, *, refit: bool = False) -> None:
         """Write the vectors file anew from the catalog (the caller is the writer).
 
@@ -349,9 +358,10 @@ class CaseIndex:
                     partition, fitted_on = Partition.load(path), old.fitted_on
             if partition is None:
                 partition, fitted_on = self._fit(), count
-        vectors = _empty(self.manifest.dimension, partition)
+        vectors, last = _empty(self.manifest.dimension, partition), 0
         for ids, embeddings in self.catalog.embedding_blocks():
             vectors.add(ids, embeddings)
+            last = int(ids[-1])
 
         file, partition_file = f"vectors-{revision}.faiss", f"partition-{revision}.npz"
         with written_whole(self.folder / file) as aside:
@@ -364,6 +374,7 @@ class CaseIndex:
             sha256=sha256(self.folder / file),
             revision=revision,
             slices=count,
+            last=last,
             partition=partition_file if partition is not None else None,
             partition_sha256=sha256(self.folder / partition_file) if partition is not None else None,
             fitted_on=fitted_on,

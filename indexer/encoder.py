@@ -126,11 +126,9 @@ def load_encoder(name: str = DEFAULT) -> Encoder:
     try:
         encoder = found[name].load()()
     except Exception as error:  # whatever another package may raise
-        raise EncoderError(
-            name,
-            f"the encoder could not be loaded ({error})",
-            f"reinstall the package that brings {found[name].value}",
-        ) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        remedy = f"reinstall the package that brings {found[name].value}"
+        raise EncoderError(name, f"the encoder could not be loaded ({reason})", remedy) from error
     if not isinstance(encoder, Encoder) or encoder.name != name:
         raise EncoderError(
             name, f"{found[name].value} did not return an encoder of this name", "mend that package"

@@ -128,33 +128,14 @@ def ingest(
     start = time.perf_counter()
     report = IngestReport()
     with index.writing("index"):
-        found = [(root, *_discover(root, labels, report)) for root in roots]
-        sources = {str(source.path): source for _, discovered, _ in found for source in discovered}
-        report.notes += _label_notes((discovered, table) for _, discovered, table in found)
-        tables = {index.patient(p): row for _, discovered, t in found for p, row in _rows(discovered, t)}
-
-        held = index.catalog.fingerprints()
-        fresh: list[tuple[Source, str]] = []
-        for path, source in sources.items():
-            try:
-                fingerprint = _fingerprint(index, source)
-            except ReadError as error:
-                report.failed.append({"source": error.where, "reason": error.explanation})
-                continue
-            if held.get(path) == fingerprint:
-                report.unchanged += 1
-            else:
-                fresh.append((source, fingerprint))
+        found = list(_discovered(roots, labels, report, tolerant=prune))
+        report.notes += _label_notes(found)
+        sources = {str(source.path): source for discovered, _ in found for source in discovered}
+        tables = {index.patient(p): row for discovered, t in found for p, row in _rows(discovered, t)}
         if prune:
+            held = index.catalog.fingerprints()
             report.pruned = index.catalog.remove_sources(_gone(held, sources, roots))
-
-        failed = len(report.failed)
-        for group in _groups(_read_ahead(fresh, Preprocessing(encoder.size), report)):
-            entries = _embed(index, encoder, group, report)
-            patients = {scan.patient_id for entry in entries for scan in entry.scans}
-            index.catalog.put(entries, {p: tables.get(p, {}) for p in patients})
-            report.indexed += len(group)
-            progress(report.indexed + len(report.failed) - failed, len(fresh), report.embedded)
+        _file(index, list(sources.values()), tables, encoder, report, progress)
         index.catalog.set_labels(tables)
         index.catalog.set_failures(
             [str(root) for root in roots], {f["source"]: f["reason"] for f in report.failed}
@@ -162,21 +143,94 @@ def ingest(
         vectors = index.manifest.vectors
         if vectors is None or vectors.revision != index.catalog.revision:
             index.file_vectors()
-        counts = index.catalog.count()
-        report.cases, report.slices = counts["cases"], counts["slices"]
-        report.seconds = round(time.perf_counter() - start, 3)
-        report.encoder_seconds = round(report.encoder_seconds, 3)
-        index.catalog.log(
-            "index",
-            {
-                "indexed": report.indexed,
-                "unchanged": report.unchanged,
-                "failed": len(report.failed),
-                "pruned": report.pruned,
-                "seconds": report.seconds,
-            },
-        )
+        _finish(index, report, start)
     return report
+
+
+def ingest_sources(
+    index: CaseIndex,
+    sources: Sequence[Source],
+    encoder: Encoder,
+    *,
+    labels: Mapping[str, Mapping[str, str]] | None = None,
+) -> IngestReport:
+    """File single sources into a living index, such as series that arrive at a PACS.
+
+    The vectors file is left as it is until it lags by more than a twentieth: what it lacks is
+    taken from the catalog when the index is opened, and rewriting it costs more than embedding
+    one series.
+
+    Parameters
+    ----------
+    index : CaseIndex
+    sources : sequence of Source
+        With the patient and study they belong to.
+    encoder : Encoder
+    labels : mapping, optional
+        Labels by patient id, as the sources name it; other patients keep theirs.
+
+    Returns
+    -------
+    IngestReport
+
+    Raises
+    ------
+    CaseIndexError
+        If another process writes to the index.
+    EncoderError
+        If the index was made by another encoder.
+    """
+    index.require(encoder)
+    start = time.perf_counter()
+    report = IngestReport()
+    with index.writing("index"):
+        tables = {index.patient(p): row for p, row in (labels or {}).items()}
+        _file(index, sources, tables, encoder, report, lambda done, total, slices: None)
+        index.catalog.set_labels(tables)
+        if index.lag() > 0.05:
+            index.file_vectors()
+        _finish(index, report, start)
+    return report
+
+
+def _file(
+    index: CaseIndex,
+    sources: Sequence[Source],
+    tables: Mapping[str, Mapping[str, str]],
+    encoder: Encoder,
+    report: IngestReport,
+    progress: Callable[[int, int, int], None],
+) -> None:
+    """Read, embed and commit what is new or changed."""
+    held = index.catalog.fingerprints()
+    fresh: list[tuple[Source, str]] = []
+    for source in sources:
+        try:
+            fingerprint = _fingerprint(index, source)
+        except ReadError as error:
+            report.failed.append({"source": error.where, "reason": error.explanation})
+            continue
+        if held.get(str(source.path)) == fingerprint:
+            report.unchanged += 1
+        else:
+            fresh.append((source, fingerprint))
+    failed = len(report.failed)
+    for group in _groups(_read_ahead(fresh, Preprocessing(encoder.size), report)):
+        entries = _embed(index, encoder, group, report)
+        patients = {scan.patient_id for entry in entries for scan in entry.scans}
+        index.catalog.put(entries, {p: tables[p] for p in patients if p in tables})
+        report.indexed += len(group)
+        progress(report.indexed + len(report.failed) - failed, len(fresh), report.embedded)
+
+
+def _finish(index: CaseIndex, report: IngestReport, start: float) -> None:
+    counts = index.catalog.count()
+    report.cases, report.slices = counts["cases"], counts["slices"]
+    report.seconds = round(time.perf_counter() - start, 3)
+    report.encoder_seconds = round(report.encoder_seconds, 3)
+    told = ("indexed", "unchanged", "pruned", "seconds")
+    outcome = {name: getattr(report, name) for name in told}
+    index.catalog.log("index", {**outcome, "failed": len(report.failed)})
 
 
 def input_hash(ready: Prepared) -> str:
@@ -185,18 +239,32 @@ def input_hash(ready: Prepared) -> str:
     return hashlib.sha256(repr(whole.shape).encode() + whole.tobytes()).hexdigest()
 
 
-def _discover(root: Path, labels: Labels | None, report: IngestReport) -> tuple[list[Source], Labels | None]:
-    table = labels if labels is not None else find_labels(root)
-    discovery = readers.discover(root, table)
-    for what, n in discovery.taken.items():
-        report.taken[what] = report.taken.get(what, 0) + n
-    report.failed += [{"source": e.where, "reason": e.explanation} for e in discovery.failures]
-    return discovery.sources, table
+def _discovered(
+    roots: Sequence[Path], labels: Labels | None, report: IngestReport, *, tolerant: bool
+) -> Iterator[tuple[list[Source], Labels | None]]:
+    """Sources and labels table of each root; a root without images is a failure beside others."""
+    errors = []
+    for root in roots:
+        table = labels if labels is not None else find_labels(root)
+        try:
+            discovery = readers.discover(root, table)
+        except ReadError as error:
+            errors.append(error)
+            continue
+        for what, n in discovery.taken.items():
+            report.taken[what] = report.taken.get(what, 0) + n
+        report.failed += [{"source": e.where, "reason": e.explanation} for e in discovery.failures]
+        yield discovery.sources, table
+    if errors and len(errors) == len(roots) and not tolerant:
+        raise errors[0]
+    report.failed += [{"source": e.where, "reason": e.explanation} for e in errors]
 
 
 def _rows(discovered: Iterable[Source], table: Labels | None) -> Iterator[tuple[str, Mapping[str, str]]]:
-    if table is not None:
-        for source in discovered:
+    """Labels of the patients that the table knows; of others it says nothing."""
+    known = set() if table is None else set(table.patients)
+    for source in discovered:
+        if table is not None and source.patient_id in known:
             yield source.patient_id, table.of(source.patient_id)
 
 

@@ -37,6 +37,7 @@ IDENTIFYING = re.compile(
 (``patient_name``, ``AccessionNumber``, ``Date of birth``) is never kept; nor is another id or file column."""
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+")
+_END = re.compile(r"^(\.\./)*")
 _LAST_WORD = re.compile(r"[-_][^-_]*$")
 
 
@@ -124,29 +125,26 @@ class Labels:
             if (clashing := tuple(p for p in self.patients if len(values[p][name]) > 1))
         }
         self._by_path = {os.path.normpath(path.parent / file): file for file in self._rows}
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        for file in sorted(self._rows, key=len, reverse=True):
-            self._by_name[Path(file).name].append(file)
+        self._by_end = {_END.sub("", os.path.normpath(file)): file for file in self._rows}
+        names = Counter(PurePosixPath(file).name for file in self._rows)
+        self._by_name = {name: file for file in self._rows if names[name := PurePosixPath(file).name] == 1}
 
     def row_of(self, file: Path) -> str | None:
         """The file of the table, as the table writes it, that `file` is.
 
-        A row's file is looked for relative to the table's folder. A row whose file is not there is
-        compared with the end of `file`, and at last by its bare name if no other row has the same.
+        A row's file is looked for relative to the table's folder. Where it is not there, the row is for
+        a file whose path ends like it; at last for one of its bare name, if no other row has the same.
         """
         file = file.absolute()
         if (row := self._by_path.get(str(file))) is not None:
             return row
-        rows = self._by_name.get(file.name, [])
-        missing = []
-        for row in rows:
+        ends = ("/".join(file.parts[i:]) for i in range(1, len(file.parts)))
+        rows = (*map(self._by_end.get, ends), self._by_name.get(file.name))
+        for row in filter(None, rows):
             there = self.path.parent / row
-            if not there.exists():
-                missing.append(row)
-            elif file.exists() and there.samefile(file):
+            if not there.exists() or (file.exists() and there.samefile(file)):
                 return row
-        by_end = (row for row in missing if str(file).endswith(f"/{row.removeprefix('./')}"))
-        return next(by_end, missing[0] if len(rows) == len(missing) == 1 else None)
+        return None
 
     def names_file(self, file: Path) -> bool:
         """Whether a row of the table is for this file."""

@@ -19,9 +19,6 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn.utils.fusion import fuse_conv_bn_eval  # noqa: E402
 
-STRIDE = 32
-"""Side of the input that becomes one position of the feature map: input sides are multiples of it."""
-
 FEATURES = 1280
 STEM, LAST = 32, 320
 STAGES = (

@@ -82,12 +82,8 @@ class Preprocessing:
     @property
     def version(self) -> str:
         """Differs where the same scan would be prepared otherwise."""
-        return "-".join(
-            map(
-                str,
-                (SCHEME, self.size, NEAR, COMMON, PATCH, SPECK, EMPTY, *WINDOW, CONTEXT, LEAST, SAMPLE, AIR),
-            )
-        )
+        method = (SCHEME, NEAR, COMMON, PATCH, SPECK, EMPTY, *WINDOW, CONTEXT, LEAST, SAMPLE, AIR)
+        return "-".join(map(str, (self.size, *method)))
 
 
 @dataclass(frozen=True)
@@ -156,9 +152,8 @@ def prepared(scan: Scan, preprocessing: Preprocessing) -> Prepared:
     spacing = pixel_spacing(scan)
 
     every, step = _grid([plane[box] for plane in planes])
-    shown = np.concatenate(
-        [p[box][::step, ::step][background.foreground(p)[box][::step, ::step]] for p in planes[::every]]
-    )
+    thinned = tuple(slice(span.start, span.stop, step) for span in box)
+    shown = np.concatenate([p[thinned][background.foreground(p)[thinned]] for p in planes[::every]])
     if not shown.size:
         raise ReadError(scan.source, "it shows almost nothing", "leave it out")
     darkest, brightest = np.percentile(shown, WINDOW).astype(np.float32)
@@ -194,6 +189,8 @@ def background_of(scan: Scan) -> Background:
     ReadError
         If the scan is constant, or has values that are not finite.
     """
+    if not scan.voxels.size:
+        raise ReadError(scan.source, "it has no voxels", "leave it out")
     lowest, highest = float(scan.voxels.min()), float(scan.voxels.max())
     if not (abs(lowest) < LARGEST and abs(highest) < LARGEST):  # false for NaN, too
         raise ReadError(scan.source, "it has voxels that are infinite or not a number", "repair the file")

@@ -23,11 +23,14 @@ from indexer.partition import Partition
 faiss: Any = _faiss  # the type stubs that come with it lack or misstate much of what is used here
 
 EXACT_BELOW = 20_000
-"""So few candidates are compared one by one."""
-EXACT_SHARE = 0.05
-"""A filter that keeps no more than this share is searched exactly: its vectors lie thinly in the lists."""
-DEEP_SHARE = 0.01
-"""A ranking deeper than this share of the collection is exact: the lists probed hold too few."""
+"""Fewer candidates are compared one by one: two cores do that for a scan of 150 slices (d = 1280) in
+90 ms, and probing is quicker only beyond 12 000."""
+EXACT_SHARE = 0.1
+"""A filter that keeps a smaller share is searched exactly: its vectors lie thinly in the lists (recall@10
+in the lists was 0.98, 0.95 and 0.87 for all, a tenth and a fiftieth)."""
+DEEP_SHARE = 0.005
+"""A ranking deeper than this share is exact: the lists probed for ten neighbours hold too few (recall@k
+was 0.98, 0.94 and 0.88 at 0.02 %, 0.4 % and 1 % of the collection)."""
 BLOCK = 20_000
 """Vectors gathered at a time."""
 
@@ -39,14 +42,18 @@ class Vectors:
     """Unit vectors by id; made by :meth:`build` or :meth:`load`.
 
     Searches may run in several threads at once; :meth:`add` and :meth:`remove` must be alone.
+
+    Attributes
+    ----------
+    partition : Partition or None
+        What the vectors are filed by.
     """
 
     def __init__(self, index: Any, partition: Partition | None) -> None:
         self._index = index
-        self._partition = partition
+        self.partition = partition
         self._ids: Ints = np.unique(np.concatenate([ids for ids, _ in self._lists()]))
         self._places: Ints | None = None
-        self.exact_below = EXACT_BELOW
 
     @classmethod
     def build(cls, ids: Ints, x: Floats, partition: Partition | None = None) -> Vectors:
@@ -73,11 +80,6 @@ class Vectors:
         vectors = cls(index, partition)
         vectors.add(ids, x)
         return vectors
-
-    @property
-    def partition(self) -> Partition | None:
-        """The partition the vectors are filed by."""
-        return self._partition
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -109,10 +111,10 @@ class Vectors:
             raise ValueError("ids must be new, distinct and not negative")
         if not len(ids):
             return
-        if self._partition is None:
+        if self.partition is None:
             self._index.add_with_ids(x, ids)
         else:
-            for lists in self._partition.lists_for(x).T:
+            for lists in self.partition.lists_for(x).T:
                 filed = lists >= 0
                 entries = x[filed], ids[filed], lists[filed]  # named: FAISS gets bare pointers to them
                 self._index.add_core(len(entries[0]), *map(faiss.swig_ptr, entries))
@@ -157,17 +159,17 @@ class Vectors:
             raise ValueError(f"expected k >= 1 and shape (n, {self._index.d}), got k = {k}, {q.shape}")
         kept = self._ids if keep is None else np.intersect1d(self._ids, keep)
         n, whole = len(self), len(kept) == len(self)
-        if self._partition is None and whole:
+        if self.partition is None and whole:
             scores, ids = self._index.search(q, k)
         elif (
-            self._partition is None
-            or len(kept) < self.exact_below
-            or len(kept) <= EXACT_SHARE * n
+            self.partition is None
+            or len(kept) < EXACT_BELOW
+            or len(kept) < EXACT_SHARE * n
             or k > DEEP_SHARE * n
         ):
             scores, ids = self._search_exactly(q, k, kept)
         else:
-            scores, ids = self._search_lists(q, k, self._partition, None if whole else kept)
+            scores, ids = self._search_lists(q, k, self.partition, None if whole else kept)
         scores[ids < 0] = -np.inf
         return np.minimum(scores, 1, out=scores), ids
 
@@ -239,7 +241,7 @@ class Vectors:
     def _lists(self) -> list[tuple[Ints, Floats]]:
         """Ids and vectors of each list, as views into FAISS's memory (valid until the next change)."""
         index, d = self._index, self._index.d
-        if self._partition is None:
+        if self.partition is None:
             flat = faiss.downcast_index(index.index)
             x = _view(flat.get_xb(), flat.ntotal * d, np.float32)
             return [(faiss.vector_to_array(index.id_map), x.reshape(-1, d))]

@@ -41,12 +41,9 @@ DEFAULT_INDEX = Path("cbir-index")
 def main() -> None:
     """Run the command line; a user's mistake ends in one line and exit code 1."""
     try:
-        app()
+        app(prog_name="cbir")
     except CbirError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        print("cbir: stopped; what was committed stays, run it again to go on", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -94,14 +91,18 @@ def index(
         model = load_encoder(encoder or DEFAULT)
         case_index = CaseIndex.create(index, model, keep_ids=keep_ids)
     with case_index, _progress() as progress:
-        report = ingest(
-            case_index,
-            [path.absolute() for path in paths],
-            model,
-            labels=table,
-            prune=prune,
-            progress=progress,
-        )
+        try:
+            report = ingest(
+                case_index,
+                [path.absolute() for path in paths],
+                model,
+                labels=table,
+                prune=prune,
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            _say("cbir: stopped; what was committed stays, run it again to go on")
+            raise typer.Exit(130) from None
     for failure in report.failed:
         _say(f"not indexed: {failure['source']}: {failure['reason']}")
     for note in report.notes:

@@ -33,8 +33,8 @@ class _Sequence:
         lengths = self.starts[queries + 1] - self.starts[queries]
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
         total = np.add.reduceat(weights[:, None] * best, starts, axis=0)
-        scores: NDArray[np.float32] = total / np.add.reduceat(weights, starts)[:, None]
-        return scores
+        scores = total / np.add.reduceat(weights, starts)[:, None]
+        return np.asarray(scores, np.float32)
 
 
 @dataclass(frozen=True)

@@ -464,7 +464,8 @@ def pixel_similarity(images: ArrayLike) -> Similarity:
     callable
         A :data:`Similarity`.
     """
-    pixels = np.asarray(images, dtype=np.float32).reshape(len(np.asarray(images)), -1)
+    pixels = np.asarray(images, dtype=np.float32)
+    pixels = pixels.reshape(len(pixels), -1)
     return cosine_similarity(pixels - pixels.mean(axis=1, keepdims=True))
 
 

@@ -61,10 +61,23 @@ def test_what_came_and_went_since_filing_is_right_in_a_snapshot(index):
     assert ids(snapshot) == snapshot.contents.slice_ids.tolist()
     notes = index.verify()
     assert [p.sound for p in notes] == [True]
+    assert index.lag() == 12 / 24
     assert "12 slices behind" in notes[0].what
     index.file_vectors()
     assert index.verify() == []
     assert len(list(index.folder.glob("vectors-*"))) == 1
+
+
+def test_lag_counts_what_came_and_went(index):
+    assert index.lag() == 0
+    fill(index)
+    assert index.lag() == 1
+    index.file_vectors()
+    assert index.lag() == 0
+    index.catalog.remove_cases(["c0", "c1", "c2"])
+    assert index.lag() == 1  # 18 went, 6 are left
+    index.catalog.remove_cases(["c3"])
+    assert index.lag() == 1
 
 
 def test_a_flipped_bit_in_the_vectors_is_told_and_mended(index):

@@ -132,7 +132,7 @@ def test_a_query_answers_with_every_format(indexed, cbir, tmp_path):
         (["query", "{scan}", "--where", "who_grade"], 2, "LABEL=VALUE"),
         (["query", "{scan}", "--where", "who_grade=7"], 1, "no case has this label"),
         (["query", "{scan}", "--region", "0,0,999,999"], 1, "region"),
-        (["query", "{scan}", "-k", "0"], 2, "0"),
+        (["query", "{scan}", "-k", "0"], 2, "equal to 1"),
         (["query", "{scan}", "--index", "{tmp}/none"], 1, "cbir index"),
         (["query", "--like", "P-99"], 1, "no such case"),
         (["index", "{tmp}/none"], 1, "does not exist"),

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openjpeg.utils import encode_array
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
@@ -383,6 +383,26 @@ def test_enhanced_with_echoes_and_times(tmp_path: Path) -> None:
     assert [scan.sequence for scan, plus in zip(result, added, strict=True) if plus % 1000] == ["t2", "t2"]
 
 
+@pytest.mark.parametrize("extended", [False, True])
+def test_enhanced_compressed(tmp_path: Path, extended: bool) -> None:
+    plain = scans([enhanced()], tmp_path / "plain")
+    dataset = enhanced()
+    dataset.compress(RLELossless, encapsulate_ext=extended)
+    for one, other in zip(scans([dataset], tmp_path / "coded"), plain, strict=True):
+        np.testing.assert_array_equal(one.voxels, other.voxels)
+
+
+def test_concatenation(tmp_path: Path) -> None:
+    """A multi-frame object in two files; one of them alone is refused."""
+    datasets = stack()
+    halves = [legacy(datasets[:2]), legacy(datasets[2:])]
+    for number, half in enumerate(halves, start=1):
+        half.ConcatenationUID, half.InConcatenationNumber, half.InConcatenationTotalNumber = "1.9", number, 2
+    (scan,) = scans(halves, tmp_path / "whole")
+    assert_in_place(scan)
+    assert "holds 1 of the 2 images" in refusal(halves[1:], tmp_path / "half")
+
+
 def test_enhanced_with_a_frame_too_few(tmp_path: Path) -> None:
     dataset = enhanced()
     dataset.PerFrameFunctionalGroupsSequence = dataset.PerFrameFunctionalGroupsSequence[1:]
@@ -390,6 +410,10 @@ def test_enhanced_with_a_frame_too_few(tmp_path: Path) -> None:
     dataset = enhanced()
     dataset.PixelData = dataset.PixelData[:-126]
     assert "pixel data" in refusal([dataset], tmp_path / "held")
+    dataset = enhanced()
+    dataset.compress(RLELossless)
+    dataset.PixelData = encapsulate(list(generate_frames(dataset.PixelData, number_of_frames=16))[:-1])
+    assert "holds 15 of the 16 frames" in refusal([dataset], tmp_path / "coded")
 
 
 # --- refused ------------------------------------------------------------------------------------------
@@ -447,6 +471,7 @@ BAD: dict[str, tuple[Callable[[], list[Dataset]], str]] = {
     ),
     "last slices": (lambda: without(4, 5, ImagesInAcquisition=6), "holds 4 of the 6 images"),
     "first slice": (lambda: without(0, NumberOfSeriesRelatedInstances=6), "holds 5 of the 6 images"),
+    "slices of a PET": (lambda: stack(Modality="PT", NumberOfSlices=8), "holds 6 of the 8 images"),
     "all but one": (lambda: stack(ImagesInAcquisition=6)[3:4], "holds 1 of the 6 images"),
     "no position": (lambda: stack(ImagePositionPatient=None), "position, orientation or pixel spacing"),
     "no orientation": (lambda: stack(ImageOrientationPatient=None), "position, orientation or pixel spacing"),
@@ -457,6 +482,7 @@ BAD: dict[str, tuple[Callable[[], list[Dataset]], str]] = {
     "no rows": (lambda: stack(Rows=0, PixelData=b"\0\0"), "holds no image"),
     "no pixel data": (lambda: stack(PixelData=None), "no pixel data"),
     "short pixel data": (lambda: stack(PixelData=b"\0\0" * 10), "pixel data"),
+    "more pixel data than declared": (lambda: stack(PixelData=b"\0\1" * 126), "another size"),
     "too large": (lambda: [declaring(60000, 60000)], "limit"),
     "too large together": (lambda: [declaring(20000, 20000), declaring(20000, 20000)], "limit"),
     "slope of nothing": (lambda: stack(RescaleSlope=0), "slope is 0"),
@@ -471,6 +497,7 @@ def declaring(rows: int, columns: int) -> Dataset:
     return dataset
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 @pytest.mark.parametrize("case", BAD)
 def test_refused(tmp_path: Path, case: str) -> None:
     build, reason = BAD[case]
@@ -767,6 +794,12 @@ def test_x_ray_is_a_picture(tmp_path: Path) -> None:
     np.testing.assert_array_equal(result[0].slice(0).pixels, pixels)
     np.testing.assert_array_equal(result[1].slice(0).pixels, 4095 - pixels.astype(int))
     assert [(scan.modality, scan.spacing, scan.sequence) for scan in result] == [("DX", None, None)] * 2
+
+
+def test_signed_negative(tmp_path: Path) -> None:
+    (scan,) = scans(stack(PhotometricInterpretation="MONOCHROME1"), tmp_path)
+    scan.voxels[...] = 2 * INTERCEPT - SLOPE - scan.voxels
+    assert_in_place(scan)
 
 
 def test_ultrasound_in_colour(tmp_path: Path) -> None:

@@ -60,6 +60,12 @@ def test_the_network_has_the_published_size() -> None:
     assert count + 1280 * 1000 + 1000 == 4_652_008
 
 
+def test_batches_are_normalised_as_in_training() -> None:
+    norms = [m for m in network.EfficientNetLite0().modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert len(norms) == 49
+    assert {norm.eps for norm in norms} == {1e-3}
+
+
 def test_weights_that_do_not_fit_are_refused(weights: bytes, tmp_path: Path) -> None:
     state = torch.load(WEIGHTS, weights_only=True)
     for change in ({"_blocks.3._se.weight": torch.zeros(1)}, {"_conv_stem.weight": torch.zeros(8, 3, 3, 3)}):
@@ -195,7 +201,7 @@ class Plugin:
 
 
 def broken() -> Encoder:
-    raise OSError("no weights")
+    raise OSError("no\nweights")
 
 
 def nothing() -> object:

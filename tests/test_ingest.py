@@ -10,7 +10,7 @@ from conftest import phantom, write_nifti
 
 from indexer.case_index import CaseIndex
 from indexer.errors import CaseIndexError, EncoderError, ReadError
-from indexer.ingest import ingest
+from indexer.ingest import ingest, ingest_sources
 
 
 @pytest.fixture
@@ -159,6 +159,45 @@ def test_nothing_to_read_is_an_error(index, tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ReadError, match="empty"):
         ingest(index, [tmp_path / "empty"], tiny)
+
+
+def test_an_empty_folder_beside_others_is_a_failure_among_them(index, tiny, cohort, tmp_path):
+    (tmp_path / "empty").mkdir()
+    report = ingest(index, [tmp_path / "empty", cohort(2)], tiny)
+    assert report.indexed == 2
+    assert report.failed == [{"source": str(tmp_path / "empty"), "reason": report.failed[0]["reason"]}]
+    assert "is empty" in report.failed[0]["reason"]
+
+
+def test_prune_takes_out_the_last_image_of_a_folder_too(index, tiny, cohort):
+    root, other = cohort(1), cohort(1, folder="other")
+    ingest(index, [root, other], tiny)
+    shutil.rmtree(root / "P-00")
+    assert ingest(index, [root], tiny, prune=True).pruned == 1
+
+
+def test_a_table_that_does_not_know_a_patient_leaves_the_labels(index, tiny, cohort, tmp_path):
+    ingest(index, [cohort(2)], tiny)
+    write_nifti(tmp_path / "later" / "P-01" / "P-01_t2.nii.gz", phantom(77))
+    (tmp_path / "later" / "participants.tsv").write_text("participant_id\twho_grade\nQ-99\t4\n")
+    ingest(index, [tmp_path / "later"], tiny)
+    assert index.catalog.contents().labels[1] == {"who_grade": "3"}
+
+
+def test_single_sources_are_filed_into_a_living_index(index, tiny, cohort, tmp_path):
+    from indexer.readers import discover
+
+    ingest(index, [cohort(30)], tiny)
+    filed = index.manifest.vectors
+    write_nifti(tmp_path / "new" / "N-01_t1ce.nii.gz", phantom(500))
+    (source,) = discover(tmp_path / "new").sources
+    report = ingest_sources(index, [source], tiny, labels={"N-01": {"who_grade": "4"}})
+    assert (report.indexed, report.cases) == (1, 31)
+    assert index.manifest.vectors == filed
+    snapshot = index.snapshot()
+    assert snapshot.contents.labels[-1] == {"who_grade": "4"}
+    assert set(snapshot.vectors.ids()) == set(snapshot.contents.slice_ids)
+    assert ingest_sources(index, [source], tiny).unchanged == 1
 
 
 def test_another_encoder_is_refused(index, tiny, cohort):

@@ -139,6 +139,13 @@ def test_zero_between_dark_and_bright_is_background_only_in_patches() -> None:
     assert shown[:, 10:].all()
 
 
+def test_a_thin_frame_of_zeros_is_background() -> None:
+    image = np.pad(np.random.default_rng(0).normal(0, 1, (30, 30)), 1)
+    np.testing.assert_array_equal(
+        background_of(stack(image)).foreground(image), np.pad(np.ones((30, 30)), 1) > 0
+    )
+
+
 def test_a_photo_has_no_background() -> None:
     photo = np.random.default_rng(0).integers(60, 200, (48, 64)).astype(np.uint8)
     assert background_of(stack(photo)).foreground(photo).all()
@@ -163,6 +170,15 @@ def test_ct_air_is_background_inside_and_outside_of_the_field_of_view() -> None:
 def test_a_constant_scan_is_refused(value: float, shape: tuple[int, int, int]) -> None:
     with pytest.raises(ReadError, match=r"scan: it shows nothing: every voxel is"):
         prepared(Scan(np.full(shape, value), Path("scan")), SMALL)
+
+
+def test_a_scan_that_shows_next_to_nothing_is_refused() -> None:
+    with pytest.raises(ReadError, match="no voxels"):
+        prepared(Scan(np.zeros((0, 4, 4)), Path("scan")), SMALL)
+    dust = np.zeros((600, 600), np.uint8)
+    dust[[5, 589], [591, 7]] = 9  # between the points of the grid that percentiles are taken from
+    with pytest.raises(ReadError, match="almost nothing"):
+        prepared(stack(dust), SMALL)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])

@@ -142,6 +142,7 @@ def discover(root: Path, labels: Labels | None = None) -> Discovery:
             paths.add(source.path)
             found.sources.append(source if labels is None else _labelled(source, labels))
             taken[FORMATS[number].kinds[source.kind]] += 1
+    found.failures = list({str(failure): failure for failure in found.failures}.values())  # a cbir.json, once
     if not found.sources and not found.failures:
         what = f"holds no image among its {taken.total()} files" if taken else "is empty"
         reason = "is not an image of a known format" if root.is_file() else what

@@ -512,8 +512,7 @@ def _separated(where: Path, planes: list[_Plane], place: Callable[[_Plane], floa
         return [planes]
     for keywords in _REPEATS:
         parts = _parted(planes, lambda plane, keywords=keywords: str(plane.get(*keywords)))  # type: ignore[misc]
-        even = all(len(part) * len(parts) == len(planes) for part in parts)
-        if len(parts) > 1 and even and all(set(map(place, part)) == set(places) for part in parts):
+        if len(parts) > 1 and all(set(map(place, part)) == set(places) for part in parts):
             return [group for part in parts for group in _separated(where, part, place)]
     extra = len(planes) - len(places)
     raise ReadError(
@@ -623,17 +622,13 @@ def _frames(dataset: FileDataset) -> Iterator[NDArray[Any]]:
     with _guarded(file, f"its pixel data cannot be decoded as {syntax.name}", EXPORT):
         if syntax.is_encapsulated:
             size = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
-            offsets = (dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths"))
-            coded = generate_frames(
-                dataset.PixelData, number_of_frames=frames, extended_offsets=offsets if all(offsets) else None
-            )
-            for codestream in coded:
+            for codestream in generate_frames(dataset.PixelData, number_of_frames=frames):
                 if len(codestream) > 2 * size + 2**16 or _coded_shape(codestream) not in (None, shape):
                     raise ReadError(
                         file, "its compressed pixel data has another size than its header says", EXPORT
                     )
         count = 0
-        for count, pixels in enumerate(iter_pixels(dataset, allow_excess_frames=False), start=1):
+        for count, pixels in enumerate(iter_pixels(dataset), start=1):
             if pixels.shape[:2] != shape or count > frames:
                 raise ReadError(file, "its pixel data has another size than its header says", EXPORT)
             yield pixels

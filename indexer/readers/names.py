@@ -47,10 +47,17 @@ def stem(name: str) -> str:
     return name[:-7] if name.lower().endswith(".nii.gz") else Path(name).stem
 
 
-def sequence_of(name: str) -> tuple[str | None, str]:
-    """Sequence told by the last word of a file's name, and the name without it.
+def sequence_of(name: str, *, folder: bool = False) -> tuple[str | None, str]:
+    """Sequence told by the last word of a name, and the name without it.
 
     Words are parted by ``_`` or ``-``. The BIDS entity ``ce-…`` makes a T1 contrast-enhanced.
+
+    Parameters
+    ----------
+    name : str
+        A file's name; its extension is dropped.
+    folder : bool, optional
+        `name` is a folder's, and has no extension.
 
     Examples
     --------
@@ -61,7 +68,7 @@ def sequence_of(name: str) -> tuple[str | None, str]:
     >>> sequence_of("0001.jpg")
     (None, '0001')
     """
-    name = stem(name)
+    name = name if folder else stem(name)
     match = _LAST_WORD.fullmatch(name)
     if match is None or (sequence := SEQUENCES.get(match[2].lower())) is None:
         return None, name
@@ -77,30 +84,35 @@ def region_of(name: str) -> str | None:
     return None if match is None else match[1] or ""
 
 
-def patient_and_study(path: Path) -> tuple[str, str]:
-    """Patient and study that a file (or a folder that is one scan) belongs to, as its names tell.
+def patient_and_study(name: str, folder: Path) -> tuple[str, str]:
+    """Patient and study that an image belongs to, as far as names tell.
 
-    The patient is, in this order: the BIDS subject ``sub-…`` in the file's name or the nearest folder's;
-    a BraTS id without its timepoint; the file's name without the sequence, or the nearest folder's name
-    where the file's says nothing (``t1.nii.gz``, ``ses-1_t1.nii.gz``, ``slice-001.png``). The study is
-    the patient's BIDS session ``ses-…`` or BraTS timepoint; else there is one study a patient.
+    The patient is, in this order: the BIDS subject ``sub-…`` in the image's name or the nearest folder's;
+    a BraTS id without its timepoint; the image's name, or the nearest folder's where that says nothing
+    (as in ``t1.nii.gz``, ``ses-1_t1.nii.gz``, ``slice-001.png``). The study is the patient's BIDS session
+    ``ses-…`` or BraTS timepoint; else there is one study a patient.
+
+    Parameters
+    ----------
+    name : str
+        Name of the image without sequence and extension, as `sequence_of` gives it.
+    folder : Path
+        Where it lies.
 
     Examples
     --------
-    >>> patient_and_study(Path("data/sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz"))
+    >>> patient_and_study("sub-01_ses-2", Path("data/sub-01/ses-2/anat"))
     ('sub-01', 'sub-01_ses-2')
-    >>> patient_and_study(Path("BraTS-GLI-00000-001-t1c.nii.gz"))
+    >>> patient_and_study("BraTS-GLI-00000-001", Path("data"))
     ('BraTS-GLI-00000', 'BraTS-GLI-00000-001')
     """
-    own = sequence_of(path.name)[1]
-    names = [own, *(folder.name for folder in path.parents)]
-    subject = next((found[0] for name in names if (found := _SUBJECT.search(name))), None)
-    session = next((found[0] for name in names if (found := _SESSION.search(name))), None)
-    if subject is None and (brats := _BRATS.fullmatch(own)):
-        return brats[1], own
-    patient = subject or next(
-        (n for n in names if n and not SLICE.fullmatch(n) and not _SESSION.fullmatch(n)), own
-    )
+    names = [name, folder.name, *(above.name for above in folder.parents)]
+    subject = next((found[0] for each in names if (found := _SUBJECT.search(each))), None)
+    session = next((found[0] for each in names if (found := _SESSION.search(each))), None)
+    if subject is None and (brats := _BRATS.fullmatch(name)):
+        return brats[1], name
+    telling = (n for n in names if n and not SLICE.fullmatch(n) and not _SESSION.fullmatch(n))
+    patient = subject or next(telling, name)
     return patient, f"{patient}_{session}" if session else patient
 
 

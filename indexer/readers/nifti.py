@@ -23,7 +23,7 @@ import logging
 import math
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from indexer.errors import ReadError
 from indexer.readers.limits import refuse_size, refuse_values
-from indexer.readers.names import find_config, patient_and_study, region_of, sequence_of, stem
+from indexer.readers.names import Config, find_config, patient_and_study, region_of, sequence_of, stem
 from indexer.readers.source import Source
 from indexer.scan import Scan
 
@@ -61,37 +61,47 @@ def volumes(files: Sequence[Path], regions: Sequence[Path]) -> tuple[list[Source
     ``X_seg`` belongs to X, to X followed by a sequence, and to all X_* of its folder; where several
     fit, the longest X comes first.
     """
-    masks: dict[Path, list[tuple[str, Path]]] = defaultdict(list)
-    for region in regions:
-        masks[region.parent].append((region_of(region.name) or "", region))
-    sources, failures = [], []
+    folders: dict[Path, list[Path]] = defaultdict(list)
+    masks: dict[tuple[Path, str | None], list[Path]] = defaultdict(list)
     for file in files:
+        folders[file.parent].append(file)
+    for region in regions:
+        masks[region.parent, region_of(region.name)].append(region)
+    sources: list[Source] = []
+    failures: list[ReadError] = []
+    for folder, members in folders.items():
         try:
-            config = find_config(file.parent)
+            config = find_config(folder)
         except ReadError as error:
             failures.append(error)
-            continue
-        sequence, rest = sequence_of(file.name)
-        name = stem(file.name)
-        fits = [
-            (x, mask) for x, mask in masks[file.parent] if x in ("", name, rest) or name.startswith(f"{x}_")
-        ]
-        patient, study = patient_and_study(file)
-        sources.append(
-            Source(
-                path=file,
-                kind="nifti",
-                files=(file,),
-                patient_id=patient,
-                study_id=study,
-                series_id=name,
-                sequence=sequence,
-                channels=config.channels if config else (),
-                region_files=tuple(mask for x, mask in sorted(fits, key=lambda fit: (-len(fit[0]), fit[1]))),
-                config=config.path if config else None,
-            )
-        )
+        else:
+            sources += [_source(file, masks, config) for file in members]
     return sources, failures
+
+
+def _source(
+    file: Path, masks: Mapping[tuple[Path, str | None], Sequence[Path]], config: Config | None
+) -> Source:
+    name = stem(file.name)
+    sequence, rest = sequence_of(file.name)
+    patient, study = patient_and_study(rest, file.parent)
+    owners = {name, rest, "", *(name[:i] for i, letter in enumerate(name) if letter == "_")}
+    return Source(
+        path=file,
+        kind="nifti",
+        files=(file,),
+        patient_id=patient,
+        study_id=study,
+        series_id=name,
+        sequence=sequence,
+        channels=config.channels if config else (),
+        region_files=tuple(
+            mask
+            for owner in sorted(owners, key=len, reverse=True)
+            for mask in masks.get((file.parent, owner), ())
+        ),
+        config=config.path if config else None,
+    )
 
 
 def read(source: Source) -> list[Scan]:
@@ -166,7 +176,9 @@ def load(path: Path, channels: Sequence[str] = ()) -> tuple[NDArray[Any], NDArra
             if scaling == (1.0, 0.0) and dtype.kind in "iu" and dtype.itemsize <= 2:
                 voxels = proxy.get_unscaled().astype(dtype.newbyteorder("="), copy=False)
             else:
-                with np.errstate(over="ignore"):  # an overflow becomes infinite, and is refused as such
+                with np.errstate(
+                    over="ignore", invalid="ignore"
+                ):  # an overflow becomes infinite, and is refused as such
                     voxels = np.asarray(proxy, dtype=np.float32)
             if isinstance(stream, gzip.GzipFile):
                 _finish(path, stream, end)

@@ -170,7 +170,8 @@ def read(source: Source) -> list[Scan]:
 def _source(
     path: Path, kind: str, files: tuple[Path, ...], masks: Mapping[str, Path], config: Config | None
 ) -> Source:
-    patient, study = patient_and_study(path)
+    sequence, rest = sequence_of(path.name, folder=kind == "stack")
+    patient, study = patient_and_study(rest, path.parent)
     return Source(
         path=path,
         kind=kind,
@@ -178,7 +179,7 @@ def _source(
         patient_id=patient,
         study_id=study,
         series_id=stem(path.name) if kind == "raster" else path.name,
-        sequence=sequence_of(path.name)[0],
+        sequence=sequence,
         channels=config.channels if config else (),
         region_files=tuple(masks[name] for name in map(_name, files) if name in masks),
         config=config.path if config else None,
@@ -227,8 +228,9 @@ def _pages(file: Path, split: bool, files: int = 1) -> list[NDArray[Any]]:
     """
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # not by its name: Pillow would map the file, and misplace the rows of a TIFF that lies on its side
+            # opened here: Pillow maps a named file, and then misplaces the rows of a TIFF that lies on its side
             with (
                 file.open("rb") as stream,
                 Image.open(stream, formats=sorted(set(FORMATS.values()))) as image,

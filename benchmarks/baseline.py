@@ -1,0 +1,134 @@
+"""What frozen ImageNet features reach, beside raw pixels, random weights and the predicted class.
+
+Each real cohort is indexed as `cbir index` does, and judged as `cbir eval` does, on the folds as
+given: a query ranks the cases (or images) of the other folds. Nothing is fitted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import results
+from benchmarks.encoders import Pixels, random_network
+from indexer.case_index import CaseIndex
+from indexer.encoder import Encoder, load_encoder
+from indexer.ingest import ingest
+from indexer.labels import load_labels
+from retrieval.crossmatch import CrossMatch
+from retrieval.evaluation import Evaluation, evaluate, shuffled_labels
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cohort and the question asked of it."""
+
+    folder: str
+    label: str
+    by: str
+    labels: str | None = None
+
+
+TASKS = {
+    "figshare, image": Task("figshare", "tumour", "scan", "slices.tsv"),
+    "figshare, patient": Task("figshare", "tumour", "case", "slices.tsv"),
+    "tcga-lgg, patient": Task("tcga-lgg", "who_grade", "case"),
+    "brats-lesions, patient": Task("brats-lesions", "grade_group", "case", "lesions.tsv"),
+}
+CANARIES = 5
+
+
+def indexed(task: Task, encoder: Encoder) -> CaseIndex:
+    """The cohort's index by this encoder, made once and kept in the cache."""
+    root = results.DATA / task.folder
+    folder = results.CACHE / f"{task.folder}-{encoder.name}"
+    if not (folder / "manifest.json").exists():
+        CaseIndex.create(folder, encoder, keep_ids=True).close()
+    index = CaseIndex.open(folder)
+    report = ingest(index, [root], encoder, labels=load_labels(root / task.labels) if task.labels else None)
+    print(
+        f"{folder.name}: {report.indexed} indexed, {report.unchanged} unchanged, {len(report.failed)} failed"
+    )
+    return index
+
+
+def figures(evaluation: Evaluation) -> dict[str, Any]:
+    """The part of an evaluation that the tables show."""
+    whole = evaluation.to_dict()
+    kept = ("queries", "patients", "metrics", "classes", "excluded", "split_patients")
+    return {name: whole[name] for name in kept}
+
+
+def combined(items: CrossMatch, how: str) -> CrossMatch:
+    """The same items with slices combined otherwise than by weighted late interaction."""
+    sequences = []
+    for sequence in items.sequences:
+        if how == "unweighted":
+            sequences.append(replace(sequence, weights=np.ones_like(sequence.weights)))
+        else:  # one mean vector an item
+            sums = np.add.reduceat(sequence.embeddings, sequence.starts[:-1], axis=0)
+            means = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+            n = len(sequence.items)
+            sequences.append(
+                replace(sequence, embeddings=means, weights=np.ones(n, np.float32), starts=np.arange(n + 1))
+            )
+    return replace(items, sequences=sequences)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fresh", action="store_true", help="index again instead of using the cache")
+    if parser.parse_args().fresh:
+        shutil.rmtree(results.CACHE, ignore_errors=True)
+    encoders = {
+        "frozen ImageNet": load_encoder("imagenet"),
+        "random weights": random_network(),
+        "raw pixels": Pixels(),
+    }
+    table: dict[str, dict[str, Any]] = {name: {} for name in TASKS}
+    for name, task in TASKS.items():
+        for method, encoder in encoders.items():
+            with indexed(task, encoder) as index:
+                items = CrossMatch.of(index.snapshot(), task.by)
+            ranking, by_class = items.evaluate(task.label, folds="fold")
+            table[name][method] = figures(ranking)
+            print(f"{name}, {method}: mAP {ranking.figures['mAP']['macro']}", flush=True)
+            if method != "frozen ImageNet":
+                continue
+            table[name]["rank by predicted class"] = figures(by_class)
+            for how in ("unweighted", "mean vector"):
+                if task.by == "case":
+                    other, _ = combined(items, how).evaluate(task.label, folds="fold")
+                    table[name][f"slices combined: {how}"] = figures(other)
+            precision = [
+                evaluate(
+                    items.similarity,
+                    shuffled_labels(items.column(task.label), items.patients, seed),
+                    items.patients,
+                    folds=items.column("fold"),
+                    bootstrap=0,
+                ).figures["P@10"]["micro"]
+                for seed in range(CANARIES)
+            ]
+            table[name]["canary"] = {
+                "P@10": float(np.mean([p.value for p in precision])),
+                "chance": float(np.mean([p.chance for p in precision])),
+            }
+    path = results.save(
+        "baseline",
+        table,
+        data="figshare (official folds), tcga-lgg, brats-lesions: folds as given",
+        encoder=encoders["frozen ImageNet"].version,
+        bootstrap=1000,
+        seed=0,
+    )
+    print(Path(path).relative_to(results.ROOT))
+
+
+if __name__ == "__main__":
+    main()

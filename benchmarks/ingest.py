@@ -1,0 +1,122 @@
+"""Indexing speed over the bare encoder's rate on the same slices, and memory against file count.
+
+Both rates are taken in the same run, one after the other, on the same prepared slices: machines
+are shared and noisy, so only their ratio says something. The better of several rounds counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import results
+from indexer import readers
+from indexer.case_index import CaseIndex
+from indexer.encoder import Encoder, load_encoder
+from indexer.ingest import ingest
+from indexer.labels import find_labels
+from indexer.preprocess import Preprocessing, prepared
+
+COHORTS = ("volumes", "tcga-lgg", "figshare", "brats-lesions", "dicom-t1")
+ROUNDS = 3
+SLICES = 3000
+"""Slices of a cohort that take part: the ratio needs no more."""
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from indexer.case_index import CaseIndex
+from indexer.encoder import load_encoder
+from indexer.ingest import ingest
+encoder = load_encoder("imagenet")
+with CaseIndex.create(Path(sys.argv[1]), encoder) as index:
+    report = ingest(index, [Path(p) for p in sys.argv[2:]], encoder)
+print(report.slices, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def roots(folder: Path) -> list[Path]:
+    """Files or folders of a cohort, few enough to hold about SLICES slices."""
+    labels = find_labels(folder)
+    chosen: list[Path] = []
+    slices = 0
+    for source in readers.discover(folder, labels).sources:
+        if slices >= SLICES:
+            break
+        slices += sum(len(scan) for scan in readers.read(source))
+        chosen.append(source.path)
+    return chosen
+
+
+def bare(paths: list[Path], encoder: Encoder) -> tuple[int, float]:
+    """Slices that the encoder sees for these paths, and the seconds it needs for them alone."""
+    blocks, count, seconds = [], 0, 0.0
+
+    def flush() -> None:
+        nonlocal count, seconds
+        batch = np.concatenate(blocks)
+        start = time.perf_counter()
+        encoder.encode(batch)
+        seconds += time.perf_counter() - start
+        count += len(batch)
+        blocks.clear()
+
+    for path in paths:
+        for scan in readers.read(path):
+            blocks.append(prepared(scan, Preprocessing(encoder.size)).pixels)
+        if sum(map(len, blocks)) >= 256:
+            flush()
+    if blocks:
+        flush()
+    return count, seconds
+
+
+def speed(paths: list[Path], encoder: Encoder) -> dict[str, Any]:
+    """The better of several rounds of each, taken in turn."""
+    indexing, alone = [], []
+    for _ in range(ROUNDS):
+        slices, seconds = bare(paths, encoder)
+        alone.append(slices / seconds)
+        with tempfile.TemporaryDirectory() as folder, CaseIndex.create(Path(folder) / "i", encoder) as index:
+            report = ingest(index, paths, encoder)
+            indexing.append(report.embedded / report.seconds)
+    return {
+        "slices": slices,
+        "index_rate": round(max(indexing), 1),
+        "encoder_rate": round(max(alone), 1),
+        "ratio": round(max(indexing) / max(alone), 3),
+    }
+
+
+def memory(paths: list[Path]) -> dict[str, int]:
+    """Peak resident memory of indexing these paths in a process of its own, in MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", MEMORY, f"{folder}/i", *map(str, paths)]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return {"files": len(paths), "slices": int(out[0]), "peak_mb": round(int(out[1]) / 1024)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.parse_args()
+    encoder = load_encoder("imagenet")
+    encoder.encode(np.zeros((32, encoder.size, encoder.size), np.uint8))  # warm
+    rates = {}
+    for name in COHORTS:
+        rates[name] = speed(roots(results.DATA / name), encoder)
+        print(name, rates[name], flush=True)
+    images = sorted((results.DATA / "figshare" / "images").iterdir())
+    growth = [memory(images[:n]) for n in (500, 1000, 3000)]
+    print(growth)
+    results.save("ingest", {"speed": rates, "memory": growth}, encoder=encoder.version, rounds=ROUNDS)
+
+
+if __name__ == "__main__":
+    main()

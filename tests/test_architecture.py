@@ -1,0 +1,83 @@
+"""The house as it was drawn: imports run one way, and what is public is described."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in ("indexer", "retrieval")
+    for path in (ROOT / package).rglob("*.py")
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of this project that a module imports when it is itself imported."""
+    found = set()
+    tree = ast.parse(path.read_text())
+    late = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and node not in late:
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node not in late:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found & MODULES.keys()
+
+
+def test_imports_have_no_circle():
+    graph = {name: imports(path) - {name} for name, path in MODULES.items()}
+    # a package's own modules may be imported by its __init__, which they do not need in turn
+    order = list(graphlib.TopologicalSorter(graph).static_order())
+    assert len(order) == len(MODULES)
+
+
+def test_the_indexer_knows_nothing_of_retrieval():
+    for name, path in MODULES.items():
+        if name.startswith("indexer"):
+            assert "retrieval" not in {
+                (node.module or "").split(".")[0]
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.ImportFrom)
+            }, name
+
+
+def test_every_import_of_the_packages_is_a_declared_dependency():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {"scikit_fuzzy": "skfuzzy", "faiss_cpu": "faiss", "pillow": "PIL", "python_gdcm": "gdcm"}
+    extras = [d for extra in project["optional-dependencies"].values() for d in extra]
+    declared = {
+        d.split(">")[0].split("[")[0].strip().replace("-", "_").lower()
+        for d in project["dependencies"] + extras
+    }
+    declared |= {names[d] for d in declared if d in names} | {"indexer", "retrieval"}
+    import sys
+
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            roots = []
+            if isinstance(node, ast.Import):
+                roots = [alias.name.split(".")[0] for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                roots = [node.module.split(".")[0]]
+            for root in roots:
+                assert root in declared or root in sys.stdlib_module_names, (name, root)
+
+
+def test_files_of_the_project_speak_of_the_project_alone():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for file in tracked.stdout.split():
+        text = (ROOT / file).read_bytes()
+        for path in (b"/work" + b"/", b"/root" + b"/", b"/home" + b"/"):
+            assert path not in text, (file, path)

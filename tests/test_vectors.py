@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from indexer import vectors as module
+from indexer.errors import CaseIndexError, PartitionError
+from indexer.partition import Partition, Probing
+from indexer.vectors import Vectors
+
+
+def unit(x):
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def clustered(n, seed, d=32, clusters=60, spread=1.3):
+    centres = unit(np.random.default_rng(100).normal(size=(clusters, d)))
+    rng = np.random.default_rng(seed)
+    return unit(centres[rng.integers(clusters, size=n)] + spread * rng.normal(size=(n, d)) / np.sqrt(d))
+
+
+@contextmanager
+def only_by_lists():
+    """No exact search: whatever the size, the filter or the depth."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "EXACT_BELOW", 1)
+        patch.setattr(module, "EXACT_SHARE", 0)
+        patch.setattr(module, "DEEP_SHARE", np.inf)
+        yield
+
+
+def hand_made(x, c, seed, *, everything=True):
+    """A partition on random members of x; most vectors are filed twice, and all lists are probed."""
+    centroids = x[np.random.default_rng(seed).integers(len(x), size=c)]
+    return Partition(
+        centroids=centroids.astype(np.float32),
+        fuzzifier=1.5,
+        m_crit=np.inf,
+        m_local=np.inf,
+        border=0.3,
+        coefficient=1.0,
+        sizes=np.ones(c, np.int64),
+        sampled=len(x),
+        probing=Probing(0.0, c, c) if everything else Probing(0.3, 1, c),
+    )
+
+
+def check(vectors, truth, q, k, keep=None):
+    """Compare a search with brute force over `truth`, a dict of id to vector."""
+    allowed = {i: v for i, v in truth.items() if keep is None or i in set(keep.tolist())}
+    scores, ids = vectors.search(q, k, keep)
+    assert scores.shape == ids.shape == (len(q), k)
+    assert scores.dtype == np.float32
+    assert ids.dtype == np.int64
+    for query, row_scores, row_ids in zip(q, scores, ids, strict=True):
+        found = row_ids[row_ids >= 0]
+        n = min(k, len(allowed))
+        assert (row_ids[:n] >= 0).all()
+        assert (row_ids[n:] == -1).all()
+        assert (row_scores[n:] == -np.inf).all()
+        assert len(set(found.tolist())) == n
+        assert set(found.tolist()) <= set(allowed)
+        assert (row_scores <= 1).all()
+        # ties may come in any order: the scores decide, and each must be that of its id
+        np.testing.assert_allclose(row_scores[:n], [query @ truth[i] for i in found.tolist()], atol=1e-5)
+        best = sorted((float(query @ v) for v in allowed.values()), reverse=True)[:n]
+        np.testing.assert_allclose(row_scores[:n], best, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_search_is_brute_force_through_adds_removals_and_filters(data):
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    d, n = data.draw(st.integers(2, 12)), data.draw(st.integers(1, 60))
+    x = unit(rng.normal(size=(n, d)))
+    copies = data.draw(st.integers(0, n // 2))
+    x[:copies] = x[n - copies :]  # identical vectors under different ids
+    highest = data.draw(st.sampled_from([n, 10 * n, 2**62]))
+    ids = np.array(
+        data.draw(st.lists(st.integers(0, highest), min_size=n, max_size=n, unique=True)), np.int64
+    )
+    partition = hand_made(x, data.draw(st.integers(2, 8)), seed) if data.draw(st.booleans()) else None
+
+    first = data.draw(st.integers(0, n))
+    vectors = Vectors.build(ids[:first], x[:first], partition)
+    vectors.add(ids[first:], x[first:])
+    truth = dict(zip(ids.tolist(), x, strict=True))
+    gone = ids[rng.permutation(n)[: data.draw(st.integers(0, n))]]
+    assert vectors.remove(np.append(gone, highest + 1)) == len(gone)
+    for i in gone.tolist():
+        del truth[i]
+    assert len(vectors) == len(truth)
+    assert vectors.ids().tolist() == sorted(truth)
+
+    q = unit(rng.normal(size=(3, d)))
+    k = data.draw(st.integers(1, n + 5))
+    keep = rng.choice(np.append(ids, highest + 2), data.draw(st.integers(0, n + 1)), replace=False)
+    for asked in (None, keep):
+        check(vectors, truth, q, k, asked)
+        with only_by_lists():
+            check(vectors, truth, q, k, asked)
+    left = rng.permutation(np.array(list(truth), np.int64))
+    np.testing.assert_array_equal(
+        vectors.gather(left), np.array([truth[i] for i in left.tolist()]).reshape(-1, d)
+    )
+
+
+def test_exact_search_goes_on_past_its_block(monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 7)
+    x = clustered(50, 0)
+    ids = np.arange(50) * 3
+    vectors = Vectors.build(ids, x, hand_made(x, 5, 0))
+    truth = dict(zip(ids.tolist(), x, strict=True))
+    check(vectors, truth, clustered(4, 1), 12)
+    check(vectors, truth, clustered(4, 1), 60, ids[::2])
+
+
+@pytest.fixture(scope="module")
+def collection():
+    """4000 clustered vectors in both kinds of index, and 300 fresh queries."""
+    x, ids = clustered(4000, 0), np.random.default_rng(0).permutation(9000)[:4000].astype(np.int64)
+    partition = Partition.fit(x)
+    partition.calibrate(clustered(400, 1), x)
+    return x, ids, partition, clustered(300, 2)
+
+
+def recall(found, truth):
+    return np.mean(
+        [len(set(f) & set(t)) / len(t) for f, t in zip(found.tolist(), truth.tolist(), strict=True)]
+    )
+
+
+def test_lists_find_what_exact_search_finds(collection):
+    x, ids, partition, q = collection
+    vectors, flat = Vectors.build(ids, x, partition), Vectors.build(ids, x)
+    sizes = vectors.list_sizes()
+    assert 1.05 * len(x) < sizes.sum() <= 1.5 * len(x)  # some are in two lists
+    assert flat.list_sizes().tolist() == [len(x)]
+    truth = flat.search(q, 10)[1]
+    with only_by_lists():
+        scores, found = vectors.search(q, 10)
+        assert recall(found, truth) >= 0.94
+        assert all(len(set(row)) == 10 for row in found.tolist())
+        assert (np.diff(scores, axis=1) <= 0).all()
+        # fewer lists find fewer: it is the lists that are searched
+        partition_of_one = Partition(**{**vars(partition), "probing": Probing(1.0, 1, 1)})
+        assert recall(Vectors.build(ids, x, partition_of_one).search(q, 10)[1], truth) < 0.9
+    np.testing.assert_array_equal(np.sort(vectors.search(q, 10)[1]), np.sort(truth))
+
+
+def test_filters_that_keep_little_and_deep_rankings_are_exact(collection, monkeypatch):
+    x, ids, partition, q = collection
+    vectors, flat = Vectors.build(ids, x, partition), Vectors.build(ids, x)
+    few = ids[:300]
+    monkeypatch.setattr(module, "EXACT_BELOW", 0)
+    np.testing.assert_allclose(vectors.search(q, 10, few)[0], flat.search(q, 10, few)[0], atol=1e-6)
+    np.testing.assert_allclose(vectors.search(q, 400)[0], flat.search(q, 400)[0], atol=1e-6)
+    half = ids[:2000]
+    found, truth = vectors.search(q, 10, half)[1], flat.search(q, 10, half)[1]
+    assert np.isin(found, half).all()
+    assert 0.9 <= recall(found, truth) < 1  # by lists
+
+
+def test_what_was_removed_never_comes_back(collection, tmp_path):
+    x, ids, partition, _ = collection
+    vectors = Vectors.build(ids, x, partition)
+    gone = ids[::3]
+    vectors.remove(gone)
+    vectors.save(tmp_path / "index")
+    for index in (vectors, Vectors.load(tmp_path / "index", partition)):
+        with only_by_lists():
+            assert not np.isin(index.search(x[::3], 5)[1], gone).any()
+        assert not np.isin(index.search(x[::3], 5)[1], gone).any()
+        assert index.list_sizes().sum() < 1.5 * len(index)
+    with pytest.raises(KeyError):
+        vectors.gather(gone[:1])
+    vectors.add(gone, x[::3])
+    np.testing.assert_array_equal(vectors.search(x[::3], 1)[1][:, 0], gone)
+
+
+@pytest.mark.parametrize("by_lists", [False, True])
+def test_an_index_comes_back_from_its_file_and_grows_on(collection, tmp_path, by_lists):
+    x, ids, partition, q = collection
+    used = partition if by_lists else None
+    vectors = Vectors.build(ids[:3000], x[:3000], used)
+    vectors.save(tmp_path / "index")
+    back = Vectors.load(tmp_path / "index", used)
+    assert len(back) == 3000
+    for index in (vectors, back):
+        index.add(ids[3000:], x[3000:])
+    np.testing.assert_array_equal(back.ids(), np.sort(ids))
+    np.testing.assert_array_equal(back.gather(ids), x)
+    with only_by_lists():
+        for one, two in zip(vectors.search(q, 20), back.search(q, 20), strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_threads_get_the_same_answers(collection):
+    x, ids, partition, q = collection
+    vectors = Vectors.build(ids, x, partition)
+    with only_by_lists(), ThreadPoolExecutor(8) as pool:
+        jobs = [(q[i : i + 1 + i % 7], 5 + i % 3, None if i % 2 else ids[i:]) for i in range(100)]
+        alone = [vectors.search(*job) for job in jobs]
+        for (one, two), (scores, found) in zip(
+            alone, pool.map(lambda job: vectors.search(*job), jobs), strict=True
+        ):
+            np.testing.assert_array_equal(one, scores)
+            np.testing.assert_array_equal(two, found)
+
+
+def test_an_empty_index_answers():
+    empty = np.empty(0, np.int64), np.empty((0, 32), np.float32)
+    for partition in (None, hand_made(clustered(10, 0), 3, 0)):
+        vectors = Vectors.build(*empty, partition)
+        scores, ids = vectors.search(clustered(2, 1), 3)
+        assert (ids == -1).all()
+        assert (scores == -np.inf).all()
+        assert vectors.gather(empty[0]).shape == (0, 32)
+        assert vectors.search(empty[1], 3)[1].shape == (0, 3)
+        vectors.add(*empty)
+        assert vectors.remove(np.array([5])) == len(vectors) == 0
+
+
+def test_misuse_is_refused(collection):
+    x, ids, partition, _ = collection
+    vectors = Vectors.build(ids[:100], x[:100], partition)
+    for wrong in (ids[:1], np.array([-1])):
+        with pytest.raises(ValueError, match="new, distinct and not negative"):
+            vectors.add(wrong, x[:1])
+    with pytest.raises(ValueError, match="distinct"):
+        vectors.add(np.array([9001, 9001]), x[:2])
+    with pytest.raises(ValueError, match="shape"):
+        vectors.add(np.array([9001]), x[:2])
+    with pytest.raises(ValueError, match="shape"):
+        vectors.search(x[:1, :5], 3)
+    with pytest.raises(ValueError, match="k >= 1"):
+        vectors.search(x[:1], 0)
+    assert len(vectors) == 100
+
+
+def test_files_that_do_not_fit_are_refused(collection, tmp_path):
+    x, ids, partition, _ = collection
+    path, flat = tmp_path / "lists", tmp_path / "flat"
+    Vectors.build(ids, x, partition).save(path)
+    Vectors.build(ids, x).save(flat)
+    other = Partition.fit(x, seed=1)
+    for file, wrong in ((path, other), (path, None), (flat, partition)):
+        with pytest.raises(PartitionError, match="another partition"):
+            Vectors.load(file, wrong)
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(CaseIndexError, match="cannot be read"):
+        Vectors.load(path, partition)
+    with pytest.raises(FileNotFoundError):
+        Vectors.load(tmp_path / "absent")
