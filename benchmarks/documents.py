@@ -38,7 +38,8 @@ def markdown(rows: list[list[str]]) -> str:
 def figure(entry: dict[str, Any], metric: str, average: str) -> str:
     """A value with its interval."""
     found = entry["metrics"][metric][average]
-    return f"{found['value']:.3f} ({found['low']:.3f}–{found['high']:.3f})"
+    span = "" if found["low"] is None else f" ({found['low']:.3f}–{found['high']:.3f})"
+    return f"{found['value']:.3f}{span}"
 
 
 def origin(content: dict[str, Any]) -> str:
@@ -106,6 +107,13 @@ def cli_help() -> str:
     return "\n\n".join(parts)
 
 
+def sample() -> str:
+    """The session on the synthetic cohort, but for writing it."""
+    session = results.load("sample")["results"]["session"][1:]
+    steps = [f"$ {step['command']}\n{step['output']}" for step in session]
+    return "```console\n" + "\n".join(steps) + "\n```"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "baseline": lambda: baseline(("mAP", "P@10"), ("micro", "macro"), METHODS),
     "baseline in full": lambda: baseline(METRICS, ("macro",), METHODS),
@@ -113,6 +121,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "canary": canary,
     "ingest": ingest,
     "help": cli_help,
+    "sample": sample,
 }
 
 

@@ -17,11 +17,16 @@ and never if λ ≥ 1/2. This is the rule of [1]_; an m at or above it is refuse
 
 It says when *all* centroids fall together. Two neighbouring centroids do so earlier: the same
 argument holds inside a cluster, with z taken around the cluster's own mean. On 11 859 MRI slices
-(frozen ImageNet features, d = 1280, c = 108) the rule gives 1.51 for the whole and 1.24 for the
-tenth-narrowest of the k-means clusters; 0, 2, 18 and 64 centroids coincided with a neighbour at
-m = 1.10, 1.12, 1.15 and 1.20. On well separated clusters it is the other way round (1.03 for the
-whole, 1.2 inside). Hence m = 1 + (limit - 1) / 3 with the lower of the two limits: on those slices and
-on Gaussian mixtures a quarter to a half scanned least at equal recall, and three quarters merged lists.
+(frozen ImageNet features, d = 1280, c = 108) the rule gives 1.51 for the whole and 1.24 inside (10 %
+quantile of the k-means clusters); at m = 1.10, 1.15 and 1.20 there were 0, 18 and 64 centroids that
+coincided with another. On many well separated clusters it is the other way round (1.03 and 1.2).
+Hence m = 1 + (limit - 1) / 3 with the lower of the two limits: on those slices and on Gaussian mixtures
+a quarter to a half of the way scanned least at equal recall.
+
+**What fuzziness buys.** Share of the collection compared at recall@10 = 0.95 on held-out patients of
+those slices, by covered membership against a fixed number of probes: 0.060–0.066 against 0.077–0.088
+over three seeds; 0.15 to 0.5 of the fixed cost on Gaussian mixtures. A separate, softer exponent for
+probing gained nothing once a floor and a ceiling stand beside the coverage.
 
 References
 ----------
@@ -274,8 +279,8 @@ class Partition:
         Parameters
         ----------
         queries : ndarray of float32, shape (q, d)
-            Vectors that are not in `base`, some hundreds. Take them from patients who are not in
-            `base`: near-duplicates from the same scan are found with far fewer probes.
+            Vectors that are not in `base`, best from patients who are not in it, as real queries
+            are; a thousand of them leave a standard error of about 0.004.
         base : ndarray of float32, shape (n, d)
             The collection, or a sample of it (whose neighbours lie further away: a cautious choice).
         recall : float
@@ -397,12 +402,9 @@ class Partition:
         lists = np.empty((len(x), 2), np.int64)
         ratio = np.empty(len(x))
         for rows, squared in self._distances(x):
-            pair = np.argpartition(squared, 1, axis=1)[:, :2]
-            near = np.log(np.take_along_axis(squared, pair, axis=1), dtype=np.float64)
-            swapped = near[:, 0] > near[:, 1]
-            pair[swapped] = pair[swapped, ::-1]
-            lists[rows] = pair
-            ratio[rows] = np.exp(-np.abs(near[:, 1] - near[:, 0]) / (self.fuzzifier - 1))
+            lists[rows] = np.argpartition(squared, 1, axis=1)[:, :2]  # the nearest comes first
+            near = np.log(np.take_along_axis(squared, lists[rows], axis=1), dtype=np.float64)
+            ratio[rows] = np.exp((near[:, 0] - near[:, 1]) / (self.fuzzifier - 1))
         return lists, ratio
 
     def _order(self, x: Floats) -> tuple[Ints, Floats]:
@@ -445,7 +447,7 @@ def _top_eigenvalue(x: Floats) -> float:
 
 
 def _local_limit(x: Floats, assigned: Ints) -> float:
-    """The limit inside clusters: that of the tenth-narrowest in a hundred, for clusters of 8 or more."""
+    """The limit inside clusters of 8 or more vectors: its 10 % quantile over them."""
     members = [x[assigned == i] for i in range(int(assigned.max()) + 1)]
     largest = [_top_eigenvalue(own) for own in members if len(own) >= 8]
     narrow = float(np.quantile(largest, 0.1)) if largest else 0.5

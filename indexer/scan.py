@@ -74,7 +74,13 @@ class Scan:
 
     @property
     def axis(self) -> int:
-        """Axis along which the slices lie: the coarsest one, or z (axial) where none stands out."""
+        """Axis along which the slices lie.
+
+        The one with a single plane; else the coarsest one, or z (axial) where none stands out.
+        """
+        single = [axis for axis, n in enumerate(self.voxels.shape) if n == 1]
+        if len(single) == 1:
+            return single[0]
         if self.spacing is None:
             return 2
         coarsest = int(np.argmax(self.spacing))

@@ -452,7 +452,7 @@ def _print_answer(answer: Answer) -> None:
             *(hit.labels.get(name, "–") for name in shown),
             hit.sequence or "–",
             f"{hit.query_slice} ~ {hit.slice}",
-            hit.source,
+            _near(hit.source),
         ]
         for hit in answer.hits
     ]
@@ -468,6 +468,12 @@ def _print_answer(answer: Answer) -> None:
         kind = "calibrated" if evidence.calibrated else "not calibrated"
         print(f"{name}: {shares}; {evidence.neighbours} neighbours, {kind}")
     print(answer.notice)
+
+
+def _near(path: str) -> str:
+    """A path as it is shortest to type from here."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def _print_table(header: list[str], rows: list[list[str]]) -> None:

@@ -252,6 +252,18 @@ def test_probes_cover_the_membership_asked_for():
     assert probes.shape == (300, 20)  # nothing uncovered: all lists
 
 
+def test_a_small_rest_of_the_membership_is_not_rounded_away():
+    centroids, x, m = clustered(40, seed=9), clustered(300, seed=3), 1.03
+    order = np.argsort(-textbook(x, centroids, m), axis=1)
+    sorted_u = np.take_along_axis(textbook(x, centroids, m), order, axis=1)
+    rest = sorted_u[:, ::-1].cumsum(axis=1)[:, ::-1]  # of this list and all after it
+    for uncovered in (1e-6, 1e-9):
+        probes = of(centroids, m, probing=Probing(uncovered, 1, 40)).probes_for(x)
+        expected = 1 + (rest[:, 1:] > uncovered).sum(axis=1)
+        assert ((probes >= 0).sum(axis=1) == expected).mean() > 0.99
+        assert expected.min() < 20
+
+
 def exact(q, base, k=10):
     return np.argsort(-(q.astype(np.float64) @ base.T.astype(np.float64)), axis=1)[:, :k]
 

@@ -12,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import write_dicom
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -114,6 +115,7 @@ def test_region_of(name: str, owner: str | None) -> None:
             "BraTS20_Training_001",
             "BraTS20_Training_001",
         ),
+        ("/d/sub-7/BraTS-GLI-00001-002-t1c.nii.gz", "sub-7", "sub-7"),
         ("/d/Smith/t1.nii.gz", "Smith", "Smith"),
         ("/d/Smith/ses-1_t1.nii.gz", "Smith", "Smith_ses-1"),
         ("/d/Smith/slice-003.png", "Smith", "Smith"),
@@ -583,6 +585,13 @@ def test_a_bomb_of_pages_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "350 voxels" in reason(tmp_path / "a.tif")
 
 
+def test_a_bomb_of_slices_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slices(tmp_path / "P1", *(f"slice-{i}.png" for i in range(10)))
+    monkeypatch.setattr(limits, "MAX_VOXELS", 349)
+    with pytest.raises(ReadError, match=r"slice-0\.png: .*350 voxels"):
+        read(tmp_path / "P1")
+
+
 def test_a_circle_of_pages_ends(tmp_path: Path) -> None:
     pixels = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
     path = picture(tmp_path / "a.tif", pixels)
@@ -764,6 +773,19 @@ def test_what_was_taken_as_what(tmp_path: Path) -> None:
     assert discover(tmp_path) == discover(tmp_path)
 
 
+def test_formats_share_a_folder(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "P1", np.arange(24, dtype=np.float32).reshape(2, 3, 4))
+    volume(tmp_path / "P1" / "x.nii")
+    (tmp_path / "P1" / "000_seg").write_bytes((tmp_path / "P1" / "000").read_bytes())
+    found = discover(tmp_path)
+    assert found.taken == {"NIfTI volumes": 1, "DICOM series": 1, "region files": 1}
+    assert [(source.kind, len(source.files)) for source in found.sources] == [("dicom", 4), ("nifti", 1)]
+    slices(tmp_path / "P1", "slice-1.png", "slice-2.png")
+    both = discover(tmp_path)
+    assert both.sources == found.sources
+    assert "folders of slices, but holds another format" in str(both.failures[0])
+
+
 def test_an_empty_folder_and_nothing_at_all(tmp_path: Path) -> None:
     assert "is empty" in reason(tmp_path)
     (tmp_path / "a.txt").touch()
@@ -777,6 +799,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     volume(tmp_path / "outside" / "y.nii")
     root = tmp_path / "data"
     (root / "a").symlink_to(root / "b")
+    (root / "z").symlink_to(root / "b")
     (root / "b" / "loop").symlink_to(root)
     (root / "b" / "other").symlink_to(tmp_path / "outside")
     (root / "c.nii").symlink_to(tmp_path / "outside" / "y.nii")
@@ -847,6 +870,15 @@ def test_a_row_that_fits_two_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("file,tumour\n1.png,x\n")
     with pytest.raises(LabelsError, match=r"row 1\.png fits both .*a/1\.png and .*b/1\.png"):
         discover(tmp_path, load_labels(tmp_path / "t.csv"))
+
+
+def test_two_names_of_a_file_that_is_there_are_no_contradiction(tmp_path: Path) -> None:
+    slices(tmp_path, "1.png")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").symlink_to(tmp_path / "1.png")
+    (tmp_path / "t.csv").write_text("file,patient\n1.png,x\n")
+    found = discover(tmp_path, load_labels(tmp_path / "t.csv"))
+    assert [source.patient_id for source in found.sources] == ["x", "x"]
 
 
 def test_a_fingerprint_changes_with_each_file_and_moves_with_the_folder(tmp_path: Path) -> None:

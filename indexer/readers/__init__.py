@@ -129,15 +129,14 @@ def discover(root: Path, labels: Labels | None = None) -> Discovery:
         elif file.name not in (CONFIG, PARTICIPANTS) and (labels is None or file != labels.path):
             taken["ignored files"] += 1
     paths: set[Path] = set()
-    for number, (files, regions) in sorted(claimed.items()):
+    # last first: a DICOM series, not the pictures that were made of it, has the name of their folder
+    for number, (files, regions) in sorted(claimed.items(), reverse=True):
         sources, failures = FORMATS[number].sources(files, regions, root, labels)
-        found.failures += {
-            str(failure): failure for failure in failures
-        }.values()  # one cbir.json, many folders
+        found.failures += failures
         for source in sources:
             if source.path in paths:
-                reason = "holds sources of several formats that would have the same name"
-                found.failures.append(ReadError(source.path, reason, "move each to a folder of its own"))
+                reason = f"is one of the {FORMATS[number].kinds[source.kind]}, but holds another format too"
+                found.failures.append(ReadError(source.path, reason, "give each a folder of its own"))
                 continue
             paths.add(source.path)
             found.sources.append(source if labels is None else _labelled(source, labels))

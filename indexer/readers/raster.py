@@ -199,11 +199,9 @@ def _planes(source: Source) -> NDArray[Any]:
             raise ReadError(
                 file, f"has {len(pages)} pages, but is one slice of a stack", "save its pages apart"
             )
+        first = (planes or pages)[0]
         for page in pages:
-            if (page.shape, page.dtype) != (pages[0].shape, pages[0].dtype) or (
-                planes and (page.shape, page.dtype) != (planes[0].shape, planes[0].dtype)
-            ):
-                first = planes[0] if planes else pages[0]
+            if (page.shape, page.dtype) != (first.shape, first.dtype):
                 reason = f"is {_described(page)}, but the first slice is {_described(first)}"
                 raise ReadError(file, reason, "give all slices one size and type")
         planes += pages
@@ -230,7 +228,7 @@ def _pages(file: Path, split: bool, files: int = 1) -> list[NDArray[Any]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # opened here: Pillow maps a named file, and then misplaces the rows of a TIFF that lies on its side
+            # opened here: Pillow maps a file it opens, and misplaces the rows of a TIFF that lies on its side
             with (
                 file.open("rb") as stream,
                 Image.open(stream, formats=sorted(set(FORMATS.values()))) as image,
