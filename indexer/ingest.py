@@ -23,7 +23,7 @@ from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.encoder import Encoder
 from indexer.errors import ReadError
-from indexer.labels import Labels, find_labels
+from indexer.labels import Labels, find_labels, tables_below
 from indexer.preprocess import Prepared, Preprocessing, prepared
 from indexer.readers import Source
 from indexer.scan import Scan
@@ -242,19 +242,29 @@ def input_hash(ready: Prepared) -> str:
 def _discovered(
     roots: Sequence[Path], labels: Labels | None, report: IngestReport, *, tolerant: bool
 ) -> Iterator[tuple[list[Source], Labels | None]]:
-    """Sources and labels table of each root; a root without images is a failure beside others."""
+    """Sources and labels table of each root; a root without images is a failure beside others.
+
+    A folder below a root that has a table of its own is taken by itself.
+    """
     errors = []
     for root in roots:
-        table = labels if labels is not None else find_labels(root)
-        try:
-            discovery = readers.discover(root, table)
-        except ReadError as error:
-            errors.append(error)
-            continue
-        for what, n in discovery.taken.items():
-            report.taken[what] = report.taken.get(what, 0) + n
-        report.failed += [{"source": e.where, "reason": e.explanation} for e in discovery.failures]
-        yield discovery.sources, table
+        nested = [] if labels is not None else tables_below(root)
+        found = False
+        for part in (root, *nested):
+            table = labels if labels is not None else find_labels(part)
+            try:
+                discovery = readers.discover(part, table, without=[n for n in nested if n != part])
+            except ReadError as error:
+                if part == root:
+                    empty = error
+                continue
+            found = True
+            for what, n in discovery.taken.items():
+                report.taken[what] = report.taken.get(what, 0) + n
+            report.failed += [{"source": e.where, "reason": e.explanation} for e in discovery.failures]
+            yield discovery.sources, table
+        if not found:
+            errors.append(empty)
     if errors and len(errors) == len(roots) and not tolerant:
         raise errors[0]
     report.failed += [{"source": e.where, "reason": e.explanation} for e in errors]

@@ -265,6 +265,13 @@ def find_labels(start: Path) -> Labels | None:
     return None if path is None else load_labels(path)
 
 
+def tables_below(root: Path) -> list[Path]:
+    """Folders below a root, not the root itself, that hold a ``participants.tsv``; sorted."""
+    root = root.resolve()
+    found = [Path(folder) for folder, _, files in os.walk(root) if PARTICIPANTS in files]
+    return sorted(folder for folder in found if folder != root)
+
+
 def _decoded(content: bytes) -> str:
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16", errors="replace")

@@ -16,17 +16,17 @@ u ∝ d^(-2/(m-1)) expanded to first order in δ) come back from one iteration a
 and never if λ ≥ 1/2. This is the rule of [1]_; an m at or above it is refused.
 
 It says when *all* centroids fall together. Two neighbouring centroids do so earlier: the same
-argument holds inside a cluster, with z taken around the cluster's own mean. On 11 859 MRI slices
-(frozen ImageNet features, d = 1280, c = 108) the rule gives 1.51 for the whole and 1.24 inside (10 %
-quantile of the k-means clusters); at m = 1.10, 1.15 and 1.20 there were 0, 18 and 64 centroids that
-coincided with another. On many well separated clusters it is the other way round (1.03 and 1.2).
-Hence m = 1 + (limit - 1) / 3 with the lower of the two limits: on those slices and on Gaussian mixtures
-a quarter to a half of the way scanned least at equal recall.
+argument holds inside a cluster, with z taken around the cluster's own mean. On 11 715 MRI slices
+(frozen ImageNet features, d = 1280, c = 108) the rule gives 1.48 for the whole and 1.24 inside (10 %
+quantile of the k-means clusters); at m = 1.12, 1.15, 1.20 and 1.25 there were 0, 13, 58 and 94
+centroids that coincided with another. On many well separated clusters it is the other way round (1.03
+and 1.2). Hence m = 1 + (limit - 1) / 3 with the lower of the two limits: on those slices and on Gaussian
+mixtures a quarter to a half of the way scanned least at equal recall.
 
-**What fuzziness buys.** Share of the collection compared at recall@10 = 0.95 on held-out patients of
-those slices, by covered membership against a fixed number of probes: 0.060–0.066 against 0.077–0.088
-over three seeds; 0.15 to 0.5 of the fixed cost on Gaussian mixtures. A separate, softer exponent for
-probing gained nothing once a floor and a ceiling stand beside the coverage.
+**What fuzziness buys.** Share of the collection scanned for recall@10 = 0.95, patients held out, by
+covered membership against a fixed number of probes: 0.062-0.064 against 0.075-0.081 on those slices
+(three seeds), 0.4 to 1 of the fixed cost on Gaussian mixtures. A softer exponent for probing than for
+the fit gained nothing once a floor and a ceiling stand beside the coverage.
 
 References
 ----------

@@ -209,7 +209,8 @@ def background_of(scan: Scan) -> Background:
     if not scan.voxels.size:
         raise ReadError(scan.source, "it has no voxels", "leave it out")
     planes = [s.pixels for s in scan.slices()]
-    lowest, highest = float(min(p.min() for p in planes)), float(max(p.max() for p in planes))
+    lowest = float(np.min([plane.min() for plane in planes]))  # NumPy's minimum keeps NaN
+    highest = float(np.max([plane.max() for plane in planes]))
     if not (abs(lowest) < LARGEST and abs(highest) < LARGEST):  # false for NaN, too
         raise ReadError(scan.source, "it has voxels that are infinite or not a number", "repair the file")
     if np.float32(lowest) == np.float32(highest):

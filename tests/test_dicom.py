@@ -980,3 +980,19 @@ def test_real_series() -> None:
     image = nibabel.as_closest_canonical(nibabel.Nifti1Image(voxels, np.diag([-1, -1, 1, 1]) @ affine))
     np.testing.assert_array_equal(scan.voxels, np.asanyarray(image.dataobj))
     np.testing.assert_allclose(scan.affine, image.affine, atol=1e-2)
+
+
+def test_reports_and_segmentations_are_counted_as_ignored(tmp_path: Path) -> None:
+    import pydicom
+    from conftest import phantom, write_dicom
+
+    from indexer.readers import discover
+
+    folder = write_dicom(tmp_path / "study", phantom(1))
+    report = pydicom.dcmread(next(folder.iterdir()))
+    report.Modality, report.SOPClassUID = "SR", "1.2.840.10008.5.1.4.1.1.88.34"
+    report.file_meta.MediaStorageSOPClassUID = report.SOPClassUID
+    report.SeriesInstanceUID, report.SOPInstanceUID = "1.2.3.4", "1.2.3.4.5"
+    del report.PixelData
+    report.save_as(folder / "report")
+    assert discover(tmp_path).taken == {"DICOM series": 1, "ignored files": 1}

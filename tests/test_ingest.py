@@ -169,6 +169,23 @@ def test_an_empty_folder_beside_others_is_a_failure_among_them(index, tiny, coho
     assert "is empty" in report.failed[0]["reason"]
 
 
+def test_each_data_set_below_a_root_has_the_table_of_its_own(index, tiny, cohort, tmp_path):
+    cohort(2, folder="all/one")
+    other = cohort(2, folder="all/two")
+    table = (other / "participants.tsv").read_text().replace("who_grade", "tumour").replace("P-", "R-")
+    (other / "participants.tsv").write_text(table.replace("\t2\t", "\tglioma\t"))
+    for i in range(2):
+        (other / f"P-{i:02}").rename(other / f"R-{i:02}")
+    write_nifti(tmp_path / "all" / "U-01_t1.nii.gz", phantom(70))
+    report = ingest(index, [tmp_path / "all"], tiny)
+    contents = index.catalog.contents()
+    labels = dict(zip(contents.case_ids, contents.labels, strict=True))
+    assert labels["P-00"] == {"who_grade": "2"}
+    assert labels["R-00"] == {"tumour": "glioma"}
+    assert labels["U-01"] == {}
+    assert report.taken["NIfTI volumes"] == 5
+
+
 def test_prune_takes_out_the_last_image_of_a_folder_too(index, tiny, cohort):
     root, other = cohort(1), cohort(1, folder="other")
     ingest(index, [root, other], tiny)

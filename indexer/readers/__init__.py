@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -83,7 +83,7 @@ class Discovery:
     taken: dict[str, int] = field(default_factory=dict)
 
 
-def discover(root: Path, labels: Labels | None = None) -> Discovery:
+def discover(root: Path, labels: Labels | None = None, *, without: Collection[Path] = ()) -> Discovery:
     """Find everything readable in a folder and below it, or in one file.
 
     Hidden files and folders and ``DICOMDIR`` are passed over. Links are followed; a folder that can be
@@ -98,6 +98,8 @@ def discover(root: Path, labels: Labels | None = None) -> Discovery:
     root : Path
         A folder or a file. A file is taken on its own, even if it is called like a slice of a stack.
     labels : Labels, optional
+    without : collection of Path
+        Folders to leave out.
 
     Raises
     ------
@@ -116,7 +118,7 @@ def discover(root: Path, labels: Labels | None = None) -> Discovery:
     found = Discovery()
     taken: Counter[str] = Counter()
     claimed: dict[int, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
-    for file in sorted(_files(root, found.failures)):
+    for file in sorted(_files(root, found.failures, without)):
         try:
             number = next((i for i, f in enumerate(FORMATS) if f.claims(file)), None)
         except OSError as error:
@@ -133,6 +135,7 @@ def discover(root: Path, labels: Labels | None = None) -> Discovery:
     for number, (files, regions) in sorted(claimed.items(), reverse=True):
         sources, failures = FORMATS[number].sources(files, regions, root, labels)
         found.failures += failures
+        taken["ignored files"] += _left_out(files, sources, failures)
         for source in sources:
             if source.path in paths:
                 reason = f"is one of the {FORMATS[number].kinds[source.kind]}, but holds another format too"
@@ -212,7 +215,7 @@ def read_mask(path: Path, scan: Scan) -> NDArray[np.bool_]:
     return np.asarray(mask.voxels > (127 if lossy else 0), bool)
 
 
-def _files(root: Path, failures: list[ReadError]) -> Iterator[Path]:
+def _files(root: Path, failures: list[ReadError], without: Collection[Path]) -> Iterator[Path]:
     """All files below a folder; or one file, and the regions beside it that may be its own."""
     if root.is_file():
         yield root
@@ -227,6 +230,8 @@ def _files(root: Path, failures: list[ReadError]) -> Iterator[Path]:
     while folders or links:
         # links last: a folder is named by its own path wherever that is below the root
         folder = folders.pop() if folders else links.pop(0)
+        if folder in without:
+            continue
         try:
             stat = folder.stat()
             if (stat.st_dev, stat.st_ino) in seen:
@@ -248,6 +253,13 @@ def _files(root: Path, failures: list[ReadError]) -> Iterator[Path]:
                 yield path
             elif link:
                 failures.append(ReadError(path, "cannot be read (a link that leads nowhere)"))
+
+
+def _left_out(files: Sequence[Path], sources: Sequence[Source], failures: Sequence[ReadError]) -> int:
+    """Files of a format that hold no image: DICOM reports, segmentations and the like."""
+    used = {file for source in sources for file in source.files}
+    refused = {Path(failure.where) for failure in failures}
+    return sum(file not in used and refused.isdisjoint((file, *file.parents)) for file in files)
 
 
 def _labelled(source: Source, labels: Labels) -> Source:
