@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 
 from indexer.catalog import Catalog, Contents
 from indexer.encoder import Encoder
-from indexer.errors import CaseIndexError, EncoderError
+from indexer.errors import CaseIndexError, EncoderError, WriterBusyError
 from indexer.files import ASIDE, sha256, written_whole
 from indexer.partition import Partition
 from indexer.preprocess import Preprocessing
@@ -42,8 +43,8 @@ from indexer.vectors import EXACT_BELOW, Vectors
 FORMAT = 1
 SAMPLE = 20_000
 """Vectors that the partition is fitted on, at most."""
-HELD_OUT = 200
-"""Vectors that the probe count is calibrated with."""
+HELD_OUT = 1000
+"""Vectors that the probe count is calibrated with, at most."""
 
 
 @dataclass(frozen=True)
@@ -218,8 +219,10 @@ class CaseIndex:
 
         Raises
         ------
-        CaseIndexError
+        WriterBusyError
             If another process writes.
+        CaseIndexError
+            If the folder cannot be written.
         """
         holder = self.folder / "writer.json"
         lock = filelock.FileLock(self.folder / "lock")
@@ -231,7 +234,7 @@ class CaseIndex:
                 told = f"`cbir {who['command']}` (process {who['pid']}) has been writing since {who['since']}"
             except (OSError, ValueError, KeyError):
                 told = "another process is writing"
-            raise CaseIndexError(self.folder, told, "wait until it has ended") from None
+            raise WriterBusyError(self.folder, told, "wait until it has ended") from None
         except OSError as error:
             raise CaseIndexError(self.folder, f"cannot be written ({error.strerror})") from error
         try:
@@ -386,14 +389,19 @@ class CaseIndex:
                 path.unlink()
 
     def _fit(self) -> Partition:
-        ids = self.catalog.contents().slice_ids
-        rng = np.random.default_rng(0)
-        sample = np.sort(rng.choice(ids, min(SAMPLE, len(ids)), replace=False))
-        x = self.catalog.embeddings(sample)
-        held_out = rng.choice(len(x), min(HELD_OUT, len(x) // 10), replace=False)
-        base = np.delete(x, held_out, axis=0)
+        """A partition of a sample, its probing calibrated on patients that are not in the sample."""
+        contents, rng = self.catalog.contents(), np.random.default_rng(0)
+        names, patient_of_case = np.unique(contents.patient_ids, return_inverse=True)
+        asking = rng.permutation(len(names))[: math.ceil(len(names) / 10)]
+        patient = patient_of_case[contents.scan_case[contents.slice_scan]]
+        held_out = np.isin(patient, asking) if len(names) > 1 else rng.random(len(patient)) < 0.1
+
+        def sample(ids: NDArray[np.int64], most: int) -> NDArray[np.float32]:
+            return self.catalog.embeddings(np.sort(rng.choice(ids, min(most, len(ids)), replace=False)))
+
+        base = sample(contents.slice_ids[~held_out], SAMPLE)
         partition = Partition.fit(base)
-        partition.calibrate(x[held_out], base)
+        partition.calibrate(sample(contents.slice_ids[held_out], HELD_OUT), base)
         return partition
 
     # ---- care ----------------------------------------------------------------------------------

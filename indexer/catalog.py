@@ -465,6 +465,36 @@ class Catalog:
             record = connection.scalar(sa.select(sources.c.record).where(sources.c.path == path))
         return None if record is None else dict(record)
 
+    def case(self, case_id: str) -> dict[str, Any] | None:
+        """A case as it is filed now: ``patient_id``, ``labels`` and ``scans``.
+
+        A scan has ``sequence``, ``modality``, ``shape``, ``spacing``, ``source`` (its path) and
+        ``channel`` (its place among the scans of that source).
+        """
+        with self._transaction() as connection:
+            case = connection.execute(sa.select(cases).where(cases.c.case_id == case_id)).one_or_none()
+            if case is None:
+                return None
+            named = sa.select(labels.c.name, labels.c.value).where(labels.c.patient_id == case.patient_id)
+            rows = connection.execute(
+                sa.select(
+                    scans.c.sequence,
+                    scans.c.modality,
+                    scans.c.shape,
+                    scans.c.spacing,
+                    scans.c.channel,
+                    sources.c.path.label("source"),
+                )
+                .join(sources, sources.c.id == scans.c.source)
+                .where(scans.c.case == case.id)
+                .order_by(scans.c.id)
+            )
+            return {
+                "patient_id": case.patient_id,
+                "labels": {row.name: row.value for row in connection.execute(named)},
+                "scans": [dict(row._mapping) for row in rows],
+            }
+
     def embedded(self, input_hash: str) -> NDArray[np.float32] | None:
         """Embeddings of the whole slices of an equal network input that is filed already."""
         with self._transaction() as connection:

@@ -53,5 +53,9 @@ class CaseIndexError(CbirError):
     """An index folder that is missing, damaged, locked or of another format."""
 
 
+class WriterBusyError(CaseIndexError):
+    """Another process writes to the index: it can be tried again."""
+
+
 class QueryError(CbirError):
     """A question the index cannot answer as asked."""

@@ -107,8 +107,9 @@ class Vectors:
         x = np.ascontiguousarray(x, np.float32)
         if x.shape != (len(ids), self._index.d):
             raise ValueError(f"expected shape {(len(ids), self._index.d)}, got {x.shape}")
-        merged = np.union1d(self._ids, ids)
-        if len(merged) != len(self._ids) + len(ids) or (len(ids) and ids.min() < 0):
+        new = np.sort(ids)
+        merged = np.insert(self._ids, np.searchsorted(self._ids, new), new)
+        if (np.diff(merged) <= 0).any() or (new < 0).any():
             raise ValueError("ids must be new, distinct and not negative")
         if not len(ids):
             return

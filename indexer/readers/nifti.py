@@ -128,6 +128,7 @@ def read(source: Source) -> list[Scan]:
             spacing=(x, y, z),
             affine=affine,
             sequence=sequence,
+            modality=source.modality,
             patient_id=source.patient_id,
             study_id=source.study_id,
             series_id=source.series_id,

@@ -36,6 +36,8 @@ class Source:
         Masks that belong to the image.
     config : Path, optional
         The ``cbir.json`` that governs the files.
+    modality : str, optional
+        DICOM modality code, where it is known but the files no longer say it.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class Source:
     channels: tuple[str, ...] = ()
     region_files: tuple[Path, ...] = ()
     config: Path | None = None
+    modality: str | None = None
 
     def record(self) -> dict[str, Any]:
         """What is needed to read it again, without the ids."""
@@ -57,6 +60,7 @@ class Source:
             "sequence": self.sequence,
             "channels": list(self.channels),
             "region_files": [os.path.relpath(file, self.path) for file in self.region_files],
+            **({"modality": self.modality} if self.modality else {}),
         }
 
     @classmethod
@@ -73,6 +77,7 @@ class Source:
             sequence=record["sequence"],
             channels=tuple(record["channels"]),
             region_files=absolute(record["region_files"]),
+            modality=record.get("modality"),
         )
 
     def fingerprint(self) -> str:
