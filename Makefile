@@ -20,9 +20,10 @@ $(VENV)/installed-test: $(VENV)/installed
 	touch $@
 
 demo: $(VENV)/installed  ## install, write a synthetic cohort, index it, query it, write a report
-	$(BIN)/cbir demo demo
+	$(BIN)/cbir demo demo/cohort
+	$(BIN)/cbir demo demo/new --patients 3 --seed 1
 	$(BIN)/cbir index demo/cohort --index demo/index
-	$(BIN)/cbir query demo/query/SYNTH-Q01 --index demo/index -k 5 --report demo/report.html
+	$(BIN)/cbir query demo/new/SYNTH-1-001 --index demo/index -k 5 --report demo/report.html
 	@echo "open demo/report.html in a browser"
 
 debian:  ## Debian packages that the browser tests need

@@ -108,8 +108,8 @@ def cli_help() -> str:
 
 
 def sample() -> str:
-    """The session on the synthetic cohort, but for writing it."""
-    session = results.load("sample")["results"]["session"][1:]
+    """The session on the synthetic cohort."""
+    session = results.load("sample")["results"]["session"]
     steps = [f"$ {step['command']}\n{step['output']}" for step in session]
     return "```console\n" + "\n".join(steps) + "\n```"
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from benchmarks import results
 
 COMMANDS = (
-    "cbir demo demo",
-    "cbir index demo/cohort --keep-ids",
-    "cbir query demo/query/SYNTH-Q01 -k 5 --report report.html",
+    "cbir demo cohort",
+    "cbir demo new --patients 3 --seed 1",
+    "cbir index cohort --keep-ids",
+    "cbir query new/SYNTH-1-001 -k 5 --report report.html",
 )
 COLUMNS = "110"
 

@@ -519,6 +519,12 @@ class CaseIndex:
         # by score: which of two equally similar slices is found is no matter
         found = np.mean((scores >= exact[:, -1:] - 1e-6).sum(axis=1) / best)
         summary = {} if vectors.partition is None else vectors.partition.summary()
+        sizes = vectors.list_sizes()
+        summary["list_sizes"] = {
+            "min": int(sizes.min()),
+            "median": float(np.median(sizes)),
+            "max": int(sizes.max()),
+        }
         return {f"recall_at_{k}": round(float(found), 4), "queries": len(asking), **summary}
 
 

@@ -8,7 +8,6 @@ Nothing learned from them says anything about real tumours.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,21 +27,15 @@ Field = NDArray[Any]
 SHAPE = (128, 144, 32)
 SPACING = (1.5, 1.5, 5.0)
 CENTRE = (0.0, -17.0, 8.0)
-QUERIES = 2
 MARK = "SYNTHETIC images written by cbir demo"
 DESCRIPTION = "SYNTHETIC phantom by cbir demo, not a patient"
 README = f"""{MARK}
 
-No patient is behind any file here: every image is drawn by a program, and every WHO grade below is
-the one the drawing was made for. The files show how cbir works; accuracy on them means nothing.
+No patient is behind any file here: every image is drawn by a program, and every WHO grade is the one
+the drawing was made for. The files show how cbir works; accuracy on them means nothing.
 
-cohort/   labelled cases: SYNTH-NNN_t1ce.nii.gz, _flair.nii.gz, and _seg.nii.gz (1 necrosis,
-          2 oedema or infiltration, 4 enhancing); participants.tsv holds the labels
-query/    new cases that are not in the cohort; truth.tsv holds what they were drawn as,
-          outlines/ their lesions for --mask
-
-    cbir index cohort
-    cbir query query/SYNTH-Q01 --report report.html
+A folder a patient: NAME_t1ce.nii.gz, NAME_flair.nii.gz, and the lesion in NAME_seg.nii.gz (1 necrosis,
+2 oedema or infiltration, 4 enhancing). participants.tsv holds the labels.
 """
 
 TUMOUR = {2: "astrocytoma", 3: "astrocytoma", 4: "glioblastoma"}
@@ -62,21 +55,18 @@ class Cohort:
 
     Attributes
     ----------
-    cohort : Path
-        Folder to index: a folder a patient and ``participants.tsv``.
-    queries : list of Path
-        One T1 post-contrast file of each patient that is not in the cohort.
+    folder : Path
+        A folder a patient, and ``participants.tsv``.
     grades : dict
-        WHO grade of every patient, cohort and queries.
+        WHO grade of every patient.
     """
 
-    cohort: Path
-    queries: list[Path]
+    folder: Path
     grades: dict[str, int]
 
 
 def write_cohort(folder: Path, patients: int = 24, seed: int = 0) -> Cohort:
-    """Write the cohort into `folder`, and two cases to ask about.
+    """Write a cohort into `folder`.
 
     The same arguments give the same files, byte for byte; files that are already right stay
     untouched, so that a second run leaves nothing new to index.
@@ -86,9 +76,9 @@ def write_cohort(folder: Path, patients: int = 24, seed: int = 0) -> Cohort:
     folder : Path
         New, empty, or the folder of an earlier demo.
     patients : int
-        Size of the labelled cohort; grades 2, 3 and 4 are dealt out evenly.
+        Grades 2, 3 and 4 are dealt out evenly.
     seed : int
-        Another seed draws other patients.
+        Another seed draws other patients with other names: new ones to ask about.
 
     Raises
     ------
@@ -98,32 +88,26 @@ def write_cohort(folder: Path, patients: int = 24, seed: int = 0) -> Cohort:
     """
     if patients < 1:
         raise CbirError(folder, f"a cohort of {patients} patients", "ask for at least 1")
+    dealt = np.random.default_rng(seed).permutation(np.arange(patients) % 3 + 2)
+    prefix = f"SYNTH-{seed}" if seed else "SYNTH"
+    grades = {f"{prefix}-{i + 1:03d}": int(grade) for i, grade in enumerate(dealt)}
     try:
         _claim(folder)
-        written = {folder / "README.txt"}
-        grades: dict[str, int] = {}
-        for part, name, grade, number in _plan(patients, seed):
-            grades[name] = grade
+        written = set()
+        for number, (name, grade) in enumerate(grades.items()):
             images, seg = phantom(np.random.default_rng([seed, number]), grade)
-            home = folder / part / name
-            for sequence, voxels in images.items():
-                written.add(_write(home / f"{name}_{sequence}.nii.gz", _nifti(voxels)))
-            # beside a query, an outline would be used without being asked for
-            outline = folder / part / "outlines" if part == "query" else home
-            written.add(_write(outline / f"{name}_seg.nii.gz", _nifti(seg)))
-        for part, table in (("cohort", "participants.tsv"), ("query", "truth.tsv")):
-            rows = [(n, g) for n, g in grades.items() if ("-Q" in n) == (part == "query")]
-            text = "participant_id\ttumour\twho_grade\tsynthetic\n"
-            text += "".join(f"{n}\t{TUMOUR[g]}\t{g}\tyes\n" for n, g in rows)
-            written.add(_write(folder / part / table, text.encode()))
-        for stale in set(folder.glob("*/*/SYNTH-*.nii.gz")) - written:
+            for suffix, voxels in {**images, "seg": seg}.items():
+                written.add(_write(folder / name / f"{name}_{suffix}.nii.gz", _nifti(voxels)))
+        rows = [f"{name}\t{TUMOUR[grade]}\t{grade}\tyes\n" for name, grade in grades.items()]
+        table = "participant_id\ttumour\twho_grade\tsynthetic\n" + "".join(rows)
+        _write(folder / "participants.tsv", table.encode())
+        for stale in set(folder.glob("SYNTH-*/SYNTH-*.nii.gz")) - written:
             stale.unlink()
             if not any(stale.parent.iterdir()):
                 stale.parent.rmdir()
     except OSError as error:
         raise CbirError(folder, error.strerror or str(error), "choose another folder") from error
-    queries = [folder / "query" / n / f"{n}_t1ce.nii.gz" for n in grades if "-Q" in n]
-    return Cohort(folder / "cohort", queries, grades)
+    return Cohort(folder, grades)
 
 
 def _claim(folder: Path) -> None:
@@ -136,15 +120,6 @@ def _claim(folder: Path) -> None:
     elif folder.exists() and not folder.is_dir():
         raise CbirError(folder, "a file, not a folder", "name a new folder")
     _write(readme, README.encode())
-
-
-def _plan(patients: int, seed: int) -> Iterator[tuple[str, str, int, int]]:
-    """Part, name, grade and running number of every patient."""
-    dealt = np.random.default_rng(seed).permutation(np.arange(patients) % 3 + 2)
-    for i, grade in enumerate(dealt):
-        yield "cohort", f"SYNTH-{i + 1:03d}", int(grade), i
-    for i in range(QUERIES):
-        yield "query", f"SYNTH-Q{i + 1:02d}", 4 - 2 * (i % 2), 1_000_000 + i
 
 
 def _write(path: Path, data: bytes) -> Path:

@@ -397,19 +397,17 @@ def demo(
 ) -> None:
     """Write a small synthetic graded cohort to try things with.
 
-    Example: `cbir demo demo && cbir index demo/cohort && cbir query demo/query/SYNTH-Q01`
+    Another seed gives new patients to ask about.
+
+    Example: `cbir demo cohort; cbir demo new --patients 3 --seed 1; cbir index cohort`
     """
     from indexer.demo import write_cohort
 
     written = write_cohort(folder, patients=patients, seed=seed)
-    queries = [str(path) for path in written.queries]
     if as_json:
-        _print_json(
-            {"schema": 1, "cohort": str(written.cohort), "queries": queries, "grades": written.grades}
-        )
+        _print_json({"schema": 1, "folder": str(written.folder), "grades": written.grades})
     else:
-        print(f"{written.cohort}: {patients} synthetic patients")
-        print(f"{', '.join(queries)}: synthetic patients to ask with")
+        print(f"{written.folder}: {patients} synthetic patients")
 
 
 # ---- parsing and printing ------------------------------------------------------------------------

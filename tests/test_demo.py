@@ -37,38 +37,30 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_layout(cohort: Cohort) -> None:
-    names = set(files(cohort.cohort.parent))
-    expected = {"README.txt", "cohort/participants.tsv", "query/truth.tsv"}
+    expected = {"README.txt", "participants.tsv"}
     for i in range(1, PATIENTS + 1):
         name = f"SYNTH-{i:03d}"
-        expected |= {f"cohort/{name}/{name}_{part}.nii.gz" for part in ("t1ce", "flair", "seg")}
-    for name in ("SYNTH-Q01", "SYNTH-Q02"):
-        expected |= {f"query/{name}/{name}_{part}.nii.gz" for part in ("t1ce", "flair")}
-        expected.add(f"query/outlines/{name}_seg.nii.gz")
-    assert names == expected
-    assert cohort.queries[0] == cohort.cohort.parent / "query/SYNTH-Q01/SYNTH-Q01_t1ce.nii.gz"
-    assert sum(map(len, files(cohort.cohort.parent).values())) < (PATIENTS + 2) * 1e6
+        expected |= {f"{name}/{name}_{part}.nii.gz" for part in ("t1ce", "flair", "seg")}
+    written = files(cohort.folder)
+    assert set(written) == expected
+    assert sum(map(len, written.values())) < PATIENTS * 1e6
 
 
 def test_labels_follow_the_grades(cohort: Cohort) -> None:
-    with (cohort.cohort / "participants.tsv").open() as table:
+    with (cohort.folder / "participants.tsv").open() as table:
         rows = list(csv.DictReader(table, delimiter="\t"))
-    with (cohort.cohort.parent / "query" / "truth.tsv").open() as table:
-        truth = list(csv.DictReader(table, delimiter="\t"))
     assert [r["participant_id"] for r in rows] == [f"SYNTH-{i:03d}" for i in range(1, PATIENTS + 1)]
     assert sorted(r["who_grade"] for r in rows) == ["2", "2", "3", "3", "4", "4"]
-    assert {r["participant_id"]: int(r["who_grade"]) for r in rows + truth} == cohort.grades
+    assert {r["participant_id"]: int(r["who_grade"]) for r in rows} == cohort.grades
     assert all((r["tumour"] == "glioblastoma") == (r["who_grade"] == "4") for r in rows)
 
 
 def test_synthetic_is_said_everywhere(cohort: Cohort) -> None:
-    root = cohort.cohort.parent
-    assert "SYNTHETIC" in (root / "README.txt").read_text().splitlines()[0]
-    for table in ("cohort/participants.tsv", "query/truth.tsv"):
-        lines = (root / table).read_text().splitlines()
-        assert lines[0].split("\t")[-1] == "synthetic"
-        assert all(line.startswith("SYNTH-") and line.endswith("\tyes") for line in lines[1:])
-    images = list(root.rglob("*.nii.gz"))
+    assert "SYNTHETIC" in (cohort.folder / "README.txt").read_text().splitlines()[0]
+    lines = (cohort.folder / "participants.tsv").read_text().splitlines()
+    assert lines[0].split("\t")[-1] == "synthetic"
+    assert all(line.startswith("SYNTH-") and line.endswith("\tyes") for line in lines[1:])
+    images = list(cohort.folder.rglob("*.nii.gz"))
     assert images
     for path in images:
         assert path.name.startswith("SYNTH-")
@@ -76,7 +68,7 @@ def test_synthetic_is_said_everywhere(cohort: Cohort) -> None:
 
 
 def test_images_are_plausible_mr_volumes(cohort: Cohort) -> None:
-    for path in cohort.cohort.rglob("*.nii.gz"):
+    for path in cohort.folder.rglob("*.nii.gz"):
         image = nibabel.load(path)
         assert nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
         assert image.header.get_zooms() == pytest.approx(demo.SPACING)
@@ -94,7 +86,7 @@ def test_images_are_plausible_mr_volumes(cohort: Cohort) -> None:
 
 
 def test_the_readers_take_it(cohort: Cohort) -> None:
-    found = discover(cohort.cohort)
+    found = discover(cohort.folder)
     assert not found.failures
     assert len(found.sources) == 2 * PATIENTS
     for source in found.sources:
@@ -104,8 +96,6 @@ def test_the_readers_take_it(cohort: Cohort) -> None:
         assert scan.axis == 2
         assert scan.region is not None
         assert scan.region.any()
-    (scan,) = read(cohort.queries[0])
-    assert scan.region is None
 
 
 def test_grade_shows_in_the_lesion_and_not_in_one_voxel() -> None:
@@ -130,7 +120,7 @@ def test_grade_shows_in_the_lesion_and_not_in_one_voxel() -> None:
 
 def test_same_seed_same_bytes(cohort: Cohort, tmp_path: Path) -> None:
     again = write_cohort(tmp_path, PATIENTS)
-    assert files(tmp_path) == files(cohort.cohort.parent)
+    assert files(tmp_path) == files(cohort.folder)
     assert again.grades == cohort.grades
 
 
@@ -138,8 +128,10 @@ def test_same_seed_same_bytes(cohort: Cohort, tmp_path: Path) -> None:
 def test_another_seed_draws_others(tmp_path: Path) -> None:
     write_cohort(tmp_path / "a", 3)
     write_cohort(tmp_path / "b", 3, seed=1)
-    name = "cohort/SYNTH-001/SYNTH-001_t1ce.nii.gz"
-    assert (tmp_path / "a" / name).read_bytes() != (tmp_path / "b" / name).read_bytes()
+    first, other = (next((tmp_path / folder).rglob("*-001_t1ce.nii.gz")) for folder in ("a", "b"))
+    assert first.read_bytes() != other.read_bytes()
+    assert first.name == "SYNTH-001_t1ce.nii.gz"
+    assert other.name == "SYNTH-1-001_t1ce.nii.gz"
 
 
 @pytest.mark.usefixtures("quick")
@@ -153,10 +145,10 @@ def test_second_run_touches_nothing(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quick")
 def test_smaller_cohort_leaves_no_stale_case_and_no_loss(tmp_path: Path) -> None:
     write_cohort(tmp_path, 5)
-    kept = tmp_path / "cohort" / "SYNTH-005" / "my-notes.txt"
+    kept = tmp_path / "SYNTH-005" / "my-notes.txt"
     kept.write_text("mine")
     write_cohort(tmp_path, 3)
-    assert not (tmp_path / "cohort" / "SYNTH-004").exists()
+    assert not (tmp_path / "SYNTH-004").exists()
     assert list(kept.parent.iterdir()) == [kept]
 
 
@@ -166,7 +158,7 @@ def test_resumes_after_an_interruption(tmp_path: Path, monkeypatch: pytest.Monke
         broken.setattr(demo, "_nifti", lambda voxels: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write_cohort(tmp_path, 2)
-    assert len(write_cohort(tmp_path, 2).queries) == 2
+    assert len(write_cohort(tmp_path, 2).grades) == 2
 
 
 @pytest.mark.usefixtures("quick")

@@ -34,7 +34,7 @@ def of(centroids, fuzzifier, **changes):
         "border": 0.5,
         "coefficient": 1.0,
         "sizes": np.ones(c, np.int64),
-        "sampled": c,
+        "judged": c,
         "probing": Probing(0.05, 1, c),
     }
     return Partition(**{**values, **changes})

@@ -45,7 +45,7 @@ def hand_made(x, c, seed, *, everything=True):
         border=0.3,
         coefficient=1.0,
         sizes=np.ones(c, np.int64),
-        sampled=len(x),
+        judged=len(x),
         probing=Probing(0.0, c, c) if everything else Probing(0.3, 1, c),
     )
 

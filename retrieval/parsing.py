@@ -1,0 +1,50 @@
+"""How a question is written, on the command line and over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from indexer.errors import QueryError
+
+Box = tuple[int, int, int, int]
+
+
+def parse_region(text: str) -> tuple[Box, int | None]:
+    """Box and slice of ``x0,y0,x1,y1`` or ``x0,y0,x1,y1@slice``.
+
+    Raises
+    ------
+    QueryError
+
+    Examples
+    --------
+    >>> parse_region("10,20,40,60@77")
+    ((10, 20, 40, 60), 77)
+    """
+    box, at, position = text.partition("@")
+    try:
+        x0, y0, x1, y1 = (int(part) for part in box.split(","))
+        return (x0, y0, x1, y1), int(position) if at else None
+    except ValueError:
+        raise QueryError("region", f"{text!r} is not X0,Y0,X1,Y1 or X0,Y0,X1,Y1@SLICE") from None
+
+
+def parse_where(pairs: Iterable[str]) -> dict[str, str]:
+    """Labels and values of ``label=value`` pairs.
+
+    Raises
+    ------
+    QueryError
+
+    Examples
+    --------
+    >>> parse_where(["who_grade=4", "sex=F"])
+    {'who_grade': '4', 'sex': 'F'}
+    """
+    where = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise QueryError("where", f"{pair!r} is not LABEL=VALUE")
+        where[name] = value
+    return where
