@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from indexer.catalog import Catalog, Contents
 from indexer.encoder import Encoder
-from indexer.errors import CaseIndexError, EncoderError, WriterBusyError
+from indexer.errors import CaseIndexError, CbirError, EncoderError, WriterBusyError
 from indexer.files import ASIDE, sha256, written_whole
 from indexer.partition import Partition
 from indexer.preprocess import Preprocessing
@@ -430,7 +430,7 @@ class CaseIndex:
         if held is not None:
             try:
                 cache += self._compare(contents, held)
-            except CaseIndexError as error:
+            except CbirError as error:
                 cache.append(Problem(error.where, error.reason))
             except (OSError, RuntimeError, ValueError) as error:
                 cache.append(Problem(held.file, f"cannot be read ({error})"))

@@ -285,7 +285,7 @@ def info(
         return
     listed, failed = about.pop("cases_list", []), about.pop("failures", [])
     for name, value in about.items():
-        print(f"{name.replace('_', ' '):24}{value}")
+        print(f"{name.replace('_', ' '):24}{_plain(value)}")
     for row in listed:
         print(row["case_id"], " ".join(f"{n}={v}" for n, v in row["labels"].items()), sep="  ")
     for row in failed:
@@ -466,6 +466,13 @@ def _print_answer(answer: Answer) -> None:
         kind = "calibrated" if evidence.calibrated else "not calibrated"
         print(f"{name}: {shares}; {evidence.neighbours} neighbours, {kind}")
     print(answer.notice)
+
+
+def _plain(value: Any) -> str:
+    """A setting or a dict of them, numbers with four digits."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(part)}" for name, part in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _near(path: str) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 
@@ -8,7 +9,7 @@ import pytest
 from test_catalog import entry, scan
 
 from indexer.case_index import CaseIndex, Manifest
-from indexer.errors import CaseIndexError, EncoderError
+from indexer.errors import CaseIndexError, EncoderError, PartitionError
 
 
 class Four:
@@ -210,3 +211,23 @@ def test_enough_vectors_are_partitioned_and_answers_stay(index, monkeypatch):
     assert index.manifest.vectors.partition_sha256 != fitted  # fewer than it was fitted on
     index.compact()
     assert index.verify() == []
+
+
+def test_a_partition_of_another_version_is_told_and_fitted_anew(index, monkeypatch):
+    monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
+    fill(index, sources=80)
+    index.file_vectors()
+    path = index.folder / index.manifest.vectors.partition
+    with path.open("wb") as file:
+        np.savez(file, other=np.arange(3))
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest = json.loads((index.folder / "manifest.json").read_text())
+    manifest["vectors"]["partition_sha256"] = checksum
+    (index.folder / "manifest.json").write_text(json.dumps(manifest))
+    with CaseIndex.open(index.folder) as reopened:
+        with pytest.raises(PartitionError, match="--repair"):
+            reopened.snapshot()
+        assert [p.sound for p in reopened.verify()] == [False]
+        with reopened.writing("verify --repair"):
+            reopened.verify(repair=True)
+        assert reopened.verify() == []
