@@ -107,7 +107,7 @@ def main() -> None:
                     table[name][f"slices combined: {how}"] = figures(other)
             precision = [
                 evaluate(
-                    items.similarity,
+                    items.similarities,
                     shuffled_labels(items.column(task.label), items.patients, seed),
                     items.patients,
                     folds=items.column("fold"),

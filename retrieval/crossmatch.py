@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.case_index import Snapshot
 from indexer.errors import QueryError
-from retrieval.evaluation import Evaluation, evaluate, predicted_class_similarity
+from retrieval.evaluation import Evaluation, Similarity, evaluate, predicted_class_similarity
 
 BLOCK = 2048
 """Query slices compared at once."""
+SMALL = 5000
+"""So many items' similarities are kept as a whole (100 MB)."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class CrossMatch:
         """
         labels = self.column(label)
         fold = None if folds is None else self.column(folds)
-        by_class = predicted_class_similarity(self.similarity, labels, self.patients, folds=fold)
+        by_class = predicted_class_similarity(self.similarities, labels, self.patients, folds=fold)
         ranking, baseline = (
             evaluate(
                 similarity,
@@ -139,9 +142,15 @@ class CrossMatch:
                 bootstrap=bootstrap,
                 seed=seed,
             )
-            for similarity in (self.similarity, by_class)
+            for similarity in (self.similarities, by_class)
         )
         return ranking, baseline
+
+    @cached_property
+    def similarities(self) -> Similarity:
+        """All similarities as one array where that is small, else :meth:`similarity`."""
+        n = len(self.names)
+        return self.similarity(np.arange(n)) if n <= SMALL else self.similarity
 
     def similarity(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Scores of all items for some of them as queries.

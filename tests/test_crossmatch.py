@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from indexer.case_index import CaseIndex
+from indexer.errors import QueryError
+from indexer.ingest import ingest
+from retrieval.crossmatch import BLOCK, CrossMatch
+from retrieval.search import Index
+
+
+@pytest.fixture
+def index(tmp_path, tiny, cohort):
+    with CaseIndex.create(tmp_path / "index", tiny, keep_ids=True) as case_index:
+        ingest(case_index, [cohort(7, ("t1ce", "flair"))], tiny)
+        case_index.catalog.remove_sources(
+            [p for p in case_index.catalog.fingerprints() if p.endswith("P-02_flair.nii.gz")]
+        )
+        yield case_index
+
+
+@pytest.mark.parametrize("block", [1, 5, BLOCK])
+def test_every_case_scores_as_it_does_as_a_query(index, tiny, monkeypatch, block):
+    monkeypatch.setattr("retrieval.crossmatch.BLOCK", block)
+    items = CrossMatch.of(index.snapshot())
+    scores = items.similarity(np.arange(7))
+    asking = Index(index, tiny)
+    for row, case in enumerate(items.names):
+        found = {hit.case_id: hit.score for hit in asking.like(case, k=7).hits}
+        assert found
+        for other, score in found.items():
+            assert scores[row, items.names.index(other)] == pytest.approx(score, abs=1e-5)
+    np.testing.assert_allclose(items.similarities, scores)
+
+
+def test_scans_of_different_sequences_cannot_be_compared(index):
+    items = CrossMatch.of(index.snapshot(), "scan")
+    assert len(items.names) == 13
+    flair = np.array([name.endswith("flair.nii.gz") for name in items.names])
+    scores = items.similarity(np.arange(13))
+    assert (np.isinf(scores) == (flair[:, None] != flair)).all()
+    assert np.diag(scores) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_unknown_column_names_the_known_ones(index):
+    with pytest.raises(QueryError, match="the index has: who_grade"):
+        CrossMatch.of(index.snapshot()).evaluate("grade")
