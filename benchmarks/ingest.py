@@ -25,8 +25,8 @@ from indexer.labels import find_labels
 from indexer.preprocess import Preprocessing, prepared
 
 COHORTS = ("volumes", "tcga-lgg", "figshare", "brats-lesions", "dicom-t1")
-ROUNDS = 3
-SLICES = 3000
+ROUNDS = 2
+SLICES = 1500
 """Slices of a cohort that take part: the ratio needs no more."""
 
 MEMORY = """

@@ -1,22 +1,40 @@
-"""Encoders turn prepared slices into unit vectors; a package can bring one by an entry point."""
+"""Encoders turn prepared slices into unit vectors.
+
+A package can bring one by an entry point; a file of trained weights is one, too. Such a file
+(safetensors) describes itself: architecture, labels and settings of the training, a checksum, and
+keyed hashes of the patients it was trained on, so that a figure on these can be told from one on
+new patients.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+import hmac
+import json
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import EncoderError
+from indexer.files import written_whole
+
+if TYPE_CHECKING:
+    from indexer.network import RetrievalNetwork
 
 GROUP = "cbir.encoders"
 """Entry point group: a name stands for a callable without arguments that returns an `Encoder`."""
+
+SUFFIX = ".safetensors"
+"""Ending of a file of weights."""
+
+FORMAT = "cbir encoder 1"
+"""What a file of weights says it is."""
 
 DEFAULT = "imagenet"
 BLOCK = 32
@@ -49,6 +67,41 @@ class Encoder(Protocol):
 
         Any n, none included; a vector does not depend on the other images; safe to call from
         several threads.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What an encoder sees in slices beside their vectors.
+
+    Attributes
+    ----------
+    embeddings : ndarray of float32, shape (n, dimension)
+        Unit vectors, the same as `encode` gives.
+    weights : ndarray of float32, shape (n,)
+        How informative each slice is, 0 to 1: the chance that it shows a lesion at all.
+    maps : ndarray of float32, shape (n, h, w)
+        Chance of a lesion in each cell of a grid over the slice.
+    boxes : ndarray of float32, shape (n, 4)
+        The region looked at: x0, y0, x1, y1 as shares of the side.
+    """
+
+    embeddings: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    maps: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+
+
+@runtime_checkable
+class Analyser(Encoder, Protocol):
+    """An encoder that also says where it looks."""
+
+    def analyse(self, batch: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None) -> Analysis:
+        """Embeddings, weights, lesion maps and regions of grey images, shape (n, size, size).
+
+        `boxes`, shape (n, 4), are regions that are known, as in `Analysis.boxes`; rows that are NaN
+        are proposed by the encoder.
         """
         ...
 
@@ -87,13 +140,79 @@ class NetworkEncoder:
         ValueError
             If the batch has another shape or type.
         """
-        if batch.dtype != np.uint8 or batch.ndim != 3 or batch.shape[1:] != (self.size, self.size):
-            expected = f"uint8 (n, {self.size}, {self.size})"
-            raise ValueError(f"{self.name} takes {expected}, not {batch.dtype} {batch.shape}")
+        _check(self, batch)
         vectors = np.empty((len(batch), self.dimension), np.float32)
         for start in range(0, len(batch), BLOCK):
             vectors[start : start + BLOCK] = self.embed(batch[start : start + BLOCK])
         return vectors
+
+
+@dataclass
+class TrainedEncoder:
+    """An encoder from a file of weights; it is an :class:`Analyser`.
+
+    Attributes
+    ----------
+    name, dimension, version, size
+        As in :class:`Encoder`.
+    path : Path
+        The file.
+    about : dict
+        What the file says of itself: ``labels``, ``recipe``, ….
+    network : RetrievalNetwork
+        Fused, in evaluation mode.
+    """
+
+    name: str
+    dimension: int
+    version: str
+    size: int
+    path: Path
+    about: Mapping[str, Any] = field(repr=False)
+    network: RetrievalNetwork = field(repr=False)
+
+    def encode(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Unit vectors of grey images; see :class:`NetworkEncoder`."""
+        return self.analyse(batch).embeddings
+
+    def analyse(self, batch: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None) -> Analysis:
+        """Embeddings, weights, lesion maps and regions of grey images.
+
+        Parameters
+        ----------
+        batch : ndarray of uint8, shape (n, size, size)
+        boxes : ndarray of float32, shape (n, 4), optional
+            Known regions: x0, y0, x1, y1 as shares of the side; NaN where the encoder proposes one.
+
+        Raises
+        ------
+        ValueError
+            If the batch or the boxes have another shape or type.
+        """
+        from indexer import network
+
+        _check(self, batch)
+        if boxes is not None and boxes.shape != (len(batch), 4):
+            raise ValueError(f"{self.name} takes one box an image, not {boxes.shape}")
+        cells = network.VIEW // network.CELL
+        shapes = ((self.dimension,), (), (cells, cells), (4,))
+        parts = [np.empty((len(batch), *shape), np.float32) for shape in shapes]
+        for start in range(0, len(batch), BLOCK):
+            rows = slice(start, start + BLOCK)
+            found = network.analyse(self.network, batch[rows], None if boxes is None else boxes[rows])
+            for part, values in zip(parts, found, strict=True):
+                part[rows] = values
+        return Analysis(*parts)
+
+    def trained_on(self, patient_id: str) -> bool:
+        """Whether the weights have seen a patient, by the id that the training's labels used."""
+        return _hash(bytes.fromhex(self.about["key"]), patient_id) in self.about["patients"]
+
+
+def _check(encoder: Encoder, batch: NDArray[np.uint8]) -> None:
+    if batch.dtype != np.uint8 or batch.ndim != 3 or batch.shape[1:] != (encoder.size, encoder.size):
+        expected = f"uint8 (n, {encoder.size}, {encoder.size})"
+        raise ValueError(f"{encoder.name} takes {expected}, not {batch.dtype} {batch.shape}")
 
 
 @functools.cache
@@ -112,17 +231,26 @@ def imagenet() -> Encoder:
 
 
 def load_encoder(name: str = DEFAULT) -> Encoder:
-    """The encoder that is installed under a name.
+    """The encoder that is installed under a name, or that a file of weights holds.
+
+    Parameters
+    ----------
+    name : str
+        A name; or a path, which ends in ``.safetensors``.
 
     Raises
     ------
     EncoderError
-        If no package brings an encoder of this name, or the one that does cannot make it.
+        If no package brings an encoder of this name, or the one that does cannot make it; if the
+        file is missing, damaged, or no encoder.
     """
+    if name.endswith(SUFFIX):
+        return load_weights(Path(name))
     found = entry_points(group=GROUP)
     if name not in found.names:
         installed = ", ".join(sorted(found.names)) or "none"
-        raise EncoderError(name, "no such encoder is installed", f"choose one of: {installed}")
+        remedy = f"choose one of: {installed}, or a {SUFFIX} file"
+        raise EncoderError(name, "no such encoder is installed", remedy)
     try:
         encoder = found[name].load()()
     except Exception as error:  # whatever another package may raise
@@ -134,3 +262,138 @@ def load_encoder(name: str = DEFAULT) -> Encoder:
             name, f"{found[name].value} did not return an encoder of this name", "mend that package"
         )
     return encoder
+
+
+# ---- files of weights ------------------------------------------------------------------------------
+
+
+def write_weights(
+    path: Path,
+    net: RetrievalNetwork,
+    *,
+    name: str,
+    labels: Mapping[str, Collection[str]],
+    recipe: Mapping[str, Any],
+    patients: Collection[str],
+) -> None:
+    """Write a trained network as an encoder.
+
+    Kernels are stored in half precision (normalisation stays in single): half the size, and an
+    embedding moves by less than a thousandth.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in ``.safetensors``.
+    net : RetrievalNetwork
+        Not fused.
+    name : str
+        Of the encoder.
+    labels : mapping of str to collection of str
+        The classes of each label column trained on.
+    recipe : mapping
+        Settings of the training.
+    patients : collection of str
+        Ids of the patients trained on; the file holds keyed hashes of them, with the key.
+
+    Raises
+    ------
+    EncoderError
+        If the path has another ending.
+    """
+    from safetensors.numpy import save
+
+    from indexer import network
+
+    if path.suffix != SUFFIX:
+        raise EncoderError(path, "is not a name for weights", f"let it end in {SUFFIX}")
+    tensors = {}
+    for parameter, value in net.state_dict().items():
+        array = value.detach().cpu().contiguous().numpy()
+        tensors[parameter] = array.astype(np.float16) if array.ndim > 1 else array
+    architecture = network.architecture(net)
+    version = _version(tensors, architecture)
+    key = hashlib.sha256(f"patients {version}".encode()).digest()[:16]  # a function of the weights: no chance
+    about = {
+        "architecture": architecture,
+        "size": network.INPUT,
+        "dimension": net.dimension,
+        "name": name,
+        "version": version,
+        "labels": {column: list(values) for column, values in labels.items()},
+        "recipe": dict(recipe),
+        "key": key.hex(),
+        "patients": sorted({_hash(key, patient) for patient in patients}),
+    }
+    text = json.dumps(about, ensure_ascii=False, sort_keys=True)
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    content = save(tensors, {"format": FORMAT, "about": text, "checksum": checksum})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as aside:
+        aside.write_bytes(content)
+
+
+def load_weights(path: Path) -> TrainedEncoder:
+    """The encoder in a file of weights.
+
+    Raises
+    ------
+    EncoderError
+        If the file is missing, damaged, no encoder, or of an architecture that this version of cbir
+        does not have.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    remedy = "name a file that `cbir train` wrote"
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise EncoderError(path, f"cannot be read ({error.strerror or 'no such file'})", remedy) from error
+    except SafetensorError as error:
+        raise EncoderError(path, "is damaged, or no file of weights", remedy) from error
+    if metadata.get("format") != FORMAT:
+        raise EncoderError(path, "is no encoder of cbir", remedy)
+    text = metadata.get("about", "")
+    if hashlib.sha256(text.encode()).hexdigest() != metadata.get("checksum"):
+        raise EncoderError(path, "is damaged: its description does not have its checksum", remedy)
+    about = json.loads(text)
+    if _version(tensors, about["architecture"]) != about["version"]:
+        raise EncoderError(path, "is damaged: its weights do not have their checksum", remedy)
+
+    import torch
+
+    from indexer import network
+
+    net = network.RetrievalNetwork(about["dimension"])
+    ours = network.architecture(net)
+    if (about["architecture"], about["size"]) != (ours, network.INPUT):
+        raise EncoderError(path, "is of another version of cbir", "train again, or use that version")
+    try:
+        net.load_state_dict({key: torch.from_numpy(value).float() for key, value in tensors.items()})
+    except RuntimeError as error:
+        raise EncoderError(path, "does not hold the weights of its architecture", remedy) from error
+    return TrainedEncoder(
+        name=about["name"],
+        dimension=about["dimension"],
+        version=about["version"],
+        size=about["size"],
+        path=path,
+        about=about,
+        network=net.fused(),
+    )
+
+
+def _version(tensors: Mapping[str, NDArray[Any]], architecture: str) -> str:
+    """Hash of weights and architecture."""
+    digest = hashlib.sha256(architecture.encode())
+    for key in sorted(tensors):
+        digest.update(f"\0{key} {tensors[key].dtype} {tensors[key].shape}\0".encode())
+        digest.update(np.ascontiguousarray(tensors[key]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _hash(key: bytes, patient: str) -> str:
+    """A patient's keyed hash; ``sub-01`` and ``01`` are one patient, as in a labels table."""
+    return hmac.new(key, patient.removeprefix("sub-").encode(), hashlib.sha256).hexdigest()[:16]

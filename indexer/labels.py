@@ -87,9 +87,9 @@ class Labels:
             raise LabelsError(path, f"no column names patients or files (it has {', '.join(header)})", remedy)
         keys = {*PATIENT_COLUMNS, *FILE_COLUMNS}
         others = [(i, name) for i, name in enumerate(header) if name and name.lower() not in keys]
-        kept = [(i, name) for i, name in others if not _identifies(name)]
+        kept = [(i, name) for i, name in others if not identifies(name)]
         self.columns = tuple(name for _, name in kept)
-        self.dropped = tuple(name for _, name in others if _identifies(name))
+        self.dropped = tuple(name for _, name in others if identifies(name))
 
         files = ["" if file_at is None else _known(row[file_at]).replace("\\", "/") for _, row in rows]
         stems = Counter(map(_stem, files))
@@ -294,6 +294,7 @@ def _stem(file: str) -> str:
     return name[:-7] if name.lower().endswith(".nii.gz") else PurePosixPath(name).stem
 
 
-def _identifies(column: str) -> bool:
+def identifies(column: str) -> bool:
+    """Whether a column's header says that it holds what identifies people, or free text."""
     words = [word.lower() for word in _WORDS.findall(column)]
     return any(IDENTIFYING.fullmatch(word) for word in (*words, "".join(words)))

@@ -1,4 +1,9 @@
-"""EfficientNet-Lite0 in plain torch: one grey channel in, a unit vector of 1280 features out.
+"""EfficientNet-Lite0 in plain torch, and the retrieval network that is trained on it.
+
+:class:`EfficientNetLite0` takes one grey channel and gives a unit vector of 1280 features.
+:class:`RetrievalNetwork` adds two heads: a *lesion head* says where suspicious tissue is, and an
+*embedding head* makes a short unit vector of the whole plane and of what the lesion head points at.
+:func:`analyse` looks twice with it: at the whole slice, and at the region that it then proposes.
 
 Tan and Le, *EfficientNet*, ICML 2019; the Lite variant (no squeeze-and-excite, ReLU6, stem and head
 unscaled) is from tensorflow/tpu, ``models/official/efficientnet/lite``.
@@ -7,10 +12,12 @@ unscaled) is from tensorflow/tpu, ``models/official/efficientnet/lite``.
 from __future__ import annotations
 
 import io
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -29,6 +36,35 @@ STAGES = (
 EPSILON = 1e-3
 ARCHITECTURE = f"EfficientNet-Lite0, grey as -1…1, mean over the plane, unit length, {STAGES}, {EPSILON}"
 """All that decides a vector besides weights and input size, for an encoder's version."""
+
+DIMENSION = 128
+"""Length of the trained embedding."""
+
+VIEW = 160
+"""Side at which the retrieval network sees a slice, and a region of it."""
+
+INPUT = 2 * VIEW
+"""Side of the prepared slice, so that a region is enlarged from more pixels than the whole shows."""
+
+CELL = 8
+"""Pixels of a view, along each side, that share one value of the lesion map."""
+
+LATERAL = 64
+"""Channels of the lesion head."""
+
+CONTEXT = 1.6
+"""Side of a region's square over the longer side of its box, as the preprocessing crops regions."""
+
+LEAST = 1 / 8
+"""Least side of a region's square, as a share of the slice."""
+
+SHARE = 0.5
+"""The proposed region is where the lesion map exceeds this share of its maximum, around the maximum."""
+
+TOP = 4
+"""Cells of the lesion map whose mean probability is the slice's weight."""
+
+Network = TypeVar("Network", bound=nn.Module)
 
 # how the released ImageNet weights call the layers inside a block and around the blocks
 IN_BLOCK = {
@@ -71,7 +107,15 @@ class Convolution(nn.Module):
 
 
 class Block(nn.Module):
-    """Inverted residual: expand, convolve each channel by itself, project."""
+    """Inverted residual: expand, convolve each channel by itself, project.
+
+    Attributes
+    ----------
+    drop : float
+        Chance that training passes a block by (stochastic depth, Huang et al., ECCV 2016).
+    """
+
+    drop = 0.0
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -84,7 +128,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """From (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
         y: Tensor = self.project(self.depthwise(self.expand(x)))
-        return y + x if self.residual else y
+        if not self.residual:
+            return y
+        if self.training and self.drop:
+            y = y * torch.empty(len(y), 1, 1, 1, device=y.device).bernoulli_(1 - self.drop) / (1 - self.drop)
+        return y + x
 
 
 class EfficientNetLite0(nn.Module):
@@ -107,6 +155,15 @@ class EfficientNetLite0(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.head = Convolution(LAST, FEATURES, 1)
 
+    def pyramid(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Feature maps at an 8th, a 16th and a 32nd of the side: 40, 112 and 320 channels."""
+        maps, done = [self.stem(x)], 0
+        for stages in (3, 5, 7):
+            end = sum(stage[0] for stage in STAGES[:stages])
+            maps.append(self.blocks[done:end](maps[-1]))
+            done = end
+        return maps[1], maps[2], maps[3]
+
     def features(self, x: Tensor) -> Tensor:
         """The feature map.
 
@@ -127,12 +184,76 @@ class EfficientNetLite0(nn.Module):
 
     def fused(self) -> EfficientNetLite0:
         """This network, made ready for inference in place: fused, in evaluation mode, channels last."""
-        self.eval()
-        for module in self.modules():
-            if isinstance(module, Convolution):
-                module.fuse()
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return self
+        return fused(self)
+
+
+class RetrievalNetwork(nn.Module):
+    """What is trained: backbone, lesion head and embedding head; one network for whole slices and regions.
+
+    Parameters
+    ----------
+    dimension : int
+        Length of the embedding.
+    dropout : float
+        Share of the pooled features that training hides from the embedding head.
+    depth : float
+        Chance that training passes the last block by; it rises to this from the first block on.
+    """
+
+    def __init__(self, dimension: int = DIMENSION, dropout: float = 0.0, depth: float = 0.0) -> None:
+        super().__init__()
+        self.dimension = dimension
+        self.backbone = EfficientNetLite0()
+        for i, block in enumerate(self.backbone.blocks):
+            block.drop = depth * i / len(self.backbone.blocks)  # type: ignore[assignment]
+        channels = (STAGES[2][-1], STAGES[4][-1], LAST)
+        self.lateral = nn.ModuleList(Convolution(c, LATERAL, 1, linear=True) for c in channels)
+        self.lesion = nn.Sequential(
+            Convolution(LATERAL, LATERAL, 3, groups=LATERAL), nn.Conv2d(LATERAL, 1, 1)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.projection = nn.Linear(2 * FEATURES, dimension, bias=False)
+        self.norm = nn.BatchNorm1d(dimension)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Look at images once.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, 1, side, side)
+            Grey values scaled to -1…1; the side is a multiple of 32.
+
+        Returns
+        -------
+        embeddings : Tensor, shape (n, dimension)
+            Unit vectors, of the features' mean over the plane beside their mean under the lesion map.
+        lesion : Tensor, shape (n, side / 8, side / 8)
+            Logits of the chance that a cell shows a lesion.
+        """
+        fine, middle, coarse = self.backbone.pyramid(x)
+        top_down = self.lateral[2](coarse)
+        for lateral, level in ((self.lateral[1], middle), (self.lateral[0], fine)):
+            top_down = lateral(level) + nn.functional.interpolate(top_down, scale_factor=2.0)
+        lesion = self.lesion(top_down)
+        features = self.backbone.head(coarse)
+        attention = nn.functional.max_pool2d(lesion.sigmoid(), 4) + 1e-3
+        attended = (features * attention).sum((2, 3)) / attention.sum((2, 3))
+        pooled = self.dropout(torch.cat([features.mean((2, 3)), attended], 1))
+        return nn.functional.normalize(self.norm(self.projection(pooled))), lesion[:, 0]
+
+    def fused(self) -> RetrievalNetwork:
+        """This network, made ready for inference in place: fused, in evaluation mode, channels last."""
+        return fused(self)
+
+
+def fused(network: Network) -> Network:
+    """A network made ready for inference in place: fused, in evaluation mode, channels last."""
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, Convolution):
+            module.fuse()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def pretrained(content: bytes, channels: int = 1) -> EfficientNetLite0:
@@ -178,3 +299,107 @@ def embed(network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     x = torch.from_numpy(images.astype(np.float32, order="C"))[:, None].div_(127.5).sub_(1)
     output: NDArray[np.float32] = network(x).numpy()
     return output
+
+
+def architecture(network: RetrievalNetwork) -> str:
+    """All that decides the vectors of :func:`analyse` besides the weights, for an encoder's version."""
+    how = f"{LATERAL} lateral, {CELL}, {INPUT} seen at {VIEW}, {CONTEXT}, {LEAST}, {SHARE}, {TOP}"
+    return f"{ARCHITECTURE}, {network.dimension} of mean and lesion, {how}"
+
+
+@torch.inference_mode()
+def analyse(
+    network: RetrievalNetwork, images: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Look at slices and at a region of each; the embedding is the unit sum of both looks.
+
+    Parameters
+    ----------
+    network : RetrievalNetwork
+        In evaluation mode.
+    images : ndarray of uint8, shape (n, 320, 320)
+    boxes : ndarray of float32, shape (n, 4), optional
+        Where the lesion is: x0, y0, x1, y1 as shares of the side. Rows that are NaN, and all without
+        it, are proposed by the network.
+
+    Returns
+    -------
+    embeddings : ndarray of float32, shape (n, dimension)
+    weights : ndarray of float32, shape (n,)
+        Chance that the slice shows a lesion at all, as the network sees it.
+    maps : ndarray of float32, shape (n, 20, 20)
+        Chance of a lesion in each cell of the slice.
+    boxes : ndarray of float32, shape (n, 4)
+        The boxes that were looked at, without their context.
+    """
+    x = torch.from_numpy(images.astype(np.float32, order="C"))[:, None].div_(127.5).sub_(1)
+    whole, logits = network(nn.functional.avg_pool2d(x, INPUT // VIEW))
+    maps = logits.sigmoid()
+    where = proposed(maps.numpy())
+    if boxes is not None:
+        where = np.where(np.isfinite(boxes), boxes, where).astype(np.float32)
+    region, _ = network(looked_at(x, frames(torch.from_numpy(where))))
+    embeddings = nn.functional.normalize(whole + region)
+    weights = maps.flatten(1).topk(TOP).values.mean(1)
+    return embeddings.numpy(), weights.numpy(), maps.numpy(), where
+
+
+def proposed(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The box around the connected part of each lesion map that holds its maximum.
+
+    Parameters
+    ----------
+    maps : ndarray of float32, shape (n, h, w)
+        Probabilities.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, 4)
+        x0, y0, x1, y1 as shares of the side. The border is where the map, linear between the
+        middles of its cells, falls below half of its maximum.
+    """
+    finer = nn.functional.interpolate(
+        torch.from_numpy(maps)[:, None], scale_factor=4.0, mode="bilinear", align_corners=False
+    )[:, 0].numpy()
+    boxes = np.empty((len(maps), 4), np.float32)
+    for box, plane in zip(boxes, finer, strict=True):
+        parts, _ = ndimage.label(plane >= SHARE * plane.max())
+        rows, columns = ndimage.find_objects(parts)[parts.flat[plane.argmax()] - 1]
+        height, width = plane.shape
+        box[:] = columns.start / width, rows.start / height, columns.stop / width, rows.stop / height
+    return boxes
+
+
+def frames(boxes: Tensor) -> Tensor:
+    """The square with context around boxes, as affine maps from a view to the image.
+
+    Parameters
+    ----------
+    boxes : Tensor, shape (n, 4)
+        x0, y0, x1, y1 as shares of the side.
+
+    Returns
+    -------
+    Tensor, shape (n, 2, 3)
+        As :func:`torch.nn.functional.affine_grid` takes them. A square may reach over the image.
+    """
+    size = ((boxes[:, 2:] - boxes[:, :2]).amax(1) * CONTEXT).clamp(LEAST, 1)
+    centre = boxes[:, :2] + boxes[:, 2:] - 1
+    return torch.cat([torch.diag_embed(size[:, None].expand(-1, 2)), centre[:, :, None]], 2)
+
+
+def looked_at(images: Tensor, theta: Tensor, side: int = VIEW, empty: float = -1.0) -> Tensor:
+    """Views of images, bilinear.
+
+    Parameters
+    ----------
+    images : Tensor, shape (n, 1, h, w)
+    theta : Tensor, shape (n, 2, 3)
+        Affine maps as of :func:`frames`.
+    side : int
+        Of the views.
+    empty : float
+        What lies beyond the image.
+    """
+    grid = nn.functional.affine_grid(theta, [len(images), 1, side, side], align_corners=False)
+    return nn.functional.grid_sample(images - empty, grid, align_corners=False) + empty

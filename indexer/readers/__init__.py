@@ -5,6 +5,7 @@ A format is one module and one line in `FORMATS`. The first format that claims a
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -219,10 +220,8 @@ def _files(root: Path, failures: list[ReadError], without: Collection[Path]) -> 
     """All files below a folder; or one file, and the regions beside it that may be its own."""
     if root.is_file():
         yield root
-        for other in sorted(root.parent.iterdir()):
-            owner = region_of(other.name)
-            if owner is not None and root.name.startswith(owner) and other.is_file():
-                yield other
+        beside = _regions_in(root.parent, root.parent.stat().st_mtime_ns)
+        yield from (file for file, owner in beside if root.name.startswith(owner))
         return
     seen: set[tuple[int, int]] = set()
     folders: list[Path] = [root]
@@ -253,6 +252,13 @@ def _files(root: Path, failures: list[ReadError], without: Collection[Path]) -> 
                 yield path
             elif link:
                 failures.append(ReadError(path, "cannot be read (a link that leads nowhere)"))
+
+
+@functools.lru_cache(maxsize=8)
+def _regions_in(folder: Path, _changed: int) -> tuple[tuple[Path, str], ...]:
+    """Region files in a folder and the names they belong to; asked for once for all files of a folder."""
+    owned = ((file, region_of(file.name)) for file in folder.iterdir())
+    return tuple((file, owner) for file, owner in owned if owner is not None and file.is_file())
 
 
 def _left_out(files: Sequence[Path], sources: Sequence[Source], failures: Sequence[ReadError]) -> int:

@@ -1,0 +1,396 @@
+"""The training set: slices as the network takes them, prepared once, with outlines and labels beside.
+
+Images lie in one file that is mapped into memory, so that an epoch reads what it needs and a set
+may be larger than the memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer import readers
+from indexer.errors import CbirError, LabelsError, ReadError
+from indexer.files import written_whole
+from indexer.labels import Labels
+from indexer.preprocess import (
+    Preprocessing,
+    background_of,
+    extent,
+    pixel_spacing,
+    prepared,
+    squared,
+)
+from indexer.readers import Source
+from indexer.scan import Scan
+
+FINER = 4
+"""Pixels of the image, along each side, that share one value of the stored outline."""
+
+EMPTY = 0.15
+"""Share of the draws that goes to slices which an outline says are free of lesions."""
+
+UNLABELLED = 0.1
+"""Share of the draws that goes to outlined slices without any label."""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Where some of the training data lie, and what is learnt from them.
+
+    Attributes
+    ----------
+    root : Path
+        A folder or file of images.
+    labels : Labels
+    columns : tuple of str
+        Label columns to learn. Cohorts of one table share their heads.
+    read : callable
+        Gives the scans of a source; :func:`indexer.readers.read`, or what adds outlines to them.
+    version : str
+        Changes whenever `read` would give something else for the same files.
+    """
+
+    root: Path
+    labels: Labels
+    columns: tuple[str, ...]
+    read: Callable[[Source], list[Scan]] = readers.read
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Slices to train on.
+
+    Attributes
+    ----------
+    pixels : ndarray of uint8, shape (m, size, size)
+        Prepared whole slices.
+    outlines : ndarray of uint8, shape (m, size / 4, size / 4)
+        How far the outline covers each pixel, in 255ths; 0 where nothing is outlined.
+    rows : ndarray of int, shape (n,)
+        The images that are samples; the attributes below have one entry for each.
+    boxes : ndarray of float32, shape (n, 4)
+        x0, y0, x1, y1 of the outline as shares of the side; NaN without one.
+    outlined : ndarray of bool, shape (n,)
+        Whether the scan has outlines: a slice without a box is then free of lesions.
+    patients : ndarray of str, shape (n,)
+    targets : dict of str to ndarray of int64, shape (n,)
+        For each head the class, −1 where it is unknown.
+    classes : dict of str to tuple of str
+        For each head the labels its classes stand for.
+    labels : tuple of dict
+        For each sample all labels of its patient.
+    failed : tuple of (str, str)
+        Sources that could not be read, with the reason.
+    """
+
+    pixels: NDArray[np.uint8] = field(repr=False)
+    outlines: NDArray[np.uint8] = field(repr=False)
+    rows: NDArray[np.int64] = field(repr=False)
+    boxes: NDArray[np.float32] = field(repr=False)
+    outlined: NDArray[np.bool_] = field(repr=False)
+    patients: NDArray[np.str_] = field(repr=False)
+    targets: dict[str, NDArray[np.int64]] = field(repr=False)
+    classes: dict[str, tuple[str, ...]]
+    labels: tuple[Mapping[str, str], ...] = field(default=(), repr=False)
+    failed: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def chosen(self, keep: NDArray[np.bool_]) -> Samples:
+        """Those of the samples that a mask, shape (n,), keeps."""
+        return replace(
+            self,
+            rows=self.rows[keep],
+            boxes=self.boxes[keep],
+            outlined=self.outlined[keep],
+            patients=self.patients[keep],
+            targets={head: target[keep] for head, target in self.targets.items()},
+            labels=tuple(row for row, kept in zip(self.labels, keep, strict=True) if kept),
+        )
+
+    def without(self, column: str, value: str) -> Samples:
+        """The samples of patients whose label in a column is another one, or unknown.
+
+        Raises
+        ------
+        LabelsError
+            If no sample has the value, or no other.
+        """
+        keep = np.array([row.get(column) != value for row in self.labels], bool)
+        if keep.all() or not keep.any():
+            known = sorted({row[column] for row in self.labels if column in row})
+            raise LabelsError(
+                f"{column}={value}",
+                "no patient has this label" if keep.all() else "every patient has this label",
+                f"its values are {', '.join(known)}" if known else "name a column of the labels table",
+            )
+        return self.chosen(keep)
+
+    @property
+    def shown(self) -> NDArray[np.bool_]:
+        """Slices that may show what the patient's label is about: all but those known to be free of it."""
+        return np.isfinite(self.boxes[:, 0]) | ~self.outlined
+
+    def shares(self) -> NDArray[np.float64]:
+        """How often each sample should be drawn.
+
+        In each head all classes weigh the same, and within a class a patient weighs as the square
+        root of its slices: many slices of one patient say little more than a few.
+
+        Returns
+        -------
+        ndarray of float64, shape (n,)
+            Sums to 1.
+        """
+        _, patient = np.unique(self.patients, return_inverse=True)
+        shown = self.shown
+        labelled = np.zeros(len(self), bool)
+        total = np.zeros(len(self))
+        for target in self.targets.values():
+            mine = shown & (target >= 0)
+            labelled |= mine
+            share = _per_patient(patient, mine)
+            per_class = np.bincount(target[mine], share[mine])
+            total[mine] += share[mine] / per_class[target[mine]] / np.count_nonzero(per_class)
+        if total.sum():
+            total /= total.sum()
+        for rows, part in ((~shown, EMPTY), (shown & ~labelled & self.outlined, UNLABELLED)):
+            if rows.any():
+                share = _per_patient(patient, rows)
+                total = total * (1 - part) + part * share / share.sum()
+        return np.asarray(total / total.sum())
+
+
+def _per_patient(patient: NDArray[np.int64], rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """1/√(slices of the patient) for some rows, 0 for the others."""
+    count = np.bincount(patient[rows], minlength=patient.max() + 1)
+    return np.asarray(np.where(rows, 1 / np.sqrt(np.maximum(count, 1))[patient], 0.0))
+
+
+def load(
+    cohorts: Sequence[Cohort],
+    size: int,
+    cache: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Samples:
+    """The slices of cohorts, prepared anew or taken from the cache.
+
+    Parameters
+    ----------
+    cohorts : sequence of Cohort
+    size : int
+        Side of the prepared images.
+    cache : Path
+        Folder that keeps them; it holds pixels of the patients, and no ids.
+    progress : callable
+        Called with sources prepared and sources in all.
+
+    Raises
+    ------
+    ReadError
+        If a cohort holds nothing that can be read.
+    LabelsError
+        If a column is in no table, or has fewer than two values.
+    """
+    found: list[tuple[Cohort, Source]] = []
+    failed: list[tuple[str, str]] = []
+    for cohort in cohorts:
+        discovery = readers.discover(cohort.root, cohort.labels)
+        failed += [(error.where, error.explanation) for error in discovery.failures]
+        found += [(cohort, source) for source in discovery.sources]
+    packed = _packed(found, Preprocessing(size), cache, failed, progress)
+    return replace(_labelled(packed, found), failed=tuple(failed))
+
+
+@dataclass(frozen=True)
+class _Pack:
+    """What the cache holds."""
+
+    pixels: NDArray[np.uint8]
+    outlines: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
+    outlined: NDArray[np.bool_]
+    source: NDArray[np.int64]
+
+
+def _packed(
+    found: Sequence[tuple[Cohort, Source]],
+    preprocessing: Preprocessing,
+    cache: Path,
+    failed: list[tuple[str, str]],
+    progress: Callable[[int, int], None],
+) -> _Pack:
+    """The prepared slices of all sources, in their order."""
+    digest = hashlib.sha256(f"1 {preprocessing.version} {FINER}".encode())
+    for cohort, source in found:
+        digest.update(f"\0{cohort.version}\0{source.path}\0{source.fingerprint()}".encode())
+    folder = cache / f"samples-{digest.hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    size, coarse = preprocessing.size, preprocessing.size // FINER
+    if not (folder / "reasons.json").exists():
+        boxes, outlined, rows, reasons = [], [], [], []
+        with (
+            written_whole(folder / "pixels") as pixels_path,
+            written_whole(folder / "outlines") as outlines_path,
+            pixels_path.open("wb") as pixels,
+            outlines_path.open("wb") as outlines,
+        ):
+            for i, (cohort, source) in enumerate(found):
+                try:
+                    ready = [slices_of(scan, preprocessing) for scan in cohort.read(source)]
+                except ReadError as error:
+                    reasons.append((str(source.path), error.explanation))
+                    continue
+                for images, masks, places, known in ready:
+                    pixels.write(images.tobytes())
+                    outlines.write(masks.tobytes())
+                    boxes.append(places)
+                    outlined += [known] * len(images)
+                    rows += [i] * len(images)
+                progress(i + 1, len(found))
+        if not rows:
+            where = found[0][0].root if found else "the folders"
+            raise ReadError(where, "no image could be read", "see `cbir index` for the reasons")
+        with written_whole(folder / "slices.npz") as path, path.open("wb") as file:
+            np.savez(file, boxes=np.concatenate(boxes), outlined=np.array(outlined, bool), source=rows)
+        with written_whole(folder / "reasons.json") as path:
+            path.write_text(json.dumps(reasons))
+    failed += map(tuple, json.loads((folder / "reasons.json").read_text()))
+    with np.load(folder / "slices.npz") as slices:
+        n = len(slices["source"])
+        return _Pack(
+            pixels=np.memmap(folder / "pixels", np.uint8, "r", shape=(n, size, size)),
+            outlines=np.memmap(folder / "outlines", np.uint8, "r", shape=(n, coarse, coarse)),
+            boxes=slices["boxes"],
+            outlined=slices["outlined"],
+            source=slices["source"].astype(np.int64),
+        )
+
+
+def slices_of(
+    scan: Scan, preprocessing: Preprocessing
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32], bool]:
+    """The prepared whole slices of a scan with their outlines.
+
+    Returns
+    -------
+    images : ndarray of uint8, shape (n, size, size)
+    outlines : ndarray of uint8, shape (n, size / 4, size / 4)
+    boxes : ndarray of float32, shape (n, 4)
+    outlined : bool
+        Whether the scan has outlines at all.
+
+    Raises
+    ------
+    ReadError
+        If the scan shows nothing.
+    """
+    size = preprocessing.size
+    ready = prepared(replace(scan, region=None), preprocessing)
+    outlines = np.zeros((len(ready.pixels), size // FINER, size // FINER), np.uint8)
+    boxes = np.full((len(ready.pixels), 4), np.nan, np.float32)
+    if scan.region is None:
+        return ready.pixels, outlines, boxes, False
+    background = background_of(scan)
+    part, _ = extent([background.foreground(s.pixels) for s in scan.slices()])
+    for i, position in enumerate(ready.positions):
+        region = scan.slice(int(position)).region
+        if region is None or not region[part].any():
+            continue
+        mask = squared(region[part].astype(np.uint8) * 255, pixel_spacing(scan), size)
+        outlines[i] = mask.reshape(size // FINER, FINER, size // FINER, FINER).mean((1, 3))
+        inside = [np.flatnonzero((mask > 127).any(axis)) for axis in (0, 1)]
+        if inside[0].size:  # else it is thinner than a pixel
+            (left, right), (top, bottom) = ((i[0], i[-1] + 1) for i in inside)
+            boxes[i] = np.array([left, top, right, bottom]) / size
+    return ready.pixels, outlines, boxes, True
+
+
+def _labelled(pack: _Pack, found: Sequence[tuple[Cohort, Source]]) -> Samples:
+    """Patients, labels and heads of packed slices."""
+    tables: dict[Path, list[str]] = {}
+    for cohort, _ in found:
+        unknown = set(cohort.columns) - set(cohort.labels.columns)
+        if unknown:
+            known = ", ".join(cohort.labels.columns) or "none"
+            raise LabelsError(cohort.labels.path, f"has no column {min(unknown)!r}", f"choose of: {known}")
+        held = tables.setdefault(cohort.labels.path, [])
+        held += [column for column in cohort.columns if column not in held]
+    names = [column for columns in tables.values() for column in columns]
+    rows = [cohort.labels.of(source.patient_id) for cohort, source in found]
+    targets, classes = {}, {}
+    for path, columns in tables.items():
+        for column in columns:
+            head = column if names.count(column) == 1 else f"{path.parent.name}/{column}"
+            values = [
+                row.get(column, "") if cohort.labels.path == path else ""
+                for (cohort, _), row in zip(found, rows, strict=True)
+            ]
+            present = tuple(sorted({values[i] for i in np.unique(pack.source)} - {""}))
+            if len(present) < 2:
+                raise LabelsError(path, f"{column!r} has fewer than two values", "choose another column")
+            codes = np.array([present.index(v) if v in present else -1 for v in values], np.int64)
+            targets[head], classes[head] = codes[pack.source], present
+    return Samples(
+        pixels=pack.pixels,
+        outlines=pack.outlines,
+        rows=np.arange(len(pack.source)),
+        boxes=pack.boxes,
+        outlined=pack.outlined,
+        patients=np.array([source.patient_id for _, source in found])[pack.source],
+        targets=targets,
+        classes=classes,
+        labels=tuple(rows[i] for i in pack.source),
+    )
+
+
+def validation(patients: Collection[str], share: float, seed: int = 0) -> frozenset[str]:
+    """Patients to choose settings on: those whose keyed hash is lowest, the same whatever else is there.
+
+    Raises
+    ------
+    CbirError
+        If the share leaves none on one of the two sides.
+    """
+    names = sorted(set(patients), key=lambda p: hashlib.sha256(f"{seed}\0{p}".encode()).digest())
+    count = round(share * len(names))
+    if not 0 < count < len(names):
+        raise CbirError(f"{share:g} of {len(names)} patients", "leaves nobody to train or to validate on")
+    return frozenset(names[:count])
+
+
+def cohorts(folders: Sequence[Path], tables: Sequence[Labels], columns: Sequence[str]) -> list[Cohort]:
+    """Folders with their labels tables, each learning those of the columns that its table has.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+    tables : sequence of Labels
+        One a folder.
+    columns : sequence of str
+
+    Raises
+    ------
+    LabelsError
+        If no table has a column, or a table has none of them.
+    """
+    found = []
+    for folder, table in zip(folders, tables, strict=True):
+        mine = tuple(column for column in columns if column in table.columns)
+        if not mine:
+            known = ", ".join(table.columns) or "none"
+            raise LabelsError(table.path, f"has no column {' or '.join(columns)}", f"choose of: {known}")
+        found.append(Cohort(folder, table, mine))
+    for column in columns:
+        if all(column not in cohort.columns for cohort in found):
+            raise LabelsError(column, "is no column of any labels table", "leave it out")
+    return found
