@@ -43,8 +43,10 @@ print(report.slices, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def roots(folder: Path) -> list[Path]:
-    """Files or folders of a cohort, few enough to hold about SLICES slices."""
+    """Files or folders of a cohort, few enough to hold about SLICES slices; single images all at once."""
     labels = find_labels(folder)
+    if folder.name == "figshare":
+        return [folder]
     chosen: list[Path] = []
     slices = 0
     for source in readers.discover(folder, labels).sources:
@@ -68,8 +70,8 @@ def bare(paths: list[Path], encoder: Encoder) -> tuple[int, float]:
         count += len(batch)
         blocks.clear()
 
-    for path in paths:
-        for scan in readers.read(path):
+    for source in (s for path in paths for s in readers.discover(path, find_labels(path)).sources):
+        for scan in readers.read(source):
             blocks.append(prepared(scan, Preprocessing(encoder.size)).pixels)
         if sum(map(len, blocks)) >= 256:
             flush()

@@ -253,60 +253,34 @@ class Catalog:
         table : mapping
             Patient to labels.
         """
+        entries = list(batch)
+        embedded = [scan for entry in entries for scan in entry.scans]
+        paths = [entry.path for entry in entries]
         with self._transaction() as connection:
-            replaced = 0
-            for entry in batch:
-                same = sources.c.path == entry.path
-                replaced += connection.execute(sources.delete().where(same)).rowcount
-                connection.execute(failures.delete().where(failures.c.path == entry.path))
-                source = _inserted(
-                    connection,
-                    sources,
-                    path=entry.path,
-                    fingerprint=entry.fingerprint,
-                    record=dict(entry.record),
-                )
-                for channel, scan in enumerate(entry.scans):
-                    self._insert_scan(connection, source, channel, scan)
+            replaced = connection.execute(sources.delete().where(sources.c.path.in_(paths))).rowcount
+            connection.execute(failures.delete().where(failures.c.path.in_(paths)))
+            source_ids = _inserted(
+                connection,
+                sources,
+                [{"path": e.path, "fingerprint": e.fingerprint, "record": dict(e.record)} for e in entries],
+            )
+            case_ids = _case_ids(connection, {scan.case_id: scan.patient_id for scan in embedded})
+            scan_ids = _inserted(
+                connection,
+                scans,
+                [
+                    _scan_row(scan, source, case_ids[scan.case_id], channel)
+                    for source, entry in zip(source_ids, entries, strict=True)
+                    for channel, scan in enumerate(entry.scans)
+                ],
+            )
+            rows = [row for i, scan in zip(scan_ids, embedded, strict=True) for row in _slice_rows(i, scan)]
+            if rows:
+                connection.execute(slices.insert(), rows)
             if replaced:
                 _delete_empty_cases(connection)
             _set_labels(connection, table)
             _advance(connection)
-
-    def _insert_scan(self, connection: sa.Connection, source: int, channel: int, scan: EmbeddedScan) -> None:
-        case = connection.scalar(sa.select(cases.c.id).where(cases.c.case_id == scan.case_id))
-        if case is None:
-            case = _inserted(connection, cases, case_id=scan.case_id, patient_id=scan.patient_id)
-        embeddings = np.ascontiguousarray(scan.embeddings, "<f4")
-        row = _inserted(
-            connection,
-            scans,
-            source=source,
-            case=case,
-            channel=channel,
-            sequence=scan.sequence,
-            modality=scan.modality,
-            series_id=scan.series_id,
-            shape=list(scan.shape),
-            spacing=None if scan.spacing is None else list(scan.spacing),
-            input_hash=scan.input_hash,
-            embedding_hash=_digest(embedding.tobytes() for embedding in embeddings),
-        )
-        connection.execute(
-            slices.insert(),
-            [
-                {
-                    "scan": row,
-                    "position": int(position),
-                    "view": int(view),
-                    "weight": float(weight),
-                    "embedding": embedding.tobytes(),
-                }
-                for position, view, weight, embedding in zip(
-                    scan.positions, scan.views, scan.weights, embeddings, strict=True
-                )
-            ],
-        )
 
     def set_labels(self, table: Mapping[str, Mapping[str, str]]) -> None:
         """Replace the labels of the given patients."""
@@ -495,18 +469,20 @@ class Catalog:
                 "scans": [dict(row._mapping) for row in rows],
             }
 
-    def embedded(self, input_hash: str) -> NDArray[np.float32] | None:
-        """Embeddings of the whole slices of an equal network input that is filed already."""
+    def embedded(self, input_hashes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Embeddings of the whole slices of network inputs, as far as equal ones are filed already."""
+        found = {}
         with self._transaction() as connection:
-            scan = connection.scalar(sa.select(scans.c.id).where(scans.c.input_hash == input_hash).limit(1))
-            if scan is None:
-                return None
-            rows = connection.scalars(
-                sa.select(slices.c.embedding)
-                .where(slices.c.scan == scan, slices.c.view == 0)
-                .order_by(slices.c.id)
-            ).all()
-        return np.frombuffer(b"".join(rows), "<f4").reshape(len(rows), self.dimension)
+            held = sa.select(scans.c.input_hash, sa.func.min(scans.c.id))
+            chosen = held.where(scans.c.input_hash.in_(input_hashes)).group_by(scans.c.input_hash)
+            for digest, scan in connection.execute(chosen).all():
+                blobs = connection.scalars(
+                    sa.select(slices.c.embedding)
+                    .where(slices.c.scan == scan, slices.c.view == 0)
+                    .order_by(slices.c.id)
+                ).all()
+                found[digest] = np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), self.dimension)
+        return found
 
     def scans_of(self, input_hash: str) -> list[int]:
         """Ids of the scans with this network input."""
@@ -574,10 +550,49 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA synchronous=FULL")
 
 
-def _inserted(connection: sa.Connection, table: sa.Table, **values: Any) -> int:
-    key = connection.execute(table.insert().values(**values)).inserted_primary_key
-    assert key is not None
-    return int(key[0])
+def _inserted(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Insert rows; their new ids, in the same order."""
+    if not rows:
+        return []
+    statement = table.insert().returning(table.c.id, sort_by_parameter_order=True)
+    return list(connection.scalars(statement, list(rows)))
+
+
+def _case_ids(connection: sa.Connection, wanted: Mapping[str, str]) -> dict[str, int]:
+    """Row ids of cases, given with their patients; new ones are inserted."""
+    held = sa.select(cases.c.case_id, cases.c.id).where(cases.c.case_id.in_(list(wanted)))
+    found = {row.case_id: row.id for row in connection.execute(held)}
+    new = [name for name in wanted if name not in found]
+    rows = [{"case_id": name, "patient_id": wanted[name]} for name in new]
+    return found | dict(zip(new, _inserted(connection, cases, rows), strict=True))
+
+
+def _scan_row(scan: EmbeddedScan, source: int, case: int, channel: int) -> dict[str, Any]:
+    return {
+        "source": source,
+        "case": case,
+        "channel": channel,
+        "sequence": scan.sequence,
+        "modality": scan.modality,
+        "series_id": scan.series_id,
+        "shape": list(scan.shape),
+        "spacing": None if scan.spacing is None else list(scan.spacing),
+        "input_hash": scan.input_hash,
+        "embedding_hash": _digest([np.ascontiguousarray(scan.embeddings, "<f4").tobytes()]),
+    }
+
+
+def _slice_rows(scan_id: int, scan: EmbeddedScan) -> Iterator[dict[str, Any]]:
+    embeddings = np.ascontiguousarray(scan.embeddings, "<f4")
+    columns = zip(scan.positions, scan.views, scan.weights, embeddings, strict=True)
+    for position, view, weight, embedding in columns:
+        yield {
+            "scan": scan_id,
+            "position": int(position),
+            "view": int(view),
+            "weight": float(weight),
+            "embedding": embedding.tobytes(),
+        }
 
 
 def _set_labels(connection: sa.Connection, table: Mapping[str, Mapping[str, str]]) -> bool:

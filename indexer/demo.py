@@ -96,7 +96,8 @@ def write_cohort(folder: Path, patients: int = 24, seed: int = 0) -> Cohort:
         written = set()
         for number, (name, grade) in enumerate(grades.items()):
             images, seg = phantom(np.random.default_rng([seed, number]), grade)
-            for suffix, voxels in {**images, "seg": seg}.items():
+            drawn: dict[str, NDArray[Any]] = {**images, "seg": seg}
+            for suffix, voxels in drawn.items():
                 written.add(_write(folder / name / f"{name}_{suffix}.nii.gz", _nifti(voxels)))
         rows = [f"{name}\t{TUMOUR[grade]}\t{grade}\tyes\n" for name, grade in grades.items()]
         table = "participant_id\ttumour\twho_grade\tsynthetic\n" + "".join(rows)
@@ -129,7 +130,7 @@ def _write(path: Path, data: bytes) -> Path:
     return path
 
 
-def _nifti(voxels: NDArray[np.int16] | NDArray[np.uint8]) -> bytes:
+def _nifti(voxels: NDArray[Any]) -> bytes:
     affine = np.diag([*SPACING, 1.0])
     affine[:3, 3] = np.array(CENTRE) - (np.array(SHAPE) - 1) / 2 * SPACING
     image = nibabel.Nifti1Image(voxels, affine)  # type: ignore[no-untyped-call]

@@ -358,27 +358,24 @@ def _read_ahead(
 
 def _groups(read: Iterable[_Read]) -> Iterator[list[_Read]]:
     group: list[_Read] = []
+    rows = 0
     for one in read:
         group.append(one)
-        if sum(r.rows for r in group) >= GROUP:
+        rows += one.rows
+        if rows >= GROUP:
             yield group
-            group = []
+            group, rows = [], 0
     if group:
         yield group
 
 
 def _embed(index: CaseIndex, encoder: Encoder, group: list[_Read], report: IngestReport) -> list[Entry]:
     """Embed what is new in a group; equal inputs are embedded once."""
-    known: dict[str, NDArray[np.float32]] = {}
-    pending: list[tuple[str, NDArray[np.uint8]]] = []
-    regions: list[NDArray[np.uint8]] = []
-    for _, ready, digest in (scan for one in group for scan in one.scans):
-        if digest not in known:
-            stored = index.catalog.embedded(digest)
-            if stored is None:
-                pending.append((digest, ready.pixels[ready.views == 0]))
-            known[digest] = stored if stored is not None else np.empty((0, 0), np.float32)
-        regions.append(ready.pixels[ready.views == 1])
+    scans = [scan for one in group for scan in one.scans]
+    known = index.catalog.embedded([digest for _, _, digest in scans])
+    inputs = {digest: ready.pixels[ready.views == 0] for _, ready, digest in scans}
+    pending = [(digest, pixels) for digest, pixels in inputs.items() if digest not in known]
+    regions = [ready.pixels[ready.views == 1] for _, ready, _ in scans]
 
     blocks = [pixels for _, pixels in pending] + regions
     start = time.perf_counter()

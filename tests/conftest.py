@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import nibabel as nib
 import numpy as np
 import pydicom
@@ -12,6 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+# machines are shared and noisy: no test is about time
+hypothesis.settings.register_profile("cbir", deadline=None)
+hypothesis.settings.load_profile("cbir")
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 

@@ -56,8 +56,9 @@ def test_what_is_put_comes_back(catalog):
     )
     assert catalog.count() == {"cases": 2, "scans": 2, "slices": 5, "sources": 2, "patients": 2}
     assert catalog.fingerprints() == {"/a": "f", "/b": "f"}
-    np.testing.assert_array_equal(catalog.embedded("h1"), two.embeddings)
-    assert catalog.embedded("unknown") is None
+    found = catalog.embedded(["h1", "unknown"])
+    assert found.keys() == {"h1"}
+    np.testing.assert_array_equal(found["h1"], two.embeddings)
 
 
 def test_blocks_give_every_embedding_once_in_order(catalog):
