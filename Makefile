@@ -6,7 +6,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: demo test lint format docs kill-test benchmarks debian clean help
+.PHONY: demo pacs test lint format docs kill-test benchmarks cross-validation debian clean help
 
 # torch comes first and alone, from the one constraints file: no resolver may choose another build
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -26,7 +26,10 @@ demo: $(VENV)/installed  ## install, write a synthetic cohort, index it, query i
 	$(BIN)/cbir query demo/new/SYNTH-1-001 --index demo/index -k 5 --report demo/report.html
 	@echo "open demo/report.html in a browser"
 
-debian:  ## Debian packages that the browser tests need
+pacs: $(VENV)/installed-test debian  ## a real Orthanc, the service and the sample cohort on loopback, until Ctrl-C
+	$(BIN)/python -m pacs.run
+
+debian:  ## Debian packages that tests and `make pacs` need
 	@sh tests/debian.sh
 
 test: $(VENV)/installed-test debian lint  ## install what tests need and run them all
@@ -50,7 +53,13 @@ kill-test: $(VENV)/installed-test  ## kill -9 an indexing run at 30 random momen
 benchmarks: $(VENV)/installed-test  ## measure again what the documents state (needs ../shared/data)
 	$(BIN)/python -m benchmarks.baseline
 	$(BIN)/python -m benchmarks.ingest
+	$(BIN)/python -m benchmarks.service
+	$(BIN)/python -m benchmarks.live
+	$(BIN)/python -m benchmarks.sample
 	$(BIN)/python -m benchmarks.documents
+
+cross-validation: $(VENV)/installed-test  ## train and judge five networks on the figshare folds (2 hours of one core)
+	nice $(BIN)/python -m benchmarks.figshare --train
 
 clean:  ## remove what make made
 	rm -rf $(VENV) demo artifacts build dist

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import results
 
 DOCUMENTS = ("README.md", "docs/evaluation.md", "docs/cli.md")
-VERBS = ("index", "query", "eval", "info", "verify", "remove", "compact", "demo")
+VERBS = ("index", "query", "eval", "info", "verify", "remove", "compact", "demo", "train", "serve", "token")
 METHODS = (
     "frozen ImageNet",
     "rank by predicted class",

@@ -6,6 +6,7 @@
     catalog.sqlite         the truth: cases, scans, slices, embeddings, labels
     vectors-N.faiss        a cache of the catalog's embeddings, of revision N
     partition-N.npz        the fuzzy partition the vectors are filed by, where there are enough of them
+    encoder.safetensors    the encoder's weights, where it was trained and not installed
     key                    secret that makes patient ids pseudonymous (mode 600)
     lock, writer.json      one writer at a time
 
@@ -21,6 +22,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -33,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.catalog import Catalog, Contents
-from indexer.encoder import Encoder
+from indexer.encoder import Encoder, TrainedEncoder, load_encoder
 from indexer.errors import CaseIndexError, CbirError, EncoderError, WriterBusyError
 from indexer.files import ASIDE, sha256, written_whole
 from indexer.partition import Partition
@@ -41,6 +43,7 @@ from indexer.preprocess import Preprocessing
 from indexer.vectors import EXACT_BELOW, Vectors
 
 FORMAT = 1
+WEIGHTS = "encoder.safetensors"
 SAMPLE = 20_000
 """Vectors that the partition is fitted on, at most."""
 HELD_OUT = 1000
@@ -164,6 +167,7 @@ class CaseIndex:
                 "catalog.sqlite",
                 "catalog.sqlite-wal",
                 "catalog.sqlite-shm",
+                WEIGHTS,
             }
             if any(p.name not in ours and not p.name.endswith(ASIDE) for p in folder.iterdir()):
                 raise CaseIndexError(
@@ -174,6 +178,9 @@ class CaseIndex:
                 with written_whole(key) as aside:
                     aside.touch(0o600)
                     aside.write_bytes(secrets.token_bytes(32))
+            if isinstance(encoder, TrainedEncoder):
+                with written_whole(folder / WEIGHTS) as aside:
+                    shutil.copyfile(encoder.path, aside)
             catalog = Catalog.at(folder / "catalog.sqlite", encoder.dimension, create=True)
             manifest = Manifest(
                 encoder=encoder.name,
@@ -274,6 +281,17 @@ class CaseIndex:
         if not self.manifest.keep_ids:
             return self.pseudonym("case", f"{patient_id}\0{study_id}")
         return patient_id if study_id in ("", patient_id) else f"{patient_id}/{study_id}"
+
+    def load_encoder(self) -> Encoder:
+        """The encoder that made the index.
+
+        Raises
+        ------
+        EncoderError
+            If it is not installed, or its weights in the folder are damaged.
+        """
+        weights = self.folder / WEIGHTS
+        return load_encoder(str(weights) if weights.exists() else self.manifest.encoder)
 
     def require(self, encoder: Encoder) -> None:
         """Refuse an encoder whose vectors cannot be compared with those in the index.

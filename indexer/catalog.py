@@ -308,6 +308,15 @@ class Catalog:
                 _advance(connection)
         return gone
 
+    def rename_sources(self, paths: Mapping[str, str]) -> None:
+        """Sources lie elsewhere: old path to new path."""
+        with self._transaction() as connection:
+            for old, new in paths.items():
+                connection.execute(sources.delete().where(sources.c.path == new))
+                connection.execute(sources.update().where(sources.c.path == old).values(path=new))
+            _delete_empty_cases(connection)
+            _advance(connection)
+
     def remove_cases(self, case_ids: Iterable[str]) -> int:
         """Take cases out, with the sources that hold nothing else; returns how many there were."""
         with self._transaction() as connection:

@@ -326,8 +326,9 @@ def write_weights(
         "patients": sorted({_hash(key, patient) for patient in patients}),
     }
     text = json.dumps(about, ensure_ascii=False, sort_keys=True)
-    checksum = hashlib.sha256(text.encode()).hexdigest()
-    content = save(tensors, {"format": FORMAT, "about": text, "checksum": checksum})
+    # one key alone: safetensors writes several in any order, and equal trainings should give equal files
+    envelope = {"format": FORMAT, "about": text, "checksum": hashlib.sha256(text.encode()).hexdigest()}
+    content = save(tensors, {"cbir": json.dumps(envelope)})
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as aside:
         aside.write_bytes(content)
@@ -353,10 +354,14 @@ def load_weights(path: Path) -> TrainedEncoder:
         raise EncoderError(path, f"cannot be read ({error.strerror or 'no such file'})", remedy) from error
     except SafetensorError as error:
         raise EncoderError(path, "is damaged, or no file of weights", remedy) from error
-    if metadata.get("format") != FORMAT:
+    try:
+        envelope = json.loads(metadata.get("cbir", "{}"))
+    except ValueError as error:
+        raise EncoderError(path, "is damaged: its description is torn", remedy) from error
+    if envelope.get("format") != FORMAT:
         raise EncoderError(path, "is no encoder of cbir", remedy)
-    text = metadata.get("about", "")
-    if hashlib.sha256(text.encode()).hexdigest() != metadata.get("checksum"):
+    text = envelope["about"]
+    if hashlib.sha256(text.encode()).hexdigest() != envelope["checksum"]:
         raise EncoderError(path, "is damaged: its description does not have its checksum", remedy)
     about = json.loads(text)
     if _version(tensors, about["architecture"]) != about["version"]:

@@ -208,9 +208,7 @@ class RetrievalNetwork(nn.Module):
             block.drop = depth * i / len(self.backbone.blocks)  # type: ignore[assignment]
         channels = (STAGES[2][-1], STAGES[4][-1], LAST)
         self.lateral = nn.ModuleList(Convolution(c, LATERAL, 1, linear=True) for c in channels)
-        self.lesion = nn.Sequential(
-            Convolution(LATERAL, LATERAL, 3, groups=LATERAL), nn.Conv2d(LATERAL, 1, 1)
-        )
+        self.lesion = nn.Sequential(Convolution(LATERAL, LATERAL, 3), nn.Conv2d(LATERAL, 1, 1))
         self.dropout = nn.Dropout(dropout)
         self.projection = nn.Linear(2 * FEATURES, dimension, bias=False)
         self.norm = nn.BatchNorm1d(dimension)
@@ -233,7 +231,8 @@ class RetrievalNetwork(nn.Module):
         fine, middle, coarse = self.backbone.pyramid(x)
         top_down = self.lateral[2](coarse)
         for lateral, level in ((self.lateral[1], middle), (self.lateral[0], fine)):
-            top_down = lateral(level) + nn.functional.interpolate(top_down, scale_factor=2.0)
+            wider = nn.functional.interpolate(top_down, scale_factor=2.0, mode="bilinear")
+            top_down = lateral(level) + wider
         lesion = self.lesion(top_down)
         features = self.backbone.head(coarse)
         attention = nn.functional.max_pool2d(lesion.sigmoid(), 4) + 1e-3

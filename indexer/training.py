@@ -54,6 +54,9 @@ class Recipe:
         Of the normalised softmax.
     lesion : float
         Weight of the outlines' loss.
+    own : float
+        Chance that a region is the one that the network itself proposes, instead of the outline's;
+        after a third of the epochs, when it has learnt to propose.
     dropout, depth : float
         See :class:`~indexer.network.RetrievalNetwork`.
     dimension : int
@@ -69,7 +72,8 @@ class Recipe:
     margin: float = 0.2
     scale: float = 16.0
     smoothing: float = 0.05
-    lesion: float = 1.0
+    lesion: float = 2.0
+    own: float = 0.5
     dropout: float = 0.3
     depth: float = 0.15
     dimension: int = network.DIMENSION
@@ -135,7 +139,9 @@ def cosine_loss(embeddings: Tensor, vectors: Tensor, target: Tensor, recipe: Rec
 
 
 def outline_loss(logits: Tensor, outlines: Tensor) -> Tensor:
-    """Cross-entropy by cell, plus one minus the soft Dice overlap over all cells of the batch.
+    """Cross-entropy by cell, plus one minus the soft Dice overlap of each image that shows a lesion.
+
+    Overlap is taken image by image, so that a small lesion counts as much as a large one.
 
     Parameters
     ----------
@@ -145,9 +151,10 @@ def outline_loss(logits: Tensor, outlines: Tensor) -> Tensor:
     if not len(logits):
         return logits.sum()
     entropy = nn.functional.binary_cross_entropy_with_logits(logits, outlines)
-    p = logits.sigmoid()
-    dice = (2 * (p * outlines).sum() + 1) / (p.sum() + outlines.sum() + 1)
-    return entropy + 1 - dice
+    p, area = logits.sigmoid().flatten(1), outlines.flatten(1).sum(1)
+    dice = 2 * (p * outlines.flatten(1)).sum(1) / (p.sum(1) + area).clamp(min=1e-6)
+    shown = (area > 0).float()
+    return entropy + ((1 - dice) * shown).sum() / shown.sum().clamp(min=1)
 
 
 def train(
@@ -210,14 +217,16 @@ def train(
         state = {"network": net, "heads": heads, "optimiser": optimiser, "schedule": schedule}
         identity = _identity(samples, recipe)
         done = _taken_up(checkpoint, identity, state) if checkpoint and resume else 0
+        outlines = bool(samples.outlined.any())
         for number in range(done, recipe.epochs):
             generator = _generator(recipe.seed, number)
             torch.manual_seed(generator.initial_seed())  # of dropout and stochastic depth
             net.train()
             drawn = torch.multinomial(shares, steps * recipe.batch, replacement=True, generator=generator)
+            own = recipe.own if outlines and 3 * number >= recipe.epochs else 0.0
             sums = np.zeros(2)
             for step, rows in enumerate(drawn.view(steps, recipe.batch).numpy()):
-                losses = _losses(net, heads, samples, rows, generator, device)
+                losses = _losses(net, heads, samples, rows, own, generator, device)
                 optimiser.zero_grad()
                 (losses[0] + recipe.lesion * losses[1]).backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
@@ -244,15 +253,19 @@ def _losses(
     heads: ClassVectors,
     samples: Samples,
     rows: NDArray[np.int64],
+    own: float,
     generator: Generator,
     device: str,
 ) -> tuple[Tensor, Tensor]:
     """Loss of labels and of outlines on one batch, each slice seen as a whole and as a region."""
     n = len(rows)
-    boxes = torch.from_numpy(samples.boxes[rows])
-    theta = (whole_frames(n, generator).to(device), region_frames(boxes, generator).to(device))
     images = _scaled(samples.pixels[samples.rows[rows]], device)
     halved = nn.functional.avg_pool2d(images, 2)
+    boxes = torch.from_numpy(samples.boxes[rows])
+    if own:
+        mine = torch.rand(n, generator=generator) < own
+        boxes = torch.where(mine[:, None], _proposals(net, halved * 2 - 1), boxes)
+    theta = (whole_frames(n, generator).to(device), region_frames(boxes, generator).to(device))
     views = [looked_at(halved, theta[0], empty=0.0), looked_at(images, theta[1], empty=0.0)]
     x = recoloured(torch.cat(views), generator) * 2 - 1
     embeddings, logits = net(x.contiguous(memory_format=torch.channels_last))
@@ -271,6 +284,15 @@ def _losses(
     outlines = nn.functional.avg_pool2d(torch.cat(cells), 2)[:, 0]
     known = torch.from_numpy(samples.outlined[rows]).to(device).repeat(2)
     return labels, outline_loss(logits[known], outlines[known])
+
+
+@torch.no_grad()
+def _proposals(net: RetrievalNetwork, x: Tensor) -> Tensor:
+    """The boxes that the network proposes for whole slices, as it will when it is used."""
+    net.eval()
+    _, logits = net(x.contiguous(memory_format=torch.channels_last))
+    net.train()
+    return torch.from_numpy(network.proposed(logits.sigmoid().cpu().numpy()))
 
 
 def _scaled(images: NDArray[np.uint8], device: str) -> Tensor:

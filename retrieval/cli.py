@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from indexer.errors import CbirError
+from indexer.errors import CbirError, QueryError
+from retrieval.parsing import parse_region, parse_where
 
 if TYPE_CHECKING:
     from retrieval.answer import Answer
@@ -86,7 +87,7 @@ def index(
         case_index = CaseIndex.open(index)
         if keep_ids and not case_index.manifest.keep_ids:
             raise CaseIndexError(index, "was made without --keep-ids", "index again into another folder")
-        model = load_encoder(encoder or case_index.manifest.encoder)
+        model = load_encoder(encoder) if encoder else case_index.load_encoder()
     else:
         model = load_encoder(encoder or DEFAULT)
         case_index = CaseIndex.create(index, model, keep_ids=keep_ids)
@@ -137,7 +138,8 @@ def query(
     ] = None,
     where: WhereOption = None,
     like: Annotated[
-        str | None, typer.Option(metavar="CASE_ID", help="Ask with a case of the index instead of a file.")
+        list[str] | None,
+        typer.Option(metavar="CASE_ID", help="Ask with a case of the index instead of a file; repeatable."),
     ] = None,
     exclude_patient: Annotated[
         str | None, typer.Option(metavar="ID", help="A patient that no hit may belong to.")
@@ -156,26 +158,27 @@ def query(
     """
     from retrieval.search import open_index
 
-    if (source is None) == (like is None):
+    if (source is None) == (not like):
         raise typer.BadParameter("name a file or folder, or a case with --like")
     if region and mask:
         raise typer.BadParameter("give --region or --mask, not both")
     if like and (region or mask):
         raise typer.BadParameter("--region and --mask go with a file, not with --like")
-    box, box_slice = _parse_region(region) if region else (None, None)
+    with _usage("--region"):
+        box, box_slice = parse_region(region) if region else (None, None)
+    with _usage("--where"):
+        wanted = parse_where(where or ())
     if source is not None and not source.exists():
         raise CbirError(source, "does not exist", "name a file or folder to ask with")
     with open_index(index) as opened:
         if like:
-            answer = opened.like(
-                like, k, where=_parse_where(where), exclude_patient=exclude_patient, all_cases=all_cases
-            )
+            answer = opened.like(like, k, where=wanted, exclude_patient=exclude_patient, all_cases=all_cases)
         else:
             assert source is not None
             answer = opened.query(
                 source,
                 k,
-                where=_parse_where(where),
+                where=wanted,
                 region=box,
                 region_slice=box_slice,
                 mask=mask,
@@ -340,7 +343,6 @@ def remove(
     Example: `cbir remove c-0123456789abcdef`
     """
     from indexer.case_index import CaseIndex
-    from indexer.errors import QueryError
 
     if not case_ids and not patient:
         raise typer.BadParameter("name cases, or a patient with --patient")
@@ -389,6 +391,91 @@ def compact(index: IndexOption = DEFAULT_INDEX, as_json: JsonOption = False) -> 
 
 
 @app.command()
+def train(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER…", help="Folders of labelled images.")],
+    label: Annotated[list[str], typer.Option(metavar="COLUMN", help="What to learn; repeatable.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.safetensors", help="Where to write the weights.")],
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="One table for all folders, or one each; else their participants.tsv."
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="How often the images are gone through.")] = 12,
+    draws: Annotated[
+        int | None, typer.Option(min=1, help="Images of an epoch; default as many as there are.")
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LABEL=VALUE", help="Leave these patients out, such as a fold; repeatable."),
+    ] = None,
+    validation: Annotated[
+        float,
+        typer.Option(min=0, max=0.9, help="Share of the patients to leave out and ask with at the end."),
+    ] = 0.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    cache: Annotated[
+        Path, typer.Option(metavar="DIR", help="Keeps the prepared images for the next training.")
+    ] = Path(".cache"),
+    as_json: JsonOption = False,
+) -> None:
+    """Train the encoder on labelled images; `cbir index --encoder FILE.safetensors` uses it.
+
+    Example: `cbir train ./mri --label who_grade --without fold=3 --out grades.safetensors`
+    """
+    from indexer.errors import LabelsError
+    from indexer.labels import find_labels, load_labels
+    from indexer.samples import cohorts
+    from indexer.training import Recipe, fit
+
+    pairs = [pair.partition("=") for pair in without or []]
+    if not all(name and equals and value for name, equals, value in pairs):
+        raise typer.BadParameter("--without takes LABEL=VALUE")
+    if labels and len(labels) not in (1, len(folders)):
+        raise typer.BadParameter("give --labels once, or once for each folder")
+    for folder in folders:
+        if not folder.exists():
+            raise CbirError(folder, "does not exist", "name a folder of images")
+    named = [load_labels(path) for path in labels or []]
+    tables = [named[i % len(named)] if named else find_labels(folder) for i, folder in enumerate(folders)]
+    for folder, table in zip(folders, tables, strict=True):
+        if table is None:
+            raise LabelsError(folder, "has no participants.tsv", "name a labels table with --labels")
+    with _bar() as bar:
+        try:
+            report = fit(
+                cohorts(folders, [table for table in tables if table], label),
+                out,
+                Recipe(epochs=epochs, draws=draws, seed=seed),
+                cache=cache,
+                without=[(name, value) for name, _, value in pairs],
+                validation=validation,
+                resume=resume,
+                read=lambda done, total: bar("reading", done, total),
+                progress=lambda epoch, step, steps: bar(f"epoch {epoch + 1} of {epochs}", step, steps),
+                finished=lambda epoch: _say(
+                    f"epoch {epoch.number}: "
+                    + ", ".join(f"loss of {name} {loss:.3f}" for name, loss in epoch.losses.items())
+                ),
+            )
+        except KeyboardInterrupt:
+            _say("cbir: stopped; repeat the command with --resume to go on after the last whole epoch")
+            raise typer.Exit(130) from None
+    for source, reason in report.failed:
+        _say(f"not read: {source}: {reason}")
+    if as_json:
+        _print_json(report.to_dict())
+        return
+    print(f"trained on   {report.slices} slices of {report.patients} patients")
+    for head, classes in report.labels.items():
+        print(f"learnt       {head}: {', '.join(classes)}")
+    for head, value in report.validation.items():
+        print(f"held out     {head}: precision at 10, mean over classes {value:.3f}")
+    print(f"weights      {report.weights}")
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it.")],
     patients: Annotated[int, typer.Option(min=3, help="Patients in the cohort.")] = 24,
@@ -410,28 +497,109 @@ def demo(
         print(f"{written.folder}: {patients} synthetic patients")
 
 
+@app.command()
+def serve(
+    index: IndexOption = DEFAULT_INDEX,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes a free one.")] = 8043,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Tokens made by `cbir token`; needed beyond this machine."),
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="Name by which a proxy in front is called; repeatable."),
+    ] = None,
+    pacs: Annotated[
+        str | None, typer.Option(metavar="URL", help="An Orthanc to follow, such as http://127.0.0.1:8042.")
+    ] = None,
+    modality: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CODE", help="Series to take from the PACS; repeatable.", show_default="MR"),
+    ] = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the audit trail; else `audit` in the index folder."),
+    ] = None,
+    max_upload: Annotated[int, typer.Option(metavar="MIB", min=1, help="Largest request.")] = 512,
+    max_unpacked: Annotated[
+        int, typer.Option(metavar="MIB", min=1, help="Largest archive, unpacked.")
+    ] = 4096,
+    workers: Annotated[int, typer.Option(min=1, help="Queries that run at a time.")] = 2,
+    queue: Annotated[int, typer.Option(min=0, help="Queries that wait at most.")] = 32,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=1, help="For an upload, a query.")] = 120,
+) -> None:
+    """Answer over HTTP, with a viewer in the browser.
+
+    Example: `cbir serve --port 8043`
+    """
+    with _extra("serve"):
+        from retrieval.service.app import serve as run
+    from retrieval.service.settings import Settings
+
+    run(
+        Settings(
+            index=index.absolute(),
+            host=host,
+            port=port,
+            tokens=tokens,
+            pacs=pacs,
+            modalities=tuple(modality or ("MR",)),
+            audit=audit,
+            names=tuple(name or ()),
+            max_upload=max_upload * 2**20,
+            max_unpacked=max_unpacked * 2**20,
+            workers=workers,
+            queue=queue,
+            timeout=timeout,
+        )
+    )
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who will hold it.")],
+    tokens: Annotated[Path, typer.Option(metavar="FILE", help="The token file; made if it is missing.")],
+    role: Annotated[str, typer.Option(metavar="read|write|admin", help="What it allows.")] = "read",
+    as_json: JsonOption = False,
+) -> None:
+    """Make a token for `cbir serve`: it is printed once, the file keeps its hash.
+
+    Example: `cbir token reading-room --role read --tokens tokens.jsonl`
+    """
+    from retrieval.service.tokens import add_token
+
+    secret = add_token(tokens, name, role)
+    if as_json:
+        _print_json({"schema": 1, "name": name, "role": role, "token": secret})
+    else:
+        print(secret)
+        _say(f"the token of {name} ({role}); it cannot be shown again")
+
+
 # ---- parsing and printing ------------------------------------------------------------------------
 
 
-def _parse_region(text: str) -> tuple[tuple[int, int, int, int], int | None]:
-    box, _, position = text.partition("@")
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Packages that only some need."""
     try:
-        x0, y0, x1, y1 = (int(part) for part in box.split(","))
-        return (x0, y0, x1, y1), int(position) if position else None
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is not X0,Y0,X1,Y1 or X0,Y0,X1,Y1@SLICE", param_hint="--region"
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in ("indexer", "retrieval"):
+            raise
+        raise CbirError(
+            error.name, "is not installed", f"install what this needs: pip install 'cbir[{name}]'"
         ) from None
 
 
-def _parse_where(pairs: list[str] | None) -> dict[str, str]:
-    where = {}
-    for pair in pairs or []:
-        name, equals, value = pair.partition("=")
-        if not (name and equals and value):
-            raise typer.BadParameter(f"{pair!r} is not LABEL=VALUE", param_hint="--where")
-        where[name] = value
-    return where
+@contextmanager
+def _usage(option: str) -> Iterator[None]:
+    """A value that cannot be understood is wrong usage."""
+    try:
+        yield
+    except QueryError as error:
+        raise typer.BadParameter(error.explanation, param_hint=option) from None
 
 
 def _print_json(data: dict[str, Any]) -> None:
@@ -521,6 +689,28 @@ def _progress() -> Iterator[Callable[[int, int, int], None]]:
             elapsed = bar.tasks[0].elapsed or 0.0
             rate = f"{slices / elapsed:.0f} slices/s" if elapsed else ""
             bar.update(task, completed=done, total=total, rate=rate)
+
+        yield advance
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on a terminal, for one thing after the other; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def advance(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                for task in tasks.values():
+                    progress.update(task, visible=False)
+                tasks[what] = progress.add_task(what)
+            progress.update(tasks[what], completed=done, total=total)
 
         yield advance
 

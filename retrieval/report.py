@@ -66,13 +66,18 @@ def write_report(
     CbirError
         If `path` cannot be written.
     """
-    text = _page(answer, _pictures(answer, load), index)
+    text = report_page(answer, load=load, index=index)
     try:
         with written_whole(path) as aside:
             aside.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         reason = f"the report cannot be written ({error.strerror})"
         raise CbirError(path, reason, "name a file in a folder that you may write to") from error
+
+
+def report_page(answer: Answer, *, load: Callable[[Path], Sequence[Scan]] = read, index: str = "") -> str:
+    """The HTML that :func:`write_report` writes."""
+    return _page(answer, _pictures(answer, load), index)
 
 
 # --- pictures ------------------------------------------------------------------------------------
@@ -165,6 +170,15 @@ def picture(scan: Scan, position: int, box: Region | None = None) -> Picture:
     IndexError
         If `position` is not in the scan.
     """
+    with BytesIO() as out:
+        shown(scan, position, PIXELS, box).save(out, "JPEG", quality=90, subsampling=0, optimize=True)
+        jpeg = out.getvalue()
+    left = "" if scan.spacing is None else "A" if scan.axis == 0 else "R"
+    return Picture(jpeg, left)
+
+
+def shown(scan: Scan, position: int, pixels: int, box: Region | None = None) -> Image.Image:
+    """The image of :func:`picture`, `pixels` long on its longer side."""
     plane = scan.slice(position)
     marked = _boxed(plane, box)
     rows, columns = _field(scan, marked)
@@ -173,17 +187,13 @@ def picture(scan: Scan, position: int, box: Region | None = None) -> Picture:
     across, down = (1.0, 1.0)
     if scan.spacing is not None:
         across, down = (s for axis, s in enumerate(scan.spacing) if axis != scan.axis)
-    scale = PIXELS / max(wide * across, tall * down)
+    scale = pixels / max(wide * across, tall * down)
     size = max(1, round(wide * across * scale)), max(1, round(tall * down * scale))
     image = Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC).convert("RGB")
     for region, colour in ((plane.region, OUTLINE), (marked, BOX)):
         if region is not None and region.any():
             _draw(image, region[rows, columns], colour)
-    with BytesIO() as out:
-        image.save(out, "JPEG", quality=90, subsampling=0, optimize=True)
-        jpeg = out.getvalue()
-    left = "" if scan.spacing is None else "A" if scan.axis == 0 else "R"
-    return Picture(jpeg, left)
+    return image
 
 
 def windowed(pixels: NDArray[Any]) -> NDArray[np.uint8]:

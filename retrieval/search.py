@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from indexer import readers
 from indexer.case_index import CaseIndex, Snapshot
-from indexer.encoder import Encoder, load_encoder
+from indexer.catalog import Contents
+from indexer.encoder import Encoder
 from indexer.errors import QueryError
 from indexer.ingest import input_hash
 from indexer.preprocess import Preprocessing, prepared, with_region
@@ -77,6 +78,11 @@ class Index:
         self.close()
 
     @property
+    def contents(self) -> Contents:
+        """What is in the index, as questions see it now."""
+        return self._state.contents
+
+    @property
     def encoder(self) -> Encoder:
         """The encoder that made the index (loaded at the first use).
 
@@ -86,7 +92,7 @@ class Index:
             If it is not installed, or not in the version that made the index.
         """
         if self._encoder is None:
-            self._encoder = load_encoder(self.case_index.manifest.encoder)
+            self._encoder = self.case_index.load_encoder()
         self.case_index.require(self._encoder)
         return self._encoder
 
@@ -139,7 +145,44 @@ class Index:
             If the index was made by another encoder.
         """
         path = Path(source)
-        scans = _one_patient(path, readers.read(path))
+        return self.ask(
+            readers.read(path),
+            k,
+            source=str(path),
+            where=where,
+            region=region,
+            region_slice=region_slice,
+            mask=mask,
+            exclude_patient=exclude_patient,
+            all_cases=all_cases,
+        )
+
+    def ask(
+        self,
+        scans: Sequence[Scan],
+        k: int = 10,
+        *,
+        source: str,
+        where: Mapping[str, str] | None = None,
+        region: tuple[int, int, int, int] | None = None,
+        region_slice: int | None = None,
+        mask: str | os.PathLike[str] | None = None,
+        exclude_patient: str | None = None,
+        all_cases: bool = False,
+    ) -> Answer:
+        """The cases most similar to scans that have been read already.
+
+        Parameters
+        ----------
+        scans : sequence of Scan
+            Of one patient.
+        source : str
+            What the answer calls them.
+
+        The others, what is returned and what is raised are as in :meth:`query`.
+        """
+        state = self._state  # one state for the whole question, whatever is committed meanwhile
+        scans = _one_patient(source, scans)
         notes: list[str] = []
         if mask is not None:
             volume = readers.read_mask(Path(mask), scans[0])
@@ -150,42 +193,45 @@ class Index:
             scans = [replace(scan, region=None) for scan in scans]
         view = WHOLE if mask is None and region is None else REGION
 
-        embedded, identical = self._embed(scans, view)
+        embedded, identical = self._embed(state, scans, view)
         if identical:
-            whose = sorted({self._state.contents.case_ids[i] for i in identical})
+            whose = sorted({state.contents.case_ids[i] for i in identical})
             notes.append(
                 f"the query itself is in the index (case {', '.join(whose)}): "
                 "that patient has no vote in the evidence"
             )
         asked = Query(
-            source=str(path),
+            source=source,
             sequence="+".join(dict.fromkeys(q.sequence for q in embedded if q.sequence)) or None,
             slices=sum(len(q.positions) for q in embedded),
             region=region,
             region_slice=int(embedded[0].positions[0]) if region is not None else None,
         )
         return self._answer(
+            state,
             asked,
             embedded,
             view,
             k,
             where=where,
             excluded=self._named(exclude_patient),
-            silent={self._state.contents.patient_ids[i] for i in identical},
+            silent={state.contents.patient_ids[i] for i in identical},
             all_cases=all_cases,
             notes=notes,
         )
 
     def like(
         self,
-        case_id: str,
+        case_ids: str | Sequence[str],
         k: int = 10,
         *,
         where: Mapping[str, str] | None = None,
         exclude_patient: str | None = None,
         all_cases: bool = False,
     ) -> Answer:
-        """The cases most similar to one in the index, other patients only.
+        """The cases most similar to one or several in the index, other patients only.
+
+        Several cases ask together, as the sequences of one scan do: the score is the mean over theirs.
 
         Raises
         ------
@@ -193,26 +239,27 @@ class Index:
             If the index has no such case.
         """
         state = self._state
-        try:
-            case = state.contents.case_ids.index(case_id)
-        except ValueError:
-            raise QueryError(
-                case_id, "the index has no such case", "list them with `cbir info --cases`"
-            ) from None
-        embedded = state.stored(case)
+        names = list(dict.fromkeys([case_ids] if isinstance(case_ids, str) else case_ids))
+        known = state.contents.case_ids
+        for name in names:
+            if name not in known:
+                raise QueryError(name, "the index has no such case", "list them with `cbir info --cases`")
+        cases = [known.index(name) for name in names]
+        embedded = [scan for case in cases for scan in state.stored(case)]
         asked = Query(
-            source=f"case {case_id}",
+            source=f"case {', '.join(names)}",
             sequence="+".join(dict.fromkeys(q.sequence for q in embedded if q.sequence)) or None,
             slices=sum(len(q.positions) for q in embedded),
         )
-        own = state.contents.patient_ids[case]
+        own = {state.contents.patient_ids[case] for case in cases}
         return self._answer(
+            state,
             asked,
             embedded,
             WHOLE,
             k,
             where=where,
-            excluded={own} | self._named(exclude_patient),
+            excluded=own | self._named(exclude_patient),
             silent=set(),
             all_cases=all_cases,
             notes=[],
@@ -236,11 +283,11 @@ class Index:
 
     # ---- steps ---------------------------------------------------------------------------------
 
-    def _embed(self, scans: Sequence[Scan], view: int) -> tuple[list[QueryScan], set[int]]:
+    def _embed(self, state: _State, scans: Sequence[Scan], view: int) -> tuple[list[QueryScan], set[int]]:
         encoder, embedded, identical = self.encoder, [], set()
         for scan in scans:
             ready = prepared(scan, Preprocessing(encoder.size))
-            identical |= self._state.cases_with(self.case_index.catalog.scans_of(input_hash(ready)))
+            identical |= state.cases_with(self.case_index.catalog.scans_of(input_hash(ready)))
             rows = np.flatnonzero(ready.views == view)
             if not len(rows):
                 raise QueryError(scan.source, "the region is empty", "mark a part of the image")
@@ -260,6 +307,7 @@ class Index:
 
     def _answer(
         self,
+        state: _State,
         asked: Query,
         embedded: Sequence[QueryScan],
         view: int,
@@ -273,7 +321,7 @@ class Index:
     ) -> Answer:
         if k < 1:
             raise QueryError("k", f"{k} hits cannot be shown", "ask for at least 1")
-        state, contents = self._state, self._state.contents
+        contents = state.contents
         if not contents.case_ids:
             raise QueryError(self.case_index.folder, "the index is empty", "fill it with `cbir index FOLDER`")
         where = where or {}
@@ -310,23 +358,7 @@ class Index:
             )
         if where:  # a filter on one label would make the vote on it a foregone conclusion
             cases, scores, _ = state.rank(embedded, view, eligible, SHORTLIST, [])
-        return Answer(asked, hits, self._evidence(cases, scores, silent), notes)
-
-    def _evidence(
-        self, cases: NDArray[np.int64], scores: NDArray[np.float32], silent: set[str]
-    ) -> dict[str, Evidence]:
-        contents = self._state.contents
-        by_patient = dict(zip(contents.patient_ids, contents.labels, strict=True))
-        table = [row for patient, row in by_patient.items() if patient not in silent]
-        patients = [contents.patient_ids[c] for c in cases]
-        voters = [place for place in _first_of_each(patients) if patients[place] not in silent]
-        evidence = {}
-        for name in class_columns(table):
-            counts = Counter(row[name] for row in table if name in row)
-            prior = {value: n / counts.total() for value, n in sorted(counts.items())}
-            values = [contents.labels[cases[place]].get(name) for place in voters]
-            evidence[name] = vote(scores[voters], values, prior)
-        return evidence
+        return Answer(asked, hits, _evidence(contents, cases, scores, silent), notes)
 
 
 class _State:
@@ -471,11 +503,27 @@ def open_index(folder: str | os.PathLike[str], encoder: Encoder | None = None) -
     return Index(CaseIndex.open(Path(folder)), encoder)
 
 
-def _one_patient(path: Path, scans: Sequence[Scan]) -> list[Scan]:
+def _evidence(
+    contents: Contents, cases: NDArray[np.int64], scores: NDArray[np.float32], silent: set[str]
+) -> dict[str, Evidence]:
+    by_patient = dict(zip(contents.patient_ids, contents.labels, strict=True))
+    table = [row for patient, row in by_patient.items() if patient not in silent]
+    patients = [contents.patient_ids[c] for c in cases]
+    voters = [place for place in _first_of_each(patients) if patients[place] not in silent]
+    evidence = {}
+    for name in class_columns(table):
+        counts = Counter(row[name] for row in table if name in row)
+        prior = {value: n / counts.total() for value, n in sorted(counts.items())}
+        values = [contents.labels[cases[place]].get(name) for place in voters]
+        evidence[name] = vote(scores[voters], values, prior)
+    return evidence
+
+
+def _one_patient(source: str, scans: Sequence[Scan]) -> list[Scan]:
     patients = {scan.patient_id for scan in scans}
     if len(patients) > 1:
         raise QueryError(
-            path,
+            source,
             f"holds {len(patients)} patients",
             "a query is one patient's scan: name a file or a subfolder",
         )

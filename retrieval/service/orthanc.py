@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,28 +38,31 @@ class Series:
 
     Attributes
     ----------
-    id : str
-        Orthanc's own identifier.
+    uid : str
+        SeriesInstanceUID.
     modality : str
     stable : bool
         Whether no image has come for `StableAge` seconds.
-    updated : str
-        When its last image came; changes with every one.
     instances : list of str
+        Orthanc's identifiers of its images.
+    version : str
+        Another one whenever an image comes or goes.
+    original : str, optional
+        Orthanc's identifier of the series that this is an anonymised copy of.
     """
 
-    id: str
+    uid: str
     modality: str
     stable: bool
-    updated: str
     instances: list[str]
+    version: str
+    original: str | None = None
 
 
 @dataclass(frozen=True)
 class Change:
     """A line of Orthanc's change log."""
 
-    number: int
     kind: str
     id: str
 
@@ -75,7 +80,7 @@ class Orthanc:
 
     def __init__(self, url: str, timeout: float = 30.0) -> None:
         parts = urlsplit(url)
-        self.name = f"the PACS at {parts.hostname}:{parts.port}" if parts.port else f"the PACS at {parts.hostname}"
+        self.name = f"the PACS at {parts.netloc.rpartition('@')[2]}"
         # compressed by Orthanc, 155 slices take 1 s instead of 0.06 s
         self._http = httpx.Client(
             base_url=url, timeout=timeout, trust_env=False, headers={"Accept-Encoding": "identity"}
@@ -119,11 +124,8 @@ class Orthanc:
         for number, instance in enumerate(self.describe(self.find(which)).instances):
             file = folder / f"{number:05}.dcm"
             with self._asking("GET", f"/instances/{instance}/file") as response, file.open("wb") as out:
-                try:
-                    for block in response.iter_raw():
-                        out.write(block)
-                except httpx.HTTPError as error:
-                    raise self._silent(error) from None
+                for block in response.iter_raw():
+                    out.write(block)
             files.append(file)
         return files
 
@@ -142,7 +144,7 @@ class Orthanc:
             series = [str(entry["ID"]) for entry in found if entry["Type"] == "Series"]
             if series:
                 return series[0]
-        raise self._unknown()
+        raise NotInPacs(self.name, "has no such series", "check its UID")
 
     def describe(self, series: str) -> Series:
         """What Orthanc says of a series.
@@ -153,14 +155,21 @@ class Orthanc:
             If there is no such series (any more).
         """
         answer = self._json("GET", f"/series/{quote(series, safe='')}")
-        tags = answer.get("MainDicomTags", {})
+        tags, instances = answer["MainDicomTags"], sorted(map(str, answer["Instances"]))
+        held = "\0".join([str(answer["LastUpdate"]), *instances])
         return Series(
-            id=series,
+            uid=str(tags["SeriesInstanceUID"]),
             modality=str(tags.get("Modality", "")),
-            stable=bool(answer.get("IsStable")),
-            updated=str(answer.get("LastUpdate", "")),
-            instances=[str(instance) for instance in answer["Instances"]],
+            stable=bool(answer["IsStable"]),
+            instances=instances,
+            version=hashlib.sha256(held.encode()).hexdigest()[:32],
+            original=answer.get("AnonymizedFrom"),
         )
+
+    def sop_class(self, instance: str) -> str:
+        """The SOP class UID of an image."""
+        with self._asking("GET", f"/instances/{quote(instance, safe='')}/metadata/SopClassUid") as response:
+            return response.read().decode("ascii", "replace").strip()
 
     def store(self, dicom: bytes) -> str:
         """Store an object; returns Orthanc's identifier of it.
@@ -193,21 +202,30 @@ class Orthanc:
             Where to go on, and whether that is the end.
         """
         answer = self._json("GET", f"/changes?since={since}&limit={_PAGE}")
-        lines = [
-            Change(int(line["Seq"]), str(line["ChangeType"]), str(line["ID"])) for line in answer["Changes"]
-        ]
+        lines = [Change(str(line["ChangeType"]), str(line["ID"])) for line in answer["Changes"]]
         return lines, int(answer["Last"]), bool(answer["Done"])
 
     # ---- requests ------------------------------------------------------------------------------
 
     def _json(self, method: str, path: str, content: str | bytes | None = None) -> Any:
         with self._asking(method, path, content) as response:
-            try:
-                response.read()
-                return response.json()
-            except (httpx.HTTPError, ValueError) as error:
-                raise self._silent(error) from None
+            response.read()
+            return response.json()
 
     @contextmanager
     def _asking(self, method: str, path: str, content: str | bytes | None = None) -> Iterator[httpx.Response]:
-        ...
+        """A response that is being read; what goes wrong is told without the address."""
+        try:
+            with self._http.stream(method, path, content=content) as response:
+                if response.status_code == 404:
+                    raise NotInPacs(self.name, "has no such series", "check its UID")
+                if response.status_code in (401, 403):
+                    raise PacsError(self.name, "refuses us", "give its address with user and password")
+                if not response.is_success:
+                    raise PacsError(self.name, f"answers with status {response.status_code}", "see its log")
+                yield response
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            reason = f"does not answer ({type(error).__name__})"
+            raise PacsError(self.name, reason, "check that it runs and that --pacs names it") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise PacsError(self.name, f"answers unlike Orthanc ({type(error).__name__})") from None

@@ -1,0 +1,1 @@
+"""cbir beside a PACS: the Orthanc plugin, its configuration, and an installation to try (``make pacs``)."""

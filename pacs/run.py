@@ -1,0 +1,98 @@
+"""Try it: a real Orthanc with the plugin, the service, and the synthetic cohort, on loopback (``make pacs``).
+
+Sends one study as a scanner does, prints the address to open, and stops everything on Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import FrameType
+
+import pydicom
+
+from indexer.demo import write_cohort
+from indexer.errors import CbirError
+from pacs.installation import Installation, until
+from pacs.sample import write_study
+
+SEQUENCES = ("t1ce", "flair")
+CASE = "SYNTH-1-001"
+
+
+def main() -> None:
+    """Run until Ctrl-C."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--folder", type=Path, default=Path("demo/pacs"), help="where cohort and index are kept"
+    )
+    parser.add_argument("--patients", type=int, default=24, help="size of the cohort")
+    arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        run(arguments.folder.absolute(), arguments.patients)
+    except CbirError as error:
+        sys.exit(f"pacs: {error}")
+    except KeyboardInterrupt:
+        print("\nstopped")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def run(folder: Path, patients: int) -> None:
+    """Start everything, and wait until it is interrupted.
+
+    Raises
+    ------
+    CbirError
+        If something cannot start, or ends by itself.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="cbir-pacs-") as scratch,
+        Installation(Path(scratch), stable_age=2, http=8042, dicom=4242, service=8043) as pacs,
+    ):
+        print(f"cohort    {patients} synthetic patients in {folder / 'cohort'}", flush=True)
+        write_cohort(folder / "cohort", patients)
+        command = [sys.executable, "-m", "retrieval.cli", "index", str(folder / "cohort")]
+        if subprocess.run([*command, "--index", str(folder / "index")], stdout=subprocess.DEVNULL).returncode:
+            raise CbirError(folder, "the cohort cannot be indexed")
+        # Orthanc begins empty each time, and so does what is indexed from it
+        shutil.copytree(folder / "index", pacs.index)
+        pacs.start_service()
+        print(f"service   {pacs.service_url}", flush=True)
+        pacs.start_orthanc()
+        print(f"Orthanc   {pacs.orthanc_url} (DICOM: {pacs.dicom_port})", flush=True)
+
+        study = new_study(folder / "new", Path(scratch) / "study")
+        pacs.send([file for files in study.values() for file in files])
+        until("the study in the index", lambda: (pacs.followed() or {}).get("filed", 0) >= len(study))
+        uid = pydicom.dcmread(study[SEQUENCES[0]][0], stop_before_pixels=True).StudyInstanceUID
+        with pacs.asking_orthanc() as orthanc:
+            (found,) = orthanc.post("/tools/lookup", content=uid).json()
+        print(f"study     sent by C-STORE, stable, indexed: {', '.join(study)}")
+        print(f"\nopen      {pacs.orthanc_url}/app/explorer.html#study?uuid={found['ID']}")
+        print("          and press “Find similar cases”. Ctrl-C stops everything.", flush=True)
+        while (name := pacs.ended()) is None:
+            time.sleep(0.5)
+        raise CbirError(name, "has ended", "see what it printed above")
+
+
+def new_study(cohort: Path, folder: Path) -> dict[str, list[Path]]:
+    """A synthetic patient that the cohort does not hold, as DICOM."""
+    write_cohort(cohort, 1, seed=1)
+    volumes = {sequence: cohort / CASE / f"{CASE}_{sequence}.nii.gz" for sequence in SEQUENCES}
+    shutil.rmtree(folder, ignore_errors=True)
+    return write_study(volumes, folder, patient_id=CASE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The index over HTTP: ``cbir serve`` (needs the extra ``cbir[serve]``)."""

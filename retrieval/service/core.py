@@ -1,0 +1,541 @@
+"""What the service does, without HTTP: one index, one writer, the queries of the last minutes, one audit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import filelock
+import numpy as np
+
+from indexer import readers
+from indexer.case_index import CaseIndex
+from indexer.encoder import DEFAULT, Encoder, load_encoder
+from indexer.errors import CaseIndexError, CbirError, QueryError, WriterBusyError
+from indexer.ingest import GROUP, IngestReport, ingest_sources
+from indexer.readers import Source
+from indexer.readers.names import CONFIG
+from indexer.scan import Scan
+from retrieval.answer import Answer
+from retrieval.parsing import Box
+from retrieval.search import Index
+from retrieval.service.audit import Audit
+from retrieval.service.jobs import Job, Jobs
+from retrieval.service.log import tell
+from retrieval.service.orthanc import Orthanc
+from retrieval.service.queries import Kept, Queries
+from retrieval.service.settings import Settings
+from retrieval.service.spool import SPOOL, settle, spool, sweep, take_out, unspool
+from retrieval.service.uploads import Unreadable, discovered, scrubbed, unpack
+
+SCRATCH = "cbir-serve-"
+"""Beginning of the temporary folder's name; the process's number follows."""
+REST = 10
+"""The state is renewed at most so often that it takes a tenth of the time."""
+
+
+class Missing(CbirError):
+    """There is no such case, scan, query or job."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked beside the scan.
+
+    Attributes
+    ----------
+    k : int
+    where : mapping
+    region : tuple of int, optional
+    region_slice : int, optional
+    exclude_patient : str, optional
+    all_cases : bool
+    """
+
+    k: int = 10
+    where: Mapping[str, str] | None = None
+    region: Box | None = None
+    region_slice: int | None = None
+    exclude_patient: str | None = None
+    all_cases: bool = False
+
+
+class Service:
+    """An index that is asked and filled at the same time.
+
+    Parameters
+    ----------
+    settings : Settings
+    encoder : Encoder, optional
+        Instead of the installed one that the index names.
+
+    Raises
+    ------
+    CbirError
+        If the index cannot be opened, or another service holds it.
+    """
+
+    def __init__(self, settings: Settings, encoder: Encoder | None = None) -> None:
+        self.settings = settings
+        if not (settings.index / "manifest.json").exists():
+            CaseIndex.create(settings.index, encoder or load_encoder(DEFAULT)).close()
+        with ExitStack() as opened:
+            lock = filelock.FileLock(settings.index / "service.lock", thread_local=False)
+            try:
+                opened.enter_context(lock.acquire(timeout=0))
+            except filelock.Timeout:
+                raise CaseIndexError(
+                    settings.index, "another service runs on this index", "stop it"
+                ) from None
+            self._scratch = _scratch()
+            opened.callback(shutil.rmtree, self._scratch, ignore_errors=True)
+            (self._scratch / "queries").mkdir()
+            self.queries = Queries(self._scratch / "queries", settings.keep)
+            self.audit = Audit(settings.audit or settings.index / "audit")
+            self.index = opened.enter_context(Index(CaseIndex.open(settings.index), encoder))
+            self._writer = opened.enter_context(CaseIndex.open(settings.index))
+            with suppress(WriterBusyError), self._writer.writing("serve"):
+                settle(self._writer)
+                sweep(self._writer)
+            self._encoder = self.index.encoder
+            self._encoder.encode(np.zeros((32, self._encoder.size, self._encoder.size), np.uint8))  # warm
+            self._revision = self._writer.catalog.revision
+            self._renewed, self._cost = time.monotonic(), 0.0
+            self.jobs = Jobs(settings.queue, idle=self._idle)
+            opened.callback(self.jobs.close)
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        """Let the running job end; remove what was temporary."""
+        self._opened.close()
+
+    # ---- questions -----------------------------------------------------------------------------
+
+    def query_upload(self, upload: IO[bytes], name: str, question: Question, who: str) -> tuple[Answer, Kept]:
+        """The cases most similar to an uploaded scan.
+
+        Raises
+        ------
+        CbirError
+        """
+        with self._folder() as folder, _scrubbing(folder):
+            unpack(upload, name, folder, self.settings)
+            return self._query_folder(folder, question, who)
+
+    def query_series(self, series: str, question: Question, who: str) -> tuple[Answer, Kept]:
+        """The cases most similar to a series of the PACS.
+
+        Raises
+        ------
+        CbirError
+        """
+        with self._folder() as folder, _scrubbing(folder):
+            self.download(series, folder)
+            return self._query_folder(folder, question, who)
+
+    def store_report(self, series: str, question: Question) -> tuple[str, list[str]]:
+        """Ask with a series of the PACS and store the answer there.
+
+        Returns
+        -------
+        (stored, patients)
+            The PACS's id of the report, and the pseudonyms of the patients concerned.
+
+        Raises
+        ------
+        CbirError
+        """
+        from retrieval.service.structured_report import structured_report
+
+        with self._folder() as folder, self._pacs() as pacs, _scrubbing(folder):
+            files = pacs.series(series, folder)
+            scans = _read(folder)
+            answer = self._ask(scans, "the series", question)
+            report = structured_report(answer, files, self.index.case_index.about()["encoder"])
+            patient = self.index.case_index.pseudonym("patient", scans[0].patient_id)
+            return pacs.store(report), [patient]
+
+    def query_again(self, kept: Kept, question: Question) -> Answer:
+        """The cases most similar to a query that was asked before.
+
+        Raises
+        ------
+        CbirError
+        """
+        return self._ask(kept.scans(), f"query {kept.id}", question)
+
+    def query_like(self, case_ids: Sequence[str], question: Question) -> Answer:
+        """The cases most similar to some of the index.
+
+        Raises
+        ------
+        Missing
+            If there is no such case.
+        CbirError
+        """
+        if question.region is not None:
+            raise QueryError("region", "a region goes with a scan, not with cases")
+        for case_id in case_ids:
+            self.case(case_id)
+        return self.index.like(
+            case_ids,
+            question.k,
+            where=question.where,
+            exclude_patient=question.exclude_patient,
+            all_cases=question.all_cases,
+        )
+
+    def download(self, series: str, folder: Path) -> None:
+        """Get a series from the PACS.
+
+        Raises
+        ------
+        CbirError
+            If there is no PACS, it does not answer, or has no such series.
+        """
+        with self._pacs() as pacs:
+            pacs.series(series, folder)
+
+    def _pacs(self) -> Orthanc:
+        if self.settings.pacs is None:
+            raise QueryError("series", "this service has no PACS", "start it with --pacs URL")
+        return Orthanc(self.settings.pacs)
+
+    def _query_folder(self, folder: Path, question: Question, who: str) -> tuple[Answer, Kept]:
+        scans = _read(folder)
+        patient = self.index.case_index.pseudonym("patient", scans[0].patient_id)
+        kept = self.queries.keep(scans, who, patient)
+        scans = [replace(s, source=k.path) for s, k in zip(scans, kept.sources, strict=True)]
+        try:
+            return self._ask(scans, f"query {kept.id}", question), kept
+        except BaseException:
+            self.queries.drop(kept)
+            raise
+
+    def _ask(self, scans: Sequence[Scan], source: str, question: Question) -> Answer:
+        return self.index.ask(
+            scans,
+            question.k,
+            source=source,
+            where=question.where,
+            region=question.region,
+            region_slice=question.region_slice,
+            exclude_patient=question.exclude_patient,
+            all_cases=question.all_cases,
+        )
+
+    # ---- what is there -------------------------------------------------------------------------
+
+    def case(self, case_id: str) -> dict[str, Any]:
+        """A case as :meth:`indexer.catalog.Catalog.case` gives it.
+
+        Raises
+        ------
+        Missing
+        """
+        case = self.index.case_index.catalog.case(case_id)
+        if case is None:
+            raise Missing("case", "the index has no such case")
+        return case
+
+    def scan(self, case_id: str, sequence: str | None, number: int | None) -> tuple[Scan, str]:
+        """A scan of a case, by its number, or the first one of a sequence, and the patient's id.
+
+        Raises
+        ------
+        Missing
+            If there is none, or its file is gone.
+        """
+        case = self.case(case_id)
+        rows = case["scans"]
+        if number is not None:
+            rows = rows[number : number + 1] if number >= 0 else []
+        elif sequence is not None:
+            rows = [row for row in rows if (row["sequence"] or "") == sequence]
+        if not rows:
+            raise Missing("scan", "the case has no such scan")
+        try:
+            return self.index.read(rows[0]["source"])[rows[0]["channel"]], case["patient_id"]
+        except (CbirError, IndexError):
+            raise Missing("scan", "the images of this scan are gone") from None
+
+    def read(self, source: str | Path, kept: Kept | None) -> list[Scan]:
+        """The scans of a hit's or a query's source, for a report."""
+        number = None if kept is None else kept.number(str(source))
+        return self.index.read(source) if kept is None or number is None else [kept.scan(number)]
+
+    def pseudonym(self, patient_id: str) -> str:
+        """A patient's keyed hash, also where the index keeps ids as they are."""
+        index = self.index.case_index
+        return index.pseudonym("patient", patient_id) if index.manifest.keep_ids else patient_id
+
+    # ---- changes -------------------------------------------------------------------------------
+
+    def index_upload(
+        self,
+        upload: IO[bytes],
+        name: str,
+        *,
+        who: str,
+        labels: Mapping[str, str] | None = None,
+        address: str = "",
+    ) -> Job:
+        """Unpack an upload, see that there is something to read, and queue it for indexing.
+
+        Raises
+        ------
+        CbirError
+        Busy
+        """
+        folder = self.new_folder()
+        try:
+            with _scrubbing(folder):
+                unpack(upload, name, folder, self.settings)
+                found, _ = discovered(folder)
+                if not found.sources:
+                    raise found.failures[0]
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return self.index_folder(folder, who=who, labels=labels, address=address)
+
+    def index_series(
+        self, series: str, *, who: str, labels: Mapping[str, str] | None = None, address: str = ""
+    ) -> Job:
+        """Get a series from the PACS and queue it for indexing.
+
+        Raises
+        ------
+        CbirError
+        Busy
+        """
+        folder = self.new_folder()
+        try:
+            self.download(series, folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return self.index_folder(folder, who=who, labels=labels, address=address)
+
+    def index_folder(
+        self, folder: Path, *, who: str, labels: Mapping[str, str] | None = None, address: str = ""
+    ) -> Job:
+        """Queue the images below a folder for indexing.
+
+        The service keeps their voxels (see :mod:`retrieval.service.spool`); the folder is removed when
+        the job is over. The same series again changes nothing, with more slices it replaces the old one.
+
+        Parameters
+        ----------
+        folder : Path
+            As :meth:`new_folder` makes it.
+        who : str
+            For the audit trail.
+        labels : mapping, optional
+            Labels of all patients in the folder; else those of a ``participants.tsv`` at its top.
+
+        Raises
+        ------
+        Busy
+            If too many jobs wait; the folder is removed, too.
+        """
+
+        def work(job: Job) -> dict[str, Any]:
+            with _scrubbing(folder):
+                return self._index(job, folder, labels, address)
+
+        return self.jobs.submit("index", work, who=who, after=lambda: shutil.rmtree(folder, True))
+
+    def remove_series(self, series: str, *, who: str) -> Job:
+        """Queue the removal of a series that came over the network.
+
+        Parameters
+        ----------
+        series : str
+            Pseudonym of its SeriesInstanceUID.
+        who : str
+
+        Raises
+        ------
+        Busy
+        """
+
+        def work(job: Job) -> dict[str, Any]:
+            patients = self._patients_of(series)
+            removed = unspool(self._writer, series)
+            self._renew()
+            self.audit.record("remove", who, patients=patients, scans=removed)
+            return {"schema": 1, "removed": removed}
+
+        return self.jobs.submit("remove", work, who=who)
+
+    def remove_case(self, case_id: str, *, who: str, address: str = "") -> Job:
+        """Queue the removal of a case, with its images where the service keeps them.
+
+        Raises
+        ------
+        Missing
+            If there is no such case.
+        Busy
+        """
+        patient = self.pseudonym(self.case(case_id)["patient_id"])
+
+        def work(job: Job) -> dict[str, Any]:
+            with self._writer.writing("remove"):
+                removed = self._writer.catalog.remove_cases([case_id])
+                self._writer.file_vectors()
+                self._writer.catalog.log("remove", {"cases": removed})
+                sweep(self._writer)
+            self._renew()
+            self.audit.record("remove", job.who, address=address, patients=[patient], cases=removed)
+            return {"schema": 1, "removed": removed}
+
+        return self.jobs.submit("remove", work, who=who)
+
+    def new_folder(self) -> Path:
+        """An empty folder among the temporary ones."""
+        return Path(tempfile.mkdtemp(dir=self._scratch, prefix="upload-"))
+
+    def _index(
+        self, job: Job, folder: Path, labels: Mapping[str, str] | None, address: str
+    ) -> dict[str, Any]:
+        found, table = discovered(folder)
+        report = IngestReport(taken=found.taken)
+        failed = [error.explanation for error in found.failures]
+        patients: set[str] = set()
+        job.done, job.total = 0, len(found.sources)
+        waiting: list[Source] = []
+        slices = 0
+        for source in found.sources:
+            try:
+                scans = readers.read(source)
+            except CbirError as error:
+                failed.append(error.explanation)
+            except Exception as error:  # one odd file must not end the job
+                tell(error)
+                failed.append(f"cannot be read ({type(error).__name__})")
+            else:
+                waiting += spool(self._writer, scans)
+                slices += sum(map(len, scans))
+            job.done += 1
+            if waiting and (slices >= GROUP or source is found.sources[-1]):
+                ids = {each.patient_id for each in waiting}
+                rows = {id: labels if labels is not None else table.of(id) if table else {} for id in ids}
+                done = ingest_sources(
+                    self._writer, waiting, self._encoder, labels={id: row for id, row in rows.items() if row}
+                )
+                report.indexed += done.indexed
+                report.unchanged += done.unchanged
+                report.embedded += done.embedded
+                failed += [failure["reason"] for failure in done.failed]
+                take_out(self._writer, [Path(failure["source"]) for failure in done.failed])
+                patients |= {self._writer.pseudonym("patient", id) for id in ids}
+                waiting, slices = [], 0
+                self._renew(now=source is found.sources[-1])
+        counts = self._writer.catalog.count()
+        outcome = "success" if report.indexed + report.unchanged else "failure"
+        self.audit.record(
+            "index",
+            job.who,
+            outcome,
+            address=address,
+            patients=sorted(patients),
+            indexed=report.indexed,
+            unchanged=report.unchanged,
+            failed=len(failed),
+        )
+        if outcome == "failure":
+            raise Unreadable("upload", scrubbed(failed[0] if failed else "it holds no image", folder))
+        return {
+            "schema": 1,
+            "indexed": report.indexed,
+            "unchanged": report.unchanged,
+            "failed": [{"reason": scrubbed(reason, folder)} for reason in failed],
+            "embedded": report.embedded,
+            "cases": counts["cases"],
+            "slices": counts["slices"],
+        }
+
+    def _patients_of(self, series: str) -> list[str]:
+        contents, folder = self.index.contents, str(self.settings.index / SPOOL / series)
+        found = {
+            contents.patient_ids[contents.scan_case[scan]]
+            for scan, source in enumerate(contents.scan_source)
+            if source.startswith(folder)
+        }
+        return sorted(map(self.pseudonym, found))
+
+    def _renew(self, *, now: bool = True) -> None:
+        """Let questions see what has been committed (in the writer's thread)."""
+        if not now and time.monotonic() - self._renewed < REST * self._cost:
+            return
+        start = time.monotonic()
+        revision = self._writer.catalog.revision
+        self.index.refresh()
+        self._revision = revision
+        self._renewed = time.monotonic()
+        self._cost = self._renewed - start
+
+    def _idle(self) -> None:
+        self.queries.sweep()
+        if self._writer.catalog.revision != self._revision:  # another process wrote
+            self._renew(now=False)
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        folder = self.new_folder()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read(folder: Path) -> list[Scan]:
+    """The scans of a query, or the first reason why they cannot be read."""
+    found, _ = discovered(folder)
+    if found.failures:
+        raise found.failures[0]
+    return [scan for source in found.sources for scan in readers.read(source)]
+
+
+@contextmanager
+def _scrubbing(folder: Path) -> Iterator[None]:
+    """Errors about uploaded files do not name them."""
+    try:
+        yield
+    except CbirError as error:
+        error.reason, error.remedy = scrubbed(error.reason, folder), scrubbed(error.remedy, folder)
+        raise
+
+
+def _scratch() -> Path:
+    """A temporary folder of our own; those of services that were killed are removed.
+
+    The empty ``cbir.json`` stops the readers from looking for one further up.
+    """
+    root = Path(tempfile.gettempdir())
+    for left in root.glob(f"{SCRATCH}*"):
+        pid = left.name.removeprefix(SCRATCH).partition("-")[0]
+        with suppress(OSError):
+            if pid.isdecimal() and left.stat().st_uid == os.getuid() and not _alive(int(pid)):
+                shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-", dir=root))
+    (folder / CONFIG).write_text("{}")
+    return folder
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

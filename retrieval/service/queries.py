@@ -1,0 +1,150 @@
+"""Queries of the last minutes: their pixels wait on the disk to be looked at, or asked with again."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from indexer import readers
+from indexer.readers import Source
+from indexer.scan import Scan
+from retrieval.service.images import write_voxels
+
+MOST = 2**30
+"""Bytes that are kept at most; the query that was used the longest ago goes first."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A query that can be asked again.
+
+    Attributes
+    ----------
+    id : str
+    who : str
+        Name of the token that asked; nobody else gets it.
+    folder : Path
+    patient : str
+        Pseudonym of its patient.
+    sources : list of Source
+        One a scan: its voxels as NIfTI.
+    about : list of dict
+        One a scan: sequence, modality, shape, spacing (None for a raster scan).
+    size : int
+        Bytes on the disk.
+    """
+
+    id: str
+    who: str
+    folder: Path
+    patient: str
+    sources: list[Source]
+    about: list[dict[str, Any]]
+    size: int
+
+    def scan(self, number: int) -> Scan:
+        """One of its scans, without identifiers.
+
+        Raises
+        ------
+        IndexError
+            If there is no such scan.
+        ReadError
+            If its time is over.
+        """
+        (scan,) = readers.read(self.sources[number])
+        spatial = self.about[number]["spacing"] is not None
+        return scan if spatial else replace(scan, spacing=None, affine=None)
+
+    def scans(self) -> list[Scan]:
+        """All of its scans."""
+        return [self.scan(number) for number in range(len(self.sources))]
+
+    def number(self, source: str) -> int | None:
+        """Which of its scans a hit's ``query_source`` is."""
+        paths = [str(each.path) for each in self.sources]
+        return paths.index(source) if source in paths else None
+
+
+class Queries:
+    """A folder of queries, bounded in time and size.
+
+    Parameters
+    ----------
+    folder : Path
+        Its own; it must exist.
+    seconds : float
+        How long a query is kept after its last use.
+    """
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self._folder = folder
+        self._seconds = seconds
+        self._kept: OrderedDict[str, tuple[Kept, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keep(self, scans: Sequence[Scan], who: str, patient: str) -> Kept:
+        """Write the voxels of a query's scans down."""
+        id = secrets.token_urlsafe(16)
+        folder = self._folder / id
+        folder.mkdir(mode=0o700)
+        sources, about, size = [], [], 0
+        for number, scan in enumerate(scans):
+            path = folder / f"{number}.nii"
+            with path.open("wb") as stream:
+                write_voxels(scan, stream)
+            size += path.stat().st_size
+            sources.append(Source(path, "nifti", (path,), sequence=scan.sequence, modality=scan.modality))
+            about.append(
+                {
+                    "sequence": scan.sequence,
+                    "modality": scan.modality,
+                    "shape": scan.voxels.shape,
+                    "spacing": scan.spacing,
+                }
+            )
+        kept = Kept(id, who, folder, patient, sources, about, size)
+        with self._lock:
+            self._kept[id] = (kept, time.monotonic())
+        self.sweep()
+        return kept
+
+    def get(self, id: str, who: str) -> Kept | None:
+        """A query that is still kept and that this token asked."""
+        with self._lock:
+            kept, _ = self._kept.get(id, (None, 0.0))
+            if kept is None or kept.who != who:
+                return None
+            self._kept[id] = (kept, time.monotonic())
+            self._kept.move_to_end(id)
+        return kept
+
+    def drop(self, kept: Kept) -> None:
+        """Let a query go."""
+        with self._lock:
+            self._kept.pop(kept.id, None)
+        shutil.rmtree(kept.folder, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Let go what is too old or too much."""
+        now = time.monotonic()
+        with self._lock:
+            size = sum(kept.size for kept, _ in self._kept.values())
+            gone = []
+            for kept, used in list(self._kept.values())[:-1]:  # never the one that was used last
+                if size > MOST or now - used > self._seconds:
+                    gone.append(self._kept.pop(kept.id)[0])
+                    size -= kept.size
+            if self._kept:
+                kept, used = next(reversed(self._kept.values()))
+                if now - used > self._seconds:
+                    gone.append(self._kept.pop(kept.id)[0])
+        for kept in gone:
+            shutil.rmtree(kept.folder, ignore_errors=True)

@@ -1,0 +1,185 @@
+"""Images that came over the network are kept as what is needed to look at them: NIfTI without identifiers.
+
+A series is filed under the pseudonym of its SeriesInstanceUID, so the same series has the same file,
+and is new only if its voxels are.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from indexer.case_index import CaseIndex
+from indexer.files import sha256, written_whole
+from indexer.readers import Source
+from indexer.scan import Scan
+from retrieval.service.images import write_voxels
+
+SPOOL = "spool"
+"""Folder in the index folder."""
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+
+
+def spool(index: CaseIndex, scans: Sequence[Scan]) -> list[Source]:
+    """Keep scans in the index folder.
+
+    Parameters
+    ----------
+    index : CaseIndex
+    scans : sequence of Scan
+        Whole series: of a series that is spooled again, what is not among them is taken out.
+
+    Returns
+    -------
+    list of Source
+        For :func:`indexer.ingest.ingest_sources`; one a scan, with its ids.
+
+    Raises
+    ------
+    OSError
+        If they cannot be written.
+    WriterBusyError
+        If something has to be taken out and another process writes.
+    """
+    folder = index.folder / SPOOL
+    folder.mkdir(mode=0o700, exist_ok=True)
+    sources, seen = [], Counter[str]()
+    for scan in scans:
+        name = _name(index, scan)
+        number = seen[name]
+        seen[name] += 1
+        stem = f"{name}-{number}" if number else name
+        path = folder / f"{stem}.nii.gz"
+        with _replaced_if_new(path) as stream:
+            write_voxels(scan, stream)
+        region = folder / f"{stem}.region.nii.gz"
+        if scan.region is None:
+            region.unlink(missing_ok=True)
+        else:
+            with _replaced_if_new(region) as stream:
+                write_voxels(scan, stream, scan.region.astype(np.uint8))
+        sources.append(
+            Source(
+                path=path,
+                kind="nifti",
+                files=(path,),
+                patient_id=scan.patient_id,
+                study_id=scan.study_id,
+                series_id=scan.series_id,
+                sequence=scan.sequence,
+                region_files=() if scan.region is None else (region,),
+                modality=scan.modality,
+            )
+        )
+    kept = {source.path for source in sources}
+    gone = [path for name in seen for path in _of_series(folder, name) if path not in kept]
+    if gone:
+        take_out(index, gone)
+    return sources
+
+
+def unspool(index: CaseIndex, series: str) -> int:
+    """Take a series out of the index and its images off the disk.
+
+    Parameters
+    ----------
+    index : CaseIndex
+    series : str
+        Pseudonym of its SeriesInstanceUID.
+
+    Returns
+    -------
+    int
+        Scans there were.
+
+    Raises
+    ------
+    WriterBusyError
+        If another process writes.
+    """
+    return take_out(index, _of_series(index.folder / SPOOL, series))
+
+
+def settle(index: CaseIndex) -> None:
+    """Take up the images of an index folder that was moved or restored (the caller is the writer).
+
+    The catalog names images by their whole paths.
+    """
+    folder = index.folder / SPOOL
+    moved = {
+        path: str(folder / Path(path).name)
+        for path in index.catalog.fingerprints()
+        if Path(path).parent.name == SPOOL
+        and Path(path).parent != folder
+        and not Path(path).exists()
+        and (folder / Path(path).name).exists()
+    }
+    if moved:
+        index.catalog.rename_sources(moved)
+
+
+def sweep(index: CaseIndex) -> None:
+    """Take images off the disk that the index no longer holds (the caller is the writer)."""
+    held = {Path(path).name for path in index.catalog.fingerprints()}
+    for path in (index.folder / SPOOL).glob("*.nii.gz"):
+        if not path.name.endswith(".region.nii.gz") and path.name not in held:
+            _unlink(path)
+
+
+def take_out(index: CaseIndex, paths: Sequence[Path]) -> int:
+    """Take spooled scans out of the index and off the disk; returns how many the index had.
+
+    Raises
+    ------
+    WriterBusyError
+        If another process writes.
+    """
+    if not paths:
+        return 0
+    with index.writing("remove"):
+        gone = index.catalog.remove_sources([str(path) for path in paths])
+    for path in paths:
+        _unlink(path)
+    return gone
+
+
+def _name(index: CaseIndex, scan: Scan) -> str:
+    if _UID.fullmatch(scan.series_id):
+        return index.pseudonym("series", scan.series_id)
+    # a file's name is no unique id: two patients' files may have the same
+    return index.pseudonym("series", "\0".join((scan.patient_id, scan.study_id, scan.series_id)))
+
+
+def _of_series(folder: Path, name: str) -> list[Path]:
+    scan = re.compile(rf"{re.escape(name)}(-\d+)?\.nii\.gz")
+    return sorted(path for path in folder.glob("*.nii.gz") if scan.fullmatch(path.name))
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.with_name(path.name.removesuffix(".nii.gz") + ".region.nii.gz").unlink(missing_ok=True)
+
+
+@contextmanager
+def _replaced_if_new(path: Path) -> Iterator[IO[bytes]]:
+    """A gzipped file to write; equal content leaves the old file, and its times, as they are."""
+    new = path.with_name(f"{path.name}.new")
+    try:
+        with (
+            new.open("wb") as file,
+            gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=1, mtime=0) as stream,
+        ):
+            yield stream  # type: ignore[misc]
+        if not path.exists() or sha256(new) != sha256(path):
+            with written_whole(path) as aside:
+                new.replace(aside)
+    finally:
+        new.unlink(missing_ok=True)

@@ -1,0 +1,198 @@
+"""An answer as a DICOM structured report (TID 1500) in the study that was asked about.
+
+It holds shares of labels and similarities by rank. Nothing in it names, shows or points to another
+patient: no case ids, no labels of a single hit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+
+import pydicom
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodedConcept,
+    Comprehensive3DSR,
+    DeviceObserverIdentifyingAttributes,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    QualitativeEvaluation,
+    RelationshipTypeValues,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import generate_uid
+from pydicom.valuerep import validate_value
+
+from retrieval.answer import Answer, Evidence
+
+# highdicom's warnings quote patients' names
+warnings.filterwarnings("ignore", module=r"highdicom(\.|$)")
+
+SCHEME = "99CBIR"
+"""Designator of the codes that no standard has."""
+SERIES_NUMBER = 9900
+_IMAGING = CodedConcept("113091000", "SCT", "Magnetic resonance imaging")
+_MEANING = 64  # bytes of the longest code meaning (VR LO)
+_REQUIRED = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
+_IDENTITY = ("PatientID", "PatientName")
+_TEXTS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UC", "UT")
+
+
+def structured_report(answer: Answer, files: Sequence[Path], encoder: str) -> bytes:
+    """The report of an answer, to be stored into the PACS.
+
+    Parameters
+    ----------
+    answer : Answer
+        To a query with these images.
+    files : sequence of Path
+        The DICOM images of the series that was asked about. Patient and study of the report are theirs.
+    encoder : str
+        Name and version of the encoder.
+
+    Returns
+    -------
+    bytes
+        A DICOM file: Comprehensive 3D SR in a series of its own.
+    """
+    images = [_with_required(pydicom.dcmread(file, stop_before_pixels=True)) for file in files]
+    ours = version("cbir")
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=generate_uid(), identifier="similar cases"),
+        finding_type=_own("Resemblance to known cases"),
+        algorithm_id=AlgorithmIdentification(
+            name="cbir",
+            version=ours,
+            parameters=[f"encoder: {encoder}", f"slices: {answer.query.slices}", f"hits: {len(answer.hits)}"],
+        ),
+        measurements=[*_scores(answer), *_shares(answer)],
+        qualitative_evaluations=[*_findings(answer)],
+    )
+    for text in [answer.notice, *_caveats(answer)]:
+        group[0].ContentSequence.append(
+            TextContentItem(codes.DCM.Comment, text, relationship_type=RelationshipTypeValues.CONTAINS)
+        )
+    device = ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+            uid=generate_uid(entropy_srcs=["cbir", ours, encoder]), name="cbir", model_name="cbir"
+        ),
+    )
+    content = MeasurementReport(
+        observation_context=ObservationContext(observer_device_context=device),
+        procedure_reported=_IMAGING,
+        imaging_measurements=[group],
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    report = Comprehensive3DSR(
+        evidence=images,
+        content=content[0],
+        series_instance_uid=generate_uid(),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="cbir",
+        series_description=f"Similar cases ({answer.notice})",
+        is_complete=False,
+        is_final=False,
+        is_verified=False,
+    )
+    report.SpecificCharacterSet = "ISO_IR 192"
+    report.CodingSchemeIdentificationSequence = [_scheme()]
+    _empty_invalid(report)
+    out = BytesIO()
+    report.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
+def _scores(answer: Answer) -> Iterator[Measurement]:
+    for hit in answer.hits:
+        yield _number(f"Similarity of the case at rank {hit.rank}", hit.score)
+
+
+def _shares(answer: Answer) -> Iterator[Measurement]:
+    for label, evidence in answer.evidence.items():
+        for value, share in evidence.probabilities.items():
+            yield _number(f"Share of similar cases with {label} {value}", share)
+
+
+def _findings(answer: Answer) -> Iterator[QualitativeEvaluation]:
+    for label, evidence in answer.evidence.items():
+        found = "inconclusive" if evidence.abstain else " or ".join(evidence.set)
+        yield QualitativeEvaluation(_own(f"{label} of most similar cases"), _own(found))
+
+
+def _caveats(answer: Answer) -> Iterator[str]:
+    """How the shares came about, in a sentence each; the answer's own notes may name cases."""
+    for label, evidence in answer.evidence.items():
+        prior = ", ".join(f"{value} {share:.2f}" for value, share in evidence.prior.items())
+        yield f"{label}: {_vote(evidence)} of {evidence.neighbours} patients; shares in the index: {prior}"
+
+
+def _vote(evidence: Evidence) -> str:
+    return "calibrated vote" if evidence.calibrated else "vote, not calibrated,"
+
+
+def _number(meaning: str, value: float) -> Measurement:
+    return Measurement(_own(meaning), value, codes.UCUM.NoUnits)
+
+
+def _own(meaning: str) -> CodedConcept:
+    """A concept of our own; its code follows from what it means."""
+    code = hashlib.sha256(meaning.encode()).hexdigest()[:12].upper()
+    meaning = text = meaning.replace("\\", "/")
+    keep = _MEANING
+    while len(text.encode()) > _MEANING:  # its end tells values apart
+        keep -= 1
+        text = meaning[: keep // 2] + "..." + meaning[-keep // 2 :]
+    return CodedConcept(code, SCHEME, text)
+
+
+def _scheme() -> Dataset:
+    scheme = Dataset()
+    scheme.CodingSchemeDesignator = SCHEME
+    scheme.CodingSchemeName = "Concepts of the cbir retrieval engine"
+    scheme.CodingSchemeResponsibleOrganization = "cbir"
+    return scheme
+
+
+def _with_required(image: Dataset) -> Dataset:
+    """The header of an image, with empty elements where a report must have some and the image has none."""
+    for keyword in _REQUIRED:
+        if keyword not in image:
+            setattr(image, keyword, None)
+    return image
+
+
+def _empty_invalid(report: Dataset) -> None:
+    """Empty what was taken over from the images and breaks the standard, such as an age without a unit."""
+    for element in report:
+        if element.keyword in _IDENTITY or element.VR not in _TEXTS:
+            continue
+        values = element.value if element.VM > 1 else [element.value]
+        try:
+            for value in values:
+                validate_value(element.VR, str(value or ""), pydicom.config.RAISE)
+        except ValueError:
+            element.value = None
