@@ -114,7 +114,7 @@ class Looks:
 
 def looks(encoder: TrainedEncoder, data: Samples) -> Looks:
     """Embed all slices, once for each network."""
-    path = CACHE / f"looks-{encoder.version}.npz"
+    path = CACHE / f"looks-{encoder.version}-{len(data)}.npz"
     if not path.exists():
         batches = np.array_split(np.arange(len(data)), max(1, len(data) // 256))
         pixels = [np.asarray(data.pixels[data.rows[rows]]) for rows in batches]
@@ -143,7 +143,7 @@ def of_folds(vectors: dict[str, NDArray[np.float32]], fold: NDArray[np.str_]) ->
     """Similarities where each query is embedded, and compared, by its own fold's network."""
 
     def similarity(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        scores = np.empty((len(rows), len(fold)), np.float32)
+        scores = np.full((len(rows), len(fold)), -np.inf, np.float32)  # a fold without a network says nothing
         for name, v in vectors.items():
             mine = fold[rows] == name
             scores[mine] = v[rows[mine]] @ v.T

@@ -47,12 +47,13 @@ def series(folder: Path) -> list[Path]:
     return write_study({"t1": folder / "noise.nii.gz"}, folder / "dicom", "noise")["t1"]
 
 
-def renamed(files: list[Path], folder: Path, patient: str) -> Iterator[Path]:
-    """The series as that of another patient."""
-    study, uid = generate_uid(), generate_uid()
+def another(files: list[Path], folder: Path, number: int) -> Iterator[Path]:
+    """The series as that of another patient; moved by some pixels, since equal images are embedded once."""
+    patient, study, uid = f"LIVE-{number}", generate_uid(), generate_uid()
     folder.mkdir()
     for file in files:
         image = pydicom.dcmread(file)
+        image.PixelData = np.roll(image.pixel_array, number + 1, axis=1).tobytes()
         image.PatientID, image.StudyInstanceUID, image.SeriesInstanceUID = patient, study, uid
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         image.save_as(folder / file.name)
@@ -100,8 +101,7 @@ def main() -> None:
             pacs.start_service()
             pacs.start_orthanc()
             for number in range(rounds):
-                name = f"LIVE-{number}"
-                taken.append(measured(pacs, list(renamed(files, folder / name, name))))
+                taken.append(measured(pacs, list(another(files, folder / f"live-{number}", number))))
                 print(taken[-1], flush=True)
     summary: dict[str, Any] = {
         name: {"median": statistics.median(values), "most": max(values)}

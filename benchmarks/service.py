@@ -209,20 +209,18 @@ class Memory(threading.Thread):
 
     def run(self) -> None:
         """Look."""
-        while not self.stopped.wait(1.0):
+        while True:
             self.samples.append(self._process.memory_info().rss / 2**20)
+            if self.stopped.wait(1.0):
+                return
 
-    def summary(self) -> dict[str, float]:
-        """MiB: at first (after a tenth of the time), at last (mean of the last tenth), at most; growth."""
-        tenth = max(1, len(self.samples) // 10)
-        early, late = self.samples[tenth : 2 * tenth] or self.samples, self.samples[-tenth:]
-        half = np.array(self.samples[len(self.samples) // 2 :])
-        slope = float(np.polyfit(np.arange(len(half)), half, 1)[0]) if len(half) > 2 else 0.0
+    def summary(self) -> dict[str, Any]:
+        """MiB while indexing: before, then the mean of each fifth of the time, and the most."""
+        fifths = np.array_split(np.array(self.samples[1:]), 5)
         return {
-            "early": round(statistics.mean(early)),
-            "late": round(statistics.mean(late)),
+            "before": round(self.samples[0]),
+            "fifths": [round(float(fifth.mean())) for fifth in fifths if len(fifth)],
             "most": round(max(self.samples)),
-            "growth_a_minute_in_the_second_half": round(60 * slope, 2),
         }
 
 
@@ -240,10 +238,10 @@ def load(encoder: Encoder, folder: Path, queries: int, clients: int, minutes: fl
     with served(folder / "load") as (address, process):
         asked = Load(address, asking, clients)
         asyncio.run(asked.run(2 * clients, 60))  # warm
-        memory = Memory(process)
-        memory.start()
         idle = asyncio.run(asked.run(max(queries // 4, 4 * clients), minutes * 60))
         print("idle", idle, flush=True)
+        memory = Memory(process)
+        memory.start()
         filling = Filling(address, rest, volumes)
         filling.start()
         loaded = asyncio.run(asked.run(queries, minutes * 60))

@@ -16,7 +16,7 @@ ID = "0123abcd-0123abcd-0123abcd-0123abcd-0123abcd"
 
 def orthanc(answer: Callable[[httpx.Request], httpx.Response]) -> Orthanc:
     """A client whose requests are answered by a function."""
-    client = Orthanc("http://user:password@pacs.example:8042")
+    client = Orthanc("http://reader:hidden@pacs.example:8042")
     client._http = httpx.Client(base_url="http://pacs", transport=httpx.MockTransport(answer))
     return client
 
@@ -75,7 +75,7 @@ def test_what_goes_wrong_is_one_line_without_address_or_password(
         client.describe(ID)
     assert type(caught.value) is kind
     assert "the PACS at pacs.example:8042" in str(caught.value)
-    for secret in ("user", "password", ID):
+    for secret in ("reader", "hidden", ID):
         assert secret not in str(caught.value)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.pacs
+pytestmark = [pytest.mark.pacs, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[1]
 SCENARIOS = Path(__file__).with_name("pacs_scenarios.py")
 NAMES = re.findall(r"^def (test_\w+)", SCENARIOS.read_text(), re.MULTILINE)

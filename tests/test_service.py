@@ -43,7 +43,7 @@ from indexer.errors import CaseIndexError, CbirError
 from indexer.ingest import ingest
 from retrieval.cli import main
 from retrieval.search import Index, open_index
-from retrieval.service import app, core, jobs, queries
+from retrieval.service import app, core, intake, jobs, queries
 from retrieval.service.app import create_app
 from retrieval.service.routes import ROUTES
 from retrieval.service.settings import Settings
@@ -467,6 +467,26 @@ def test_a_study_of_several_series_with_its_table_of_labels(client, tmp_path):
     assert {row.get("who_grade") for row in contents.labels[6:]} == {"3", "4"}
 
 
+def test_files_of_one_name_in_one_upload_are_all_kept(client, tmp_path):
+    for folder, seed in (("a", 1), ("b", 2), ("c", 3)):
+        write_nifti(tmp_path / "study" / folder / "sub-1_t1.nii.gz", phantom(seed))
+    for indexed in (3, 0):
+        job = done(client, client.post("/index", files=zipped(tmp_path / "study")))
+        assert (job["report"]["indexed"], job["report"]["cases"]) == (indexed, 7)
+    assert client.get("/info").json()["scans"] == 9
+
+
+def test_the_last_file_that_fails_does_not_hide_the_others(client, tmp_path, monkeypatch):
+    monkeypatch.setattr(intake, "GROUP", 1)
+    client.app.state.service._cost = 1000.0  # no renewal but the last
+    write_nifti(tmp_path / "study" / "a_t1.nii.gz", phantom(1))
+    (tmp_path / "study" / "z_t1.nii.gz").write_bytes(b"\x1f\x8bnonsense")
+    job = done(client, client.post("/index", files=zipped(tmp_path / "study")))
+    assert (job["report"]["indexed"], len(job["report"]["failed"])) == (1, 1)
+    assert job["progress"] == {"done": 2, "total": 2}
+    assert len(client.app.state.service.index.contents.case_ids) == 7
+
+
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
@@ -608,7 +628,7 @@ def test_what_fails_in_one_job_does_not_touch_the_next(client, new, monkeypatch,
         raise RuntimeError("Plantedname^Jane")
 
     with monkeypatch.context() as patch:
-        patch.setattr(core, "spool", fail)
+        patch.setattr(intake, "spool", fail)
         job = done(client, client.post("/index", files=sent(new)))
     assert (job["state"], job["reason"]) == ("failed", "an error inside cbir (RuntimeError)")
     assert "Plantedname" not in caplog.text
@@ -966,7 +986,7 @@ def test_no_site_is_invited_and_browsers_are_told_to_be_careful(client, new):
         client.get("/info", headers={"host": "evil.example"}),
     ):
         assert not [name for name in reply.headers if name.startswith("access-control")]
-        assert "default-src 'self'" in reply.headers["content-security-policy"]
+        assert "default-src 'none'" in reply.headers["content-security-policy"]
         assert reply.headers["x-content-type-options"] == "nosniff"
         assert reply.headers["cache-control"] == "no-store"
 

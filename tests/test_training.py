@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,15 @@ from indexer.training import Recipe
 from retrieval.cli import main
 
 QUICK = Recipe(epochs=3, batch=4, draws=8, seed=5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small steps gain nothing from threads, and wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def made(
@@ -400,6 +410,29 @@ def test_a_checkpoint_of_another_training_is_refused(few: Samples, tmp_path: Pat
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(CbirError, match="damaged"):
         training.train(few, QUICK, checkpoint=checkpoint, resume=True)
+
+
+def test_regions_are_the_networks_own_when_it_has_learnt_to_propose(
+    few: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs: list[int] = []
+    done = 0
+
+    def proposals(net: RetrievalNetwork, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape == (4, 1, network.VIEW, network.VIEW)
+        epochs.append(done)
+        return torch.tensor([[0.2, 0.2, 0.4, 0.4]]).expand(4, 4)
+
+    def finished(epoch: training.Epoch, net: RetrievalNetwork) -> None:
+        nonlocal done
+        done = epoch.number
+
+    monkeypatch.setattr(training, "_proposals", proposals)
+    training.train(few, QUICK, finished=finished)
+    assert epochs == [1, 1, 2, 2]  # two steps in each epoch but the first
+    training.train(made(["a", "b"], [0, 1], outlined=False), replace(QUICK, epochs=1))
+    training.train(few, replace(QUICK, epochs=1, own=0.0))
+    assert len(epochs) == 4
 
 
 def test_training_needs_labels(few: Samples) -> None:

@@ -247,6 +247,12 @@ def test_from_a_file_to_two_images_side_by_side(page: Any, service: str, demo: P
     assert page.locator("footer").bounding_box()["y"] < 768
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
     keep(page, "hits")
+    page.set_viewport_size({"width": 700, "height": 600})
+    for down in (0, 10_000):
+        page.mouse.wheel(0, down)
+        settled(page)
+        notice = page.locator("footer").bounding_box()
+        assert 0 <= notice["y"] <= 600 - notice["height"], "the notice stays in sight"
 
 
 @pytest.mark.browser
@@ -570,6 +576,35 @@ def test_an_explanation_is_laid_over_the_images(page: Any, service: str, demo: P
     page.keyboard.press("ArrowDown")
     page.wait_for_function(SHOWN)
     assert page.is_hidden("#why"), "the second hit is not explained"
+
+
+@pytest.mark.browser
+def test_a_series_is_fetched_from_the_pacs_once(page: Any, service: str, demo: Path) -> None:
+    page.goto(service)
+    told, _ = answer(page, lambda: page.set_input_files("#file", new_scan(demo)))
+    again = f"{service}queries/{told['query']['id']}"
+    fetched = []
+
+    def from_pacs(route: Any) -> None:
+        fetched.append(posted(route.request))
+        route.fulfill(response=route.fetch(url=again))
+
+    page.route("**/query", from_pacs)
+    page.goto(f"{service}viewer#series=1.2.3")
+    page.wait_for_function(SHOWN)
+    assert [one["series"] for one in fetched] == [["1.2.3"]]
+    filtered, sent = answer(page, lambda: filter_on(page, "who grade").select_option("4"))
+    assert sent == {"where": ["who_grade=4"]}
+    assert {one["labels"]["who_grade"] for one in filtered["hits"]} == {"4"}
+    assert len(fetched) == 1, "the service still has it"
+
+    gone = {"status": 404, "json": {"detail": "there is no such query any more"}}
+    page.route("**/queries/*", lambda route: route.fulfill(**gone))
+    with page.expect_request("**/query"):
+        filter_on(page, "hits").select_option("5")
+    page.wait_for_function("() => document.querySelectorAll('#hits li').length > 0")
+    page.wait_for_function(SHOWN)
+    assert fetched[1] == {"series": ["1.2.3"], "k": ["5"], "where": ["who_grade=4"]}
 
 
 @pytest.mark.browser

@@ -15,28 +15,28 @@ from typing import IO, Any
 import filelock
 import numpy as np
 
-from indexer import readers
 from indexer.case_index import CaseIndex
 from indexer.encoder import DEFAULT, Encoder, load_encoder
 from indexer.errors import CaseIndexError, CbirError, QueryError, WriterBusyError
-from indexer.ingest import GROUP, IngestReport, ingest_sources
-from indexer.readers import Source
 from indexer.readers.names import CONFIG
+from indexer.runtime import trim
 from indexer.scan import Scan
 from retrieval.answer import Answer
 from retrieval.parsing import Box
 from retrieval.search import Index
 from retrieval.service.audit import Audit
+from retrieval.service.intake import Taken, discovered, read, scrubbing, take_in
 from retrieval.service.jobs import Job, Jobs
-from retrieval.service.log import tell
 from retrieval.service.orthanc import Orthanc
 from retrieval.service.queries import Kept, Queries
 from retrieval.service.settings import Settings
-from retrieval.service.spool import SPOOL, settle, spool, sweep, take_out, unspool
-from retrieval.service.uploads import Unreadable, discovered, scrubbed, unpack
+from retrieval.service.spool import SPOOL, settle, sweep, unspool
+from retrieval.service.uploads import Unreadable, scrubbed, unpack
 
 SCRATCH = "cbir-serve-"
 """Beginning of the temporary folder's name; the process's number follows."""
+TRIMMED = 30.0
+"""Seconds after which memory that is not used is given back."""
 REST = 10
 """The state is renewed at most so often that it takes a tenth of the time."""
 
@@ -107,7 +107,8 @@ class Service:
             self._encoder = self.index.encoder
             self._encoder.encode(np.zeros((32, self._encoder.size, self._encoder.size), np.uint8))  # warm
             self._revision = self._writer.catalog.revision
-            self._renewed, self._cost = time.monotonic(), 0.0
+            self._renewed = self._trimmed = time.monotonic()
+            self._cost = 0.0
             self.jobs = Jobs(settings.queue, idle=self._idle)
             opened.callback(self.jobs.close)
             self._opened = opened.pop_all()
@@ -125,7 +126,7 @@ class Service:
         ------
         CbirError
         """
-        with self._folder() as folder, _scrubbing(folder):
+        with self._folder() as folder, scrubbing(folder):
             unpack(upload, name, folder, self.settings)
             return self._query_folder(folder, question, who)
 
@@ -136,7 +137,7 @@ class Service:
         ------
         CbirError
         """
-        with self._folder() as folder, _scrubbing(folder):
+        with self._folder() as folder, scrubbing(folder):
             self.download(series, folder)
             return self._query_folder(folder, question, who)
 
@@ -154,9 +155,9 @@ class Service:
         """
         from retrieval.service.structured_report import structured_report
 
-        with self._folder() as folder, self._pacs() as pacs, _scrubbing(folder):
+        with self._folder() as folder, self._pacs() as pacs, scrubbing(folder):
             files = pacs.series(series, folder)
-            scans = _read(folder)
+            scans = read(folder)
             answer = self._ask(scans, "the series", question)
             report = structured_report(answer, files, self.index.case_index.about()["encoder"])
             patient = self.index.case_index.pseudonym("patient", scans[0].patient_id)
@@ -209,7 +210,7 @@ class Service:
         return Orthanc(self.settings.pacs)
 
     def _query_folder(self, folder: Path, question: Question, who: str) -> tuple[Answer, Kept]:
-        scans = _read(folder)
+        scans = read(folder)
         patient = self.index.case_index.pseudonym("patient", scans[0].patient_id)
         kept = self.queries.keep(scans, who, patient)
         scans = [replace(s, source=k.path) for s, k in zip(scans, kept.sources, strict=True)]
@@ -296,7 +297,7 @@ class Service:
         """
         folder = self.new_folder()
         try:
-            with _scrubbing(folder):
+            with scrubbing(folder):
                 unpack(upload, name, folder, self.settings)
                 found, _ = discovered(folder)
                 if not found.sources:
@@ -348,8 +349,37 @@ class Service:
         """
 
         def work(job: Job) -> dict[str, Any]:
-            with _scrubbing(folder):
-                return self._index(job, folder, labels, address)
+            taken = Taken()
+            try:
+                with scrubbing(folder):
+                    taken = take_in(
+                        self._writer,
+                        self._encoder,
+                        folder,
+                        labels=labels,
+                        progress=job.advance,
+                        committed=lambda: self._renew(now=False),
+                    )
+            except WriterBusyError:
+                raise  # it is tried again
+            except CbirError:
+                self._tell_indexed(who, address, taken)
+                raise
+            self._renew()
+            self._tell_indexed(who, address, taken)
+            failed = [scrubbed(reason, folder) for reason in taken.failed]
+            if not taken.indexed + taken.unchanged:
+                raise Unreadable("upload", failed[0])
+            counts = self._writer.catalog.count()
+            return {
+                "schema": 1,
+                "indexed": taken.indexed,
+                "unchanged": taken.unchanged,
+                "failed": [{"reason": reason} for reason in failed],
+                "embedded": taken.embedded,
+                "cases": counts["cases"],
+                "slices": counts["slices"],
+            }
 
         return self.jobs.submit("index", work, who=who, after=lambda: shutil.rmtree(folder, True))
 
@@ -403,65 +433,17 @@ class Service:
         """An empty folder among the temporary ones."""
         return Path(tempfile.mkdtemp(dir=self._scratch, prefix="upload-"))
 
-    def _index(
-        self, job: Job, folder: Path, labels: Mapping[str, str] | None, address: str
-    ) -> dict[str, Any]:
-        found, table = discovered(folder)
-        report = IngestReport(taken=found.taken)
-        failed = [error.explanation for error in found.failures]
-        patients: set[str] = set()
-        job.done, job.total = 0, len(found.sources)
-        waiting: list[Source] = []
-        slices = 0
-        for source in found.sources:
-            try:
-                scans = readers.read(source)
-            except CbirError as error:
-                failed.append(error.explanation)
-            except Exception as error:  # one odd file must not end the job
-                tell(error)
-                failed.append(f"cannot be read ({type(error).__name__})")
-            else:
-                waiting += spool(self._writer, scans)
-                slices += sum(map(len, scans))
-            job.done += 1
-            if waiting and (slices >= GROUP or source is found.sources[-1]):
-                ids = {each.patient_id for each in waiting}
-                rows = {id: labels if labels is not None else table.of(id) if table else {} for id in ids}
-                done = ingest_sources(
-                    self._writer, waiting, self._encoder, labels={id: row for id, row in rows.items() if row}
-                )
-                report.indexed += done.indexed
-                report.unchanged += done.unchanged
-                report.embedded += done.embedded
-                failed += [failure["reason"] for failure in done.failed]
-                take_out(self._writer, [Path(failure["source"]) for failure in done.failed])
-                patients |= {self._writer.pseudonym("patient", id) for id in ids}
-                waiting, slices = [], 0
-                self._renew(now=source is found.sources[-1])
-        counts = self._writer.catalog.count()
-        outcome = "success" if report.indexed + report.unchanged else "failure"
+    def _tell_indexed(self, who: str, address: str, taken: Taken) -> None:
         self.audit.record(
             "index",
-            job.who,
-            outcome,
+            who,
+            "success" if taken.indexed + taken.unchanged else "failure",
             address=address,
-            patients=sorted(patients),
-            indexed=report.indexed,
-            unchanged=report.unchanged,
-            failed=len(failed),
+            patients=sorted(taken.patients),
+            indexed=taken.indexed,
+            unchanged=taken.unchanged,
+            failed=len(taken.failed),
         )
-        if outcome == "failure":
-            raise Unreadable("upload", scrubbed(failed[0] if failed else "it holds no image", folder))
-        return {
-            "schema": 1,
-            "indexed": report.indexed,
-            "unchanged": report.unchanged,
-            "failed": [{"reason": scrubbed(reason, folder)} for reason in failed],
-            "embedded": report.embedded,
-            "cases": counts["cases"],
-            "slices": counts["slices"],
-        }
 
     def _patients_of(self, series: str) -> list[str]:
         contents, folder = self.index.contents, str(self.settings.index / SPOOL / series)
@@ -482,9 +464,16 @@ class Service:
         self._revision = revision
         self._renewed = time.monotonic()
         self._cost = self._renewed - start
+        self._trim()
+
+    def _trim(self) -> None:
+        if time.monotonic() - self._trimmed > TRIMMED:
+            trim()
+            self._trimmed = time.monotonic()
 
     def _idle(self) -> None:
         self.queries.sweep()
+        self._trim()
         if self._writer.catalog.revision != self._revision:  # another process wrote
             self._renew(now=False)
 
@@ -495,24 +484,6 @@ class Service:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _read(folder: Path) -> list[Scan]:
-    """The scans of a query, or the first reason why they cannot be read."""
-    found, _ = discovered(folder)
-    if found.failures:
-        raise found.failures[0]
-    return [scan for source in found.sources for scan in readers.read(source)]
-
-
-@contextmanager
-def _scrubbing(folder: Path) -> Iterator[None]:
-    """Errors about uploaded files do not name them."""
-    try:
-        yield
-    except CbirError as error:
-        error.reason, error.remedy = scrubbed(error.reason, folder), scrubbed(error.remedy, folder)
-        raise
 
 
 def _scratch() -> Path:

@@ -24,9 +24,8 @@ FORM = 2**20
 
 HEADERS = {
     "content-security-policy": (
-        "default-src 'self'; img-src 'self' blob: data:; connect-src 'self' blob: data:; "
-        "style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; object-src 'none'; base-uri 'none'; "
-        "form-action 'self'; frame-ancestors 'self'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
     ),
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",

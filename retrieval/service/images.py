@@ -63,6 +63,7 @@ def thumbnail(scan: Scan, position: int, size: int) -> bytes:
 
 def _save(kind: Any, scan: Scan, voxels: NDArray[Any], stream: Any) -> None:
     image = kind(voxels, np.eye(4) if scan.affine is None else scan.affine)
+    image.header.set_dim_info(slice=scan.axis)  # the viewer cuts along it
     image.header.set_xyzt_units("unknown" if scan.affine is None else "mm")
     image.to_stream(stream)
 

@@ -62,6 +62,10 @@ class Job:
         """Wait until it is done or failed; False if the time was over first."""
         return self.over.wait(timeout)
 
+    def advance(self, done: int, total: int) -> None:
+        """Tell the progress."""
+        self.done, self.total = done, total
+
     @property
     def reason(self) -> str | None:
         """Why it failed, in one line."""

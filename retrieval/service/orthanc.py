@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -22,6 +22,7 @@ logging.getLogger("httpx").setLevel(logging.WARNING)
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 _PAGE = 1000
+T = TypeVar("T")
 
 
 class PacsError(CbirError):
@@ -140,8 +141,12 @@ class Orthanc:
         if _ID.fullmatch(which):
             return which
         if len(which) <= 64 and _UID.fullmatch(which):
-            found = self._json("POST", "/tools/lookup", content=which)
-            series = [str(entry["ID"]) for entry in found if entry["Type"] == "Series"]
+            series = self._json(
+                "POST",
+                "/tools/lookup",
+                lambda found: [str(entry["ID"]) for entry in found if entry["Type"] == "Series"],
+                content=which,
+            )
             if series:
                 return series[0]
         raise NotInPacs(self.name, "has no such series", "check its UID")
@@ -154,17 +159,7 @@ class Orthanc:
         NotInPacs
             If there is no such series (any more).
         """
-        answer = self._json("GET", f"/series/{quote(series, safe='')}")
-        tags, instances = answer["MainDicomTags"], sorted(map(str, answer["Instances"]))
-        held = "\0".join([str(answer["LastUpdate"]), *instances])
-        return Series(
-            uid=str(tags["SeriesInstanceUID"]),
-            modality=str(tags.get("Modality", "")),
-            stable=bool(answer["IsStable"]),
-            instances=instances,
-            version=hashlib.sha256(held.encode()).hexdigest()[:32],
-            original=answer.get("AnonymizedFrom"),
-        )
+        return self._json("GET", f"/series/{quote(series, safe='')}", _series)
 
     def sop_class(self, instance: str) -> str:
         """The SOP class UID of an image."""
@@ -179,17 +174,17 @@ class Orthanc:
         PacsError
             If the PACS refuses it.
         """
-        return str(self._json("POST", "/instances", content=dicom)["ID"])
+        return self._json("POST", "/instances", lambda stored: str(stored["ID"]), content=dicom)
 
     # ---- what there is, and what comes ---------------------------------------------------------
 
     def all_series(self) -> list[str]:
         """Identifiers of all series."""
-        return [str(series) for series in self._json("GET", "/series")]
+        return self._json("GET", "/series", lambda all: [str(series) for series in all])
 
     def last_change(self) -> int:
         """Number of the newest line of the change log."""
-        return int(self._json("GET", "/changes?last")["Last"])
+        return self._json("GET", "/changes?last", lambda answer: int(answer["Last"]))
 
     def changes(self, since: int) -> tuple[list[Change], int, bool]:
         """Lines of the change log after a number.
@@ -201,16 +196,17 @@ class Orthanc:
         (changes, last, done)
             Where to go on, and whether that is the end.
         """
-        answer = self._json("GET", f"/changes?since={since}&limit={_PAGE}")
-        lines = [Change(str(line["ChangeType"]), str(line["ID"])) for line in answer["Changes"]]
-        return lines, int(answer["Last"]), bool(answer["Done"])
+        return self._json("GET", f"/changes?since={since}&limit={_PAGE}", _changes)
 
     # ---- requests ------------------------------------------------------------------------------
 
-    def _json(self, method: str, path: str, content: str | bytes | None = None) -> Any:
+    def _json(
+        self, method: str, path: str, take: Callable[[Any], T], content: str | bytes | None = None
+    ) -> T:
+        """What `take` makes of an answer."""
         with self._asking(method, path, content) as response:
             response.read()
-            return response.json()
+            return take(response.json())
 
     @contextmanager
     def _asking(self, method: str, path: str, content: str | bytes | None = None) -> Iterator[httpx.Response]:
@@ -229,3 +225,21 @@ class Orthanc:
             raise PacsError(self.name, reason, "check that it runs and that --pacs names it") from None
         except (ValueError, KeyError, TypeError) as error:
             raise PacsError(self.name, f"answers unlike Orthanc ({type(error).__name__})") from None
+
+
+def _series(answer: Any) -> Series:
+    tags, instances = answer["MainDicomTags"], sorted(map(str, answer["Instances"]))
+    held = "\0".join([str(answer["LastUpdate"]), *instances])
+    return Series(
+        uid=str(tags["SeriesInstanceUID"]),
+        modality=str(tags.get("Modality", "")),
+        stable=bool(answer["IsStable"]),
+        instances=instances,
+        version=hashlib.sha256(held.encode()).hexdigest()[:32],
+        original=answer.get("AnonymizedFrom"),
+    )
+
+
+def _changes(answer: Any) -> tuple[list[Change], int, bool]:
+    lines = [Change(str(line["ChangeType"]), str(line["ID"])) for line in answer["Changes"]]
+    return lines, int(answer["Last"]), bool(answer["Done"])

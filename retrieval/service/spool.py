@@ -151,8 +151,13 @@ def take_out(index: CaseIndex, paths: Sequence[Path]) -> int:
     return gone
 
 
+def is_uid(series_id: str) -> bool:
+    """Whether a series' id is a DICOM UID, which no other series in the world has."""
+    return _UID.fullmatch(series_id) is not None
+
+
 def _name(index: CaseIndex, scan: Scan) -> str:
-    if _UID.fullmatch(scan.series_id):
+    if is_uid(scan.series_id):
         return index.pseudonym("series", scan.series_id)
     # a file's name is no unique id: two patients' files may have the same
     return index.pseudonym("series", "\0".join((scan.patient_id, scan.study_id, scan.series_id)))

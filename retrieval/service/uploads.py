@@ -15,8 +15,6 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from indexer.errors import CbirError
-from indexer.labels import PARTICIPANTS, Labels, load_labels
-from indexer.readers import Discovery, discover
 from retrieval.service.settings import Settings
 
 RATIO = 250
@@ -84,27 +82,13 @@ def unpack(upload: IO[bytes], name: str, folder: Path, settings: Settings) -> No
         shutil.copyfileobj(upload, file, BLOCK)
 
 
-def discovered(folder: Path) -> tuple[Discovery, Labels | None]:
-    """What there is in an unpacked upload, and the labels table that lies at its top, if any.
-
-    Raises
-    ------
-    ReadError, LabelsError
-    """
-    members = list(folder.iterdir())
-    if len(members) == 1 and members[0].is_file():
-        return discover(members[0]), None
-    table = folder / PARTICIPANTS
-    labels = load_labels(table) if table.is_file() else None
-    return discover(folder, labels), labels
-
-
 def scrubbed(reason: str, folder: Path) -> str:
     """A reason without the names of the files that were uploaded: they may name patients."""
     names = {str(folder)}
     for path in folder.rglob("*"):
-        names |= {path.name, path.name.removesuffix(".gz").rpartition(".")[0]}
-    for name in sorted(names - {""}, key=len, reverse=True):
+        stem = path.name.removesuffix(".gz").rpartition(".")[0]
+        names |= {path.name, stem} if len(stem) > 3 else {path.name}  # "slice 1 is missing" may stay
+    for name in sorted(names, key=len, reverse=True):
         reason = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", reason)
     return reason
 

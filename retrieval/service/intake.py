@@ -1,0 +1,188 @@
+"""Folders of images that came over the network: read for a question, or filed in the index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from indexer import readers
+from indexer.case_index import CaseIndex
+from indexer.encoder import Encoder
+from indexer.errors import CbirError
+from indexer.ingest import GROUP, ingest_sources
+from indexer.labels import PARTICIPANTS, Labels, load_labels
+from indexer.readers import Discovery, Source, discover
+from indexer.scan import Scan
+from retrieval.service.log import tell
+from retrieval.service.spool import is_uid, spool, take_out
+from retrieval.service.uploads import scrubbed
+
+
+@dataclass
+class Taken:
+    """What became of the images of a folder.
+
+    Attributes
+    ----------
+    indexed, unchanged : int
+        Scans.
+    embedded : int
+        Slices that the network saw.
+    failed : list of str
+        Reasons.
+    patients : set of str
+        Pseudonyms.
+    """
+
+    indexed: int = 0
+    unchanged: int = 0
+    embedded: int = 0
+    failed: list[str] = field(default_factory=list)
+    patients: set[str] = field(default_factory=set)
+
+
+def discovered(folder: Path) -> tuple[Discovery, Labels | None]:
+    """What there is in a folder, and the labels table that lies at its top, if any.
+
+    Raises
+    ------
+    ReadError, LabelsError
+    """
+    members = list(folder.iterdir())
+    if len(members) == 1 and members[0].is_file():
+        return discover(members[0]), None
+    table = folder / PARTICIPANTS
+    labels = load_labels(table) if table.is_file() else None
+    return discover(folder, labels), labels
+
+
+def read(folder: Path) -> list[Scan]:
+    """The scans of a folder, all of them.
+
+    Raises
+    ------
+    ReadError
+        The first reason met why one of them cannot be read.
+    LabelsError
+    """
+    found, _ = discovered(folder)
+    if found.failures:
+        raise found.failures[0]
+    return [scan for source in found.sources for scan in readers.read(source)]
+
+
+def take_in(
+    index: CaseIndex,
+    encoder: Encoder,
+    folder: Path,
+    *,
+    labels: Mapping[str, str] | None = None,
+    progress: Callable[[int, int], None],
+    committed: Callable[[], None],
+) -> Taken:
+    """File the images of a folder; what cannot be read is told, and the rest goes on.
+
+    Parameters
+    ----------
+    index : CaseIndex
+    encoder : Encoder
+    folder : Path
+    labels : mapping, optional
+        Labels of all patients; else those of the folder's table.
+    progress : callable
+        Called with sources done and sources in all.
+    committed : callable
+        Called after each commit.
+
+    Raises
+    ------
+    ReadError, LabelsError
+        If there is nothing to read.
+    CaseIndexError
+        If the index cannot be written, or (WriterBusyError) another process writes to it.
+    """
+    found, table = discovered(folder)
+    taken = Taken(failed=[error.explanation for error in found.failures])
+    names: set[tuple[str, str, str]] = set()
+    waiting: list[Source] = []
+    slices = 0
+    for done, source in enumerate(found.sources):
+        progress(done, len(found.sources))
+        scans = _told_apart(_readable(source, taken.failed), names, folder)
+        waiting += spool(index, scans)
+        slices += sum(map(len, scans))
+        if slices >= GROUP:
+            _file(index, encoder, waiting, labels, table, taken)
+            committed()
+            waiting, slices = [], 0
+    if waiting:
+        _file(index, encoder, waiting, labels, table, taken)
+        committed()
+    progress(len(found.sources), len(found.sources))
+    return taken
+
+
+def _readable(source: Source, failed: list[str]) -> list[Scan]:
+    try:
+        return readers.read(source)
+    except CbirError as error:
+        failed.append(error.explanation)
+    except Exception as error:  # one odd file must not end the job
+        tell(error)
+        failed.append(f"cannot be read ({type(error).__name__})")
+    return []
+
+
+def _told_apart(scans: Sequence[Scan], names: set[tuple[str, str, str]], folder: Path) -> list[Scan]:
+    """Files of one name in several folders of an upload are several series."""
+    if not scans or is_uid(scans[0].series_id):
+        return list(scans)
+    first = scans[0]
+    name = (first.patient_id, first.study_id, first.series_id)
+    if name in names:
+        # by the path within the upload, so that the same upload names it the same
+        path = str(first.source.relative_to(folder.resolve()))
+        return [replace(scan, series_id=path) for scan in scans]
+    names.add(name)
+    return list(scans)
+
+
+def _file(
+    index: CaseIndex,
+    encoder: Encoder,
+    sources: Sequence[Source],
+    labels: Mapping[str, str] | None,
+    table: Labels | None,
+    taken: Taken,
+) -> None:
+    patients = {source.patient_id for source in sources}
+    rows = dict(_rows(patients, labels, table))
+    report = ingest_sources(index, sources, encoder, labels=rows)
+    taken.indexed += report.indexed
+    taken.unchanged += report.unchanged
+    taken.embedded += report.embedded
+    taken.failed += [failure["reason"] for failure in report.failed]
+    taken.patients |= {index.pseudonym("patient", patient) for patient in patients}
+    take_out(index, [Path(failure["source"]) for failure in report.failed])
+
+
+def _rows(
+    patients: Iterable[str], labels: Mapping[str, str] | None, table: Labels | None
+) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Labels of the patients that are given any; the others keep theirs."""
+    for patient in patients:
+        row = labels if labels is not None else {} if table is None else table.of(patient)
+        if row:
+            yield patient, row
+
+
+@contextmanager
+def scrubbing(folder: Path) -> Iterator[None]:
+    """Errors about the files of a folder do not name them."""
+    try:
+        yield
+    except CbirError as error:
+        error.reason, error.remedy = scrubbed(error.reason, folder), scrubbed(error.remedy, folder)
+        raise
