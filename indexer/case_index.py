@@ -44,6 +44,7 @@ from indexer.vectors import EXACT_BELOW, Vectors
 
 FORMAT = 1
 WEIGHTS = "encoder.safetensors"
+HOLDER = "writer.json"
 SAMPLE = 20_000
 """Vectors that the partition is fitted on, at most."""
 HELD_OUT = 1000
@@ -98,6 +99,10 @@ class Manifest:
             vectors = data.pop("vectors")
             return cls(**data, vectors=None if vectors is None else VectorFile(**vectors))
         except FileNotFoundError:
+            if (path.parent / "catalog.sqlite").exists():
+                raise CaseIndexError(
+                    path, "the manifest is missing", "restore it from a backup, or index into another folder"
+                ) from None
             raise CaseIndexError(
                 path.parent,
                 "there is no index here",
@@ -160,38 +165,36 @@ class CaseIndex:
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            ours = {
-                "lock",
-                "writer.json",
-                "key",
-                "catalog.sqlite",
-                "catalog.sqlite-wal",
-                "catalog.sqlite-shm",
-                WEIGHTS,
-            }
-            if any(p.name not in ours and not p.name.endswith(ASIDE) for p in folder.iterdir()):
-                raise CaseIndexError(
-                    folder, "is not empty and holds no index", "name a new folder with --index"
+            with _locked(folder):
+                if (folder / "manifest.json").exists():  # another process was quicker
+                    return cls.open(folder)
+                if any(not _ours(path.name) for path in folder.iterdir()):
+                    raise CaseIndexError(
+                        folder, "is not empty and holds no index", "name a new folder with --index"
+                    )
+                key = folder / "key"
+                if not key.exists():
+                    with written_whole(key) as aside:
+                        aside.touch(0o600)
+                        aside.write_bytes(secrets.token_bytes(32))
+                if isinstance(encoder, TrainedEncoder):
+                    with written_whole(folder / WEIGHTS) as aside:
+                        shutil.copyfile(encoder.path, aside)
+                catalog = Catalog.at(folder / "catalog.sqlite", encoder.dimension, create=True)
+                if catalog.count()["slices"]:
+                    raise CaseIndexError(
+                        folder, "holds a catalog without its manifest", "restore it, or name a new folder"
+                    )
+                manifest = Manifest(
+                    encoder=encoder.name,
+                    encoder_version=encoder.version,
+                    dimension=encoder.dimension,
+                    size=encoder.size,
+                    preprocessing=Preprocessing(encoder.size).version,
+                    keep_ids=keep_ids,
+                    created=datetime.now(UTC).isoformat(timespec="seconds"),
                 )
-            key = folder / "key"
-            if not key.exists():
-                with written_whole(key) as aside:
-                    aside.touch(0o600)
-                    aside.write_bytes(secrets.token_bytes(32))
-            if isinstance(encoder, TrainedEncoder):
-                with written_whole(folder / WEIGHTS) as aside:
-                    shutil.copyfile(encoder.path, aside)
-            catalog = Catalog.at(folder / "catalog.sqlite", encoder.dimension, create=True)
-            manifest = Manifest(
-                encoder=encoder.name,
-                encoder_version=encoder.version,
-                dimension=encoder.dimension,
-                size=encoder.size,
-                preprocessing=Preprocessing(encoder.size).version,
-                keep_ids=keep_ids,
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
-            )
-            manifest.save(folder / "manifest.json")
+                manifest.save(folder / "manifest.json")
         except OSError as error:
             raise CaseIndexError(
                 folder, f"cannot be written ({error.strerror})", "choose another --index"
@@ -231,30 +234,20 @@ class CaseIndex:
         CaseIndexError
             If the folder cannot be written.
         """
-        holder = self.folder / "writer.json"
-        lock = filelock.FileLock(self.folder / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
+        with _locked(self.folder):
+            holder = self.folder / HOLDER
             try:
-                who = json.loads(holder.read_text("utf-8"))
-                told = f"`cbir {who['command']}` (process {who['pid']}) has been writing since {who['since']}"
-            except (OSError, ValueError, KeyError):
-                told = "another process is writing"
-            raise WriterBusyError(self.folder, told, "wait until it has ended") from None
-        except OSError as error:
-            raise CaseIndexError(self.folder, f"cannot be written ({error.strerror})") from error
-        try:
-            since = datetime.now(UTC).isoformat(timespec="seconds")
-            holder.write_text(json.dumps({"command": command, "pid": os.getpid(), "since": since}), "utf-8")
-            # another writer may have come and gone since the index was opened
-            self.manifest = Manifest.load(self.folder / "manifest.json")
-            for leftover in self.folder.glob(f"*{ASIDE}"):
-                leftover.unlink()
-            yield
-        finally:
-            holder.unlink(missing_ok=True)
-            lock.release()
+                since = datetime.now(UTC).isoformat(timespec="seconds")
+                holder.write_text(
+                    json.dumps({"command": command, "pid": os.getpid(), "since": since}), "utf-8"
+                )
+                # another writer may have come and gone since the index was opened
+                self.manifest = Manifest.load(self.folder / "manifest.json")
+                for leftover in self.folder.glob(f"*{ASIDE}"):
+                    leftover.unlink()
+                yield
+            finally:
+                holder.unlink(missing_ok=True)
 
     # ---- identity ------------------------------------------------------------------------------
 
@@ -504,7 +497,7 @@ class CaseIndex:
     def about(self) -> dict[str, Any]:
         """Counts and provenance, as ``cbir info --json`` prints them."""
         held = self.manifest.vectors
-        counts = self.catalog.count()
+        counts, contents = self.catalog.count(), self.catalog.contents()
         return {
             **counts,
             "encoder": f"{self.manifest.encoder} {self.manifest.encoder_version}",
@@ -512,6 +505,8 @@ class CaseIndex:
             "preprocessing": self.manifest.preprocessing,
             "keep_ids": self.manifest.keep_ids,
             "created": self.manifest.created,
+            "sequences": ", ".join(sorted({s or "unknown" for s in contents.scan_sequence})),
+            "labels": ", ".join(sorted({name for row in contents.labels for name in row})) or "none",
             "search": "exact" if held is None or held.partition is None else "fuzzy partition",
             "failed": len(self.catalog.failed()),
         }
@@ -544,6 +539,33 @@ class CaseIndex:
             "max": int(sizes.max()),
         }
         return {f"recall_at_{k}": round(float(found), 4), "queries": len(asking), **summary}
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = filelock.FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        try:
+            who = json.loads((folder / HOLDER).read_text("utf-8"))
+            told = f"`cbir {who['command']}` (process {who['pid']}) has been writing since {who['since']}"
+        except (OSError, ValueError, KeyError):
+            told = "another process is writing"
+        raise WriterBusyError(folder, told, "wait until it has ended") from None
+    except OSError as error:
+        raise CaseIndexError(folder, f"cannot be written ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _ours(name: str) -> bool:
+    """Whether a file may lie in the folder of an index that was not finished."""
+    return (
+        name in {"lock", HOLDER, "key", WEIGHTS} or name.startswith("catalog.sqlite") or name.endswith(ASIDE)
+    )
 
 
 def _exact(x: NDArray[np.float32], catalog: Catalog, k: int) -> tuple[NDArray[np.float32], int]:

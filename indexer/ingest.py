@@ -22,8 +22,8 @@ from indexer import readers
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.encoder import Encoder
-from indexer.errors import ReadError
-from indexer.labels import Labels, find_labels, tables_below
+from indexer.errors import LabelsError, ReadError
+from indexer.labels import Labels, find_labels, load_labels, tables_below
 from indexer.preprocess import Prepared, Preprocessing, prepared
 from indexer.readers import Source
 from indexer.scan import Scan
@@ -105,7 +105,8 @@ def ingest(
         Files or folders.
     encoder : Encoder
     labels : Labels, optional
-        If not given, ``participants.tsv`` beside or above each root.
+        If not given, those that a root was indexed with before, else ``participants.tsv`` beside or
+        above it.
     prune : bool
         Take sources below `roots` out of the index whose files are gone.
     progress : callable
@@ -128,15 +129,23 @@ def ingest(
     start = time.perf_counter()
     report = IngestReport()
     with index.writing("index"):
-        found = list(_discovered(roots, labels, report, tolerant=prune))
+        found = list(_discovered(index, roots, labels, report, tolerant=prune))
         report.notes += _label_notes(found)
         sources = {str(source.path): source for discovered, _ in found for source in discovered}
         tables = {index.patient(p): row for discovered, t in found for p, row in _rows(discovered, t)}
+        gone = _gone(index.catalog.fingerprints(), sources, roots)
         if prune:
-            held = index.catalog.fingerprints()
-            report.pruned = index.catalog.remove_sources(_gone(held, sources, roots))
+            report.pruned = index.catalog.remove_sources(gone)
+        elif gone:
+            report.notes.append(
+                f"{len(gone)} that are in the index are gone from the disk: {_listed(gone)}; "
+                "--prune takes them out"
+            )
         _file(index, list(sources.values()), tables, encoder, report, progress)
         index.catalog.set_labels(tables)
+        if labels is not None:
+            for root in roots:
+                index.catalog.set_labels_file(str(root), str(labels.path))
         index.catalog.set_failures(
             [str(root) for root in roots], {f["source"]: f["reason"] for f in report.failed}
         )
@@ -206,9 +215,11 @@ def _file(
     fresh: list[tuple[Source, str]] = []
     for source in sources:
         try:
+            if not all(str(path).isprintable() for path in (source.path, *source.files)):
+                raise ReadError(source.path, "its name holds control characters or is not UTF-8", "rename it")
             fingerprint = _fingerprint(index, source)
         except ReadError as error:
-            report.failed.append({"source": error.where, "reason": error.explanation})
+            report.failed.append(_failure(error.where, error))
             continue
         if held.get(str(source.path)) == fingerprint:
             report.unchanged += 1
@@ -240,7 +251,12 @@ def input_hash(ready: Prepared) -> str:
 
 
 def _discovered(
-    roots: Sequence[Path], labels: Labels | None, report: IngestReport, *, tolerant: bool
+    index: CaseIndex,
+    roots: Sequence[Path],
+    labels: Labels | None,
+    report: IngestReport,
+    *,
+    tolerant: bool,
 ) -> Iterator[tuple[list[Source], Labels | None]]:
     """Sources and labels table of each root; a root without images is a failure beside others.
 
@@ -248,10 +264,11 @@ def _discovered(
     """
     errors = []
     for root in roots:
-        nested = [] if labels is not None else tables_below(root)
+        given = labels if labels is not None else _remembered(index, root)
+        nested = [] if given is not None else tables_below(root)
         found = False
         for part in (root, *nested):
-            table = labels if labels is not None else find_labels(part)
+            table = given if given is not None else find_labels(part)
             try:
                 discovery = readers.discover(part, table, without=[n for n in nested if n != part])
             except ReadError as error:
@@ -261,13 +278,47 @@ def _discovered(
             found = True
             for what, n in discovery.taken.items():
                 report.taken[what] = report.taken.get(what, 0) + n
-            report.failed += [{"source": e.where, "reason": e.explanation} for e in discovery.failures]
+            report.failed += [_failure(e.where, e) for e in discovery.failures]
+            if given is not None and not _fits(given, discovery.sources):
+                raise LabelsError(
+                    given.path,
+                    f"none of its rows fits an image in {part}",
+                    "check its ids or file names, or index without it",
+                )
             yield discovery.sources, table
         if not found:
             errors.append(empty)
     if errors and len(errors) == len(roots) and not tolerant:
         raise errors[0]
-    report.failed += [{"source": e.where, "reason": e.explanation} for e in errors]
+    if not tolerant:
+        report.failed += [_failure(error.where, error) for error in errors]
+
+
+def _remembered(index: CaseIndex, root: Path) -> Labels | None:
+    """The labels table that a root was indexed with before."""
+    path = index.catalog.labels_file(str(root))
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise LabelsError(path, f"labelled {root} before and is gone", "give the table with --labels")
+    return load_labels(Path(path))
+
+
+def _fits(table: Labels, sources: Sequence[Source]) -> bool:
+    known = set(table.patients)
+    return not sources or any(
+        source.patient_id in known or table.names_file(source.files[0]) for source in sources
+    )
+
+
+def _failure(where: str | Path, error: ReadError) -> dict[str, str]:
+    """An error as the report and the catalog hold it, on one line and in valid Unicode."""
+    return {"source": _printable(str(where)), "reason": _printable(error.explanation)}
+
+
+def _printable(text: str) -> str:
+    text = text.encode(errors="surrogateescape").decode(errors="replace")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _rows(discovered: Iterable[Source], table: Labels | None) -> Iterator[tuple[str, Mapping[str, str]]]:
@@ -336,12 +387,12 @@ def _read_ahead(
         try:
             yield future.result()
         except ReadError as error:
-            report.failed.append({"source": str(source.path), "reason": error.explanation})
+            report.failed.append(_failure(source.path, error))
         except Exception as error:  # one odd file must not end the run; its text may hold identifiers
-            reason = (
-                f"{source.path}: cannot be read ({type(error).__name__}); please report this file's format"
+            odd = ReadError(
+                source.path, f"cannot be read ({type(error).__name__})", "please report its format"
             )
-            report.failed.append({"source": str(source.path), "reason": reason})
+            report.failed.append(_failure(source.path, odd))
 
     with ThreadPoolExecutor(READERS, thread_name_prefix="reader") as pool:
         waiting: deque[tuple[Source, Future[_Read]]] = deque()

@@ -27,6 +27,24 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(version("cbir"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Find the known, graded cases that look like a new scan. Research use only, not a medical device."""
+
+
 IndexOption = Annotated[
     Path,
     typer.Option("--index", envvar="CBIR_INDEX", metavar="DIR", help="The index folder.", show_default=True),
@@ -80,7 +98,7 @@ def index(
 
     table = load_labels(labels) if labels else None
     for path in paths:
-        if not path.exists():
+        if not path.exists() and not prune:
             raise CbirError(path, "does not exist", "name a file or folder of images")
     exists = (index / "manifest.json").exists()
     if exists:
@@ -120,7 +138,7 @@ def index(
         print(f"index     {index}: {report.cases} cases, {report.slices} slices")
         rate = f" ({report.embedded / report.seconds:.0f} slices/s)" if report.embedded else ""
         print(f"time      {report.seconds:.1f} s{rate}")
-    nothing = report.indexed + report.unchanged == 0
+    nothing = report.indexed + report.unchanged + report.pruned == 0
     raise typer.Exit(1 if nothing or (strict and report.failed) else 0)
 
 
@@ -142,7 +160,7 @@ def query(
         typer.Option(metavar="CASE_ID", help="Ask with a case of the index instead of a file; repeatable."),
     ] = None,
     exclude_patient: Annotated[
-        str | None, typer.Option(metavar="ID", help="A patient that no hit may belong to.")
+        list[str] | None, typer.Option(metavar="ID", help="A patient that no hit may belong to; repeatable.")
     ] = None,
     all_cases: Annotated[
         bool, typer.Option("--all-cases", help="Several cases of a patient may be hits.")
@@ -159,7 +177,7 @@ def query(
     from retrieval.search import open_index
 
     if (source is None) == (not like):
-        raise typer.BadParameter("name a file or folder, or a case with --like")
+        raise typer.BadParameter("ask with a file or folder, or with --like: one of them")
     if region and mask:
         raise typer.BadParameter("give --region or --mask, not both")
     if like and (region or mask):
@@ -334,7 +352,7 @@ def remove(
     ] = None,
     index: IndexOption = DEFAULT_INDEX,
     patient: Annotated[
-        str | None, typer.Option(metavar="ID", help="Take out all cases of a patient.")
+        list[str] | None, typer.Option(metavar="ID", help="Take out all cases of a patient; repeatable.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -354,13 +372,11 @@ def remove(
             raise QueryError(
                 ", ".join(sorted(unknown)), "the index has no such case", "see `cbir info --cases`"
             )
-        if patient:
-            of_patient = {patient, opened.patient(patient)}
-            found = {
-                c for c, p in zip(contents.case_ids, contents.patient_ids, strict=True) if p in of_patient
-            }
+        for name in patient or []:
+            ids = {name, opened.patient(name)}
+            found = {c for c, p in zip(contents.case_ids, contents.patient_ids, strict=True) if p in ids}
             if not found:
-                raise QueryError(patient, "the index has no such patient", "see `cbir info --cases`")
+                raise QueryError(name, "the index has no such patient", "see `cbir info --cases`")
             wanted |= found
         removed = opened.catalog.remove_cases(wanted)
         opened.file_vectors()

@@ -430,7 +430,8 @@ dd { overflow-wrap: anywhere; font-weight: 500; }
   background: var(--mark); }
 .hit { background: var(--card); border: 1px solid var(--line); border-radius: 6px; margin-bottom: 1rem;
   break-inside: avoid; }
-.hit article { display: grid; grid-template-columns: minmax(11rem, 1fr) auto auto; gap: 1rem; padding: 1rem; }
+.hit article { display: grid; gap: 1rem; padding: 1rem;
+  grid-template-columns: minmax(11rem, 1fr) minmax(0, ${side}px) minmax(0, ${side}px); }
 .hit h3 { display: flex; align-items: baseline; gap: .6rem; margin-bottom: .7rem; }
 .rank { font-size: .95rem; min-width: 1.9em; text-align: center; color: var(--card); background: var(--ink);
   border-radius: 1em; padding: .1em .4em; }
@@ -441,7 +442,7 @@ dd { overflow-wrap: anywhere; font-weight: 500; }
 .chips span { color: var(--quiet); font-weight: 400; font-size: .85rem; margin-right: .15rem; }
 .hit dl div { margin-bottom: .35rem; }
 .id { font: .82rem/1.3 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
-figure { width: ${side}px; max-width: 100%; min-width: 0; }
+figure { width: 100%; max-width: ${side}px; min-width: 0; }
 .tile { position: relative; display: grid; place-items: center; width: 100%; aspect-ratio: 1;
   background: #000; border-radius: 4px; overflow: hidden; }
 .tile img { position: absolute; width: 100%; height: 100%; object-fit: contain; }

@@ -107,7 +107,7 @@ class Index:
         region: tuple[int, int, int, int] | None = None,
         region_slice: int | None = None,
         mask: str | os.PathLike[str] | None = None,
-        exclude_patient: str | None = None,
+        exclude_patient: str | Sequence[str] | None = None,
         all_cases: bool = False,
     ) -> Answer:
         """The cases most similar to a scan.
@@ -126,7 +126,7 @@ class Index:
             The slice the box is on; the middle one if not given.
         mask : path, optional
             Image on the same grid whose non-zero voxels are the region.
-        exclude_patient : str, optional
+        exclude_patient : str or sequence of str, optional
             A patient that no hit may belong to, by the id in the files or in the index.
         all_cases : bool
             Several cases of a patient may be hits.
@@ -167,7 +167,7 @@ class Index:
         region: tuple[int, int, int, int] | None = None,
         region_slice: int | None = None,
         mask: str | os.PathLike[str] | None = None,
-        exclude_patient: str | None = None,
+        exclude_patient: str | Sequence[str] | None = None,
         all_cases: bool = False,
     ) -> Answer:
         """The cases most similar to scans that have been read already.
@@ -214,7 +214,7 @@ class Index:
             view,
             k,
             where=where,
-            excluded=self._named(exclude_patient),
+            excluded=self._named(exclude_patient, notes),
             silent={state.contents.patient_ids[i] for i in identical},
             all_cases=all_cases,
             notes=notes,
@@ -226,7 +226,7 @@ class Index:
         k: int = 10,
         *,
         where: Mapping[str, str] | None = None,
-        exclude_patient: str | None = None,
+        exclude_patient: str | Sequence[str] | None = None,
         all_cases: bool = False,
     ) -> Answer:
         """The cases most similar to one or several in the index, other patients only.
@@ -252,6 +252,7 @@ class Index:
             slices=sum(len(q.positions) for q in embedded),
         )
         own = {state.contents.patient_ids[case] for case in cases}
+        notes: list[str] = []
         return self._answer(
             state,
             asked,
@@ -259,10 +260,10 @@ class Index:
             WHOLE,
             k,
             where=where,
-            excluded=own | self._named(exclude_patient),
+            excluded=own | self._named(exclude_patient, notes),
             silent=set(),
             all_cases=all_cases,
-            notes=[],
+            notes=notes,
         )
 
     def read(self, source: str | os.PathLike[str]) -> list[Scan]:
@@ -302,8 +303,15 @@ class Index:
             )
         return embedded, identical
 
-    def _named(self, patient: str | None) -> set[str]:
-        return set() if patient is None else {patient, self.case_index.patient(patient)}
+    def _named(self, patients: str | Sequence[str] | None, notes: list[str]) -> set[str]:
+        """Patients by the ids of the files or of the index; an unknown one is noted."""
+        known, named = set(self._state.contents.patient_ids), set()
+        for patient in [patients] if isinstance(patients, str) else patients or []:
+            ids = {patient, self.case_index.patient(patient)}
+            named |= ids
+            if not ids & known:
+                notes.append(f"no patient {patient} is in the index: nobody was left out for it")
+        return named
 
     def _answer(
         self,
@@ -324,12 +332,14 @@ class Index:
         contents = state.contents
         if not contents.case_ids:
             raise QueryError(self.case_index.folder, "the index is empty", "fill it with `cbir index FOLDER`")
-        where = where or {}
+        where = {name: str(value) for name, value in (where or {}).items()}
         for name, value in where.items():
             held = {row[name] for row in contents.labels if name in row}
             if value not in held:
-                known = ", ".join(sorted(held)[:10]) if held else "no such label"
-                raise QueryError(f"{name}={value}", "no case has this label", f"the index has: {known}")
+                columns = {column for row in contents.labels for column in row}
+                known = ", ".join(sorted(held or columns)[:10]) or "no labels"
+                what = "no case has this value" if held else "there is no such label"
+                raise QueryError(f"{name}={value}", what, f"the index has: {known}")
         eligible = np.array([p not in excluded for p in contents.patient_ids], bool)
         matching = eligible & np.array(
             [all(row.get(n) == v for n, v in where.items()) for row in contents.labels], bool
@@ -358,7 +368,7 @@ class Index:
             )
         if where:  # a filter on one label would make the vote on it a foregone conclusion
             cases, scores, _ = state.rank(embedded, view, eligible, SHORTLIST, [])
-        return Answer(asked, hits, _evidence(contents, cases, scores, silent), notes)
+        return Answer(asked, hits, _evidence(contents, cases, scores, silent | excluded), notes)
 
 
 class _State:

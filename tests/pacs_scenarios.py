@@ -215,6 +215,18 @@ def test_the_button_leads_to_similar_cases_side_by_side(world: World, browser: A
     _side_by_side(opening.value, "pacs-viewer.png")
 
 
+@pytest.mark.browser
+def test_a_file_opened_in_the_viewer_passes_through_orthanc(world: World, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 1366, "height": 768})
+    page.goto(f"{world.orthanc_url}/cbir/ui")
+    page.wait_for_url("**/cbir/ui/viewer")
+    page.set_input_files("#file", world.folder / "new" / "SYNTH-1-003" / "SYNTH-1-003_flair.nii.gz")
+    page.locator("#hits ol li").first.wait_for(timeout=60_000)
+    assert "#query=" in page.url
+    assert "flair" in page.locator("#asked").inner_text()
+    page.close()
+
+
 def _side_by_side(page: Any, picture: str) -> None:
     hosts = set()
     page.on("request", lambda request: hosts.add(httpx.URL(request.url).host))

@@ -231,3 +231,20 @@ def test_a_partition_of_another_version_is_told_and_fitted_anew(index, monkeypat
         with reopened.writing("verify --repair"):
             reopened.verify(repair=True)
         assert reopened.verify() == []
+
+
+def test_a_catalog_without_its_manifest_is_not_taken_for_a_new_index(index):
+    fill(index)
+    (index.folder / "manifest.json").unlink()
+    with pytest.raises(CaseIndexError, match="the manifest is missing"):
+        CaseIndex.open(index.folder)
+    with pytest.raises(CaseIndexError, match="without its manifest"):
+        CaseIndex.create(index.folder, Four())
+
+
+def test_two_who_make_the_same_index_meet(tmp_path):
+    with CaseIndex.create(tmp_path / "index", Four()) as first:
+        with CaseIndex.create(tmp_path / "index", Four()) as second:
+            assert second.manifest == first.manifest
+        with first.writing("index"), pytest.raises(CaseIndexError, match="has been writing since"):
+            CaseIndex.create(tmp_path / "index", Four())

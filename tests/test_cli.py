@@ -127,10 +127,10 @@ def test_a_query_answers_with_every_format(indexed, cbir, tmp_path):
     ("arguments", "code", "told"),
     [
         (["query", "nowhere.nii"], 1, "nowhere.nii: does not exist"),
-        (["query"], 2, "--like"),
+        (["query"], 2, "one of them"),
         (["query", "{scan}", "--region", "1,2,3"], 2, "X0,Y0,X1,Y1"),
         (["query", "{scan}", "--where", "who_grade"], 2, "LABEL=VALUE"),
-        (["query", "{scan}", "--where", "who_grade=7"], 1, "no case has this label"),
+        (["query", "{scan}", "--where", "who_grade=7"], 1, "no case has this value"),
         (["query", "{scan}", "--region", "0,0,999,999"], 1, "region"),
         (["query", "{scan}", "-k", "0"], 2, "equal to 1"),
         (["query", "{scan}", "--index", "{tmp}/none"], 1, "cbir index"),
@@ -183,8 +183,11 @@ def test_info_verify_remove_compact(indexed, cbir):
     assert "P-03  who_grade=2" in cbir("info", "--cases")[1]
     assert cbir("verify")[:2] == (0, "sound\n")
     assert json.loads(cbir("remove", "P-03", "--json")[1])["removed"] == 1
-    assert json.loads(cbir("remove", "--patient", "P-04", "--json")[1])["removed"] == 1
-    assert json.loads(cbir("info", "--json")[1])["cases"] == 4
+    both = ("--patient", "P-04", "--patient", "P-05")
+    assert json.loads(cbir("remove", *both, "--json")[1])["removed"] == 2
+    about = json.loads(cbir("info", "--json")[1])
+    assert (about["cases"], about["labels"], about["sequences"]) == (3, "who_grade", "flair, t1ce")
+    assert cbir("--version")[:2] == (0, "0.1.0\n")
     assert cbir("compact")[0] == 0
     assert cbir("verify")[:2] == (0, "sound\n")
 

@@ -238,7 +238,7 @@ def test_an_unknown_encoder_is_refused_with_the_names_there_are() -> None:
     [
         ("broken", "no weights"),
         ("absent", "absent"),
-        ("nothing", "did not return"),
+        ("nothing", "has no name"),
         ("alias", "of this name"),
     ],
 )

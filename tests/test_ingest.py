@@ -9,8 +9,9 @@ import pytest
 from conftest import phantom, write_nifti
 
 from indexer.case_index import CaseIndex
-from indexer.errors import CaseIndexError, EncoderError, ReadError
+from indexer.errors import CaseIndexError, EncoderError, LabelsError, ReadError
 from indexer.ingest import ingest, ingest_sources
+from indexer.labels import load_labels
 
 
 @pytest.fixture
@@ -263,3 +264,48 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path, tiny):
             tracemalloc.stop()
     # 40 more volumes hold 7.9 MB of voxels
     assert peaks[1] - peaks[0] < 2e6
+
+
+def test_labels_named_once_are_used_again_and_missed_when_gone(index, tiny, cohort, tmp_path):
+    root = cohort(3)
+    table = (root / "participants.tsv").rename(tmp_path / "grades.tsv")
+    ingest(index, [root], tiny, labels=load_labels(table))
+    before = index.catalog.contents().labels
+    assert before[0] == {"who_grade": "2"}
+    report = ingest(index, [root], tiny)
+    assert (report.indexed, report.unchanged) == (0, 3)
+    assert index.catalog.contents().labels == before
+    table.unlink()
+    with pytest.raises(LabelsError, match=r"is gone; give the table with --labels"):
+        ingest(index, [root], tiny)
+
+
+def test_a_table_that_fits_nothing_is_refused(index, tiny, cohort, tmp_path):
+    (tmp_path / "other.csv").write_text("participant_id,who_grade\nX-1,2\nX-2,3\n")
+    with pytest.raises(LabelsError, match="none of its rows fits"):
+        ingest(index, [cohort(2)], tiny, labels=load_labels(tmp_path / "other.csv"))
+
+
+def test_a_name_that_is_no_text_fails_alone(index, tiny, cohort):
+    root = cohort(2)
+    odd = os.fsdecode(b"\xff.nii")
+    write_nifti(root / "new\nline.nii", phantom(8))
+    (root / "plain.nii").write_bytes((root / "new\nline.nii").read_bytes())
+    os.rename(root / "plain.nii", root / odd)  # noqa: PTH104
+    report = ingest(index, [root], tiny)
+    assert report.indexed == 2
+    assert len(report.failed) == 2
+    for failure in report.failed:
+        assert failure["source"].isprintable()
+        assert "rename it" in failure["reason"]
+    assert index.catalog.failed() == sorted(report.failed, key=lambda f: f["source"])
+
+
+def test_what_is_gone_from_the_disk_is_told(index, tiny, cohort):
+    root = cohort(3)
+    ingest(index, [root], tiny)
+    shutil.rmtree(root / "P-02")
+    assert any("P-02" in note and "--prune" in note for note in ingest(index, [root], tiny).notes)
+    shutil.rmtree(root)
+    report = ingest(index, [root], tiny, prune=True)
+    assert (report.pruned, report.failed) == (3, [])

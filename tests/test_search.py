@@ -132,7 +132,7 @@ def test_where_keeps_only_matching_cases_and_leaves_the_vote_alone(make, cohort,
     assert answer.evidence == index.query(query).evidence
     with pytest.raises(QueryError, match="who_grade=9.*2, 3, 4"):
         index.query(query, where={"who_grade": "9"})
-    with pytest.raises(QueryError, match="no such label"):
+    with pytest.raises(QueryError, match="there is no such label.*who_grade"):
         index.query(query, where={"colour": "red"})
 
 
@@ -263,3 +263,19 @@ def test_orientation_of_the_file_does_not_matter(make, cohort, tmp_path):
     answer = index.query(tmp_path / "turned_t1ce.nii.gz")
     assert answer.hits[0].case_id == "P-02"
     assert answer.hits[0].score == pytest.approx(1)
+
+
+def test_excluded_patients_leave_no_trace_and_unknown_ones_are_noted(make, cohort, tmp_path):
+    index = make(cohort(6))
+    query = write_nifti(tmp_path / "new_t1ce.nii.gz", phantom(500, 4))
+    answer = index.query(query, exclude_patient=["P-00", "P-03", "typo"])
+    assert {h.patient_id for h in answer.hits} == {"P-01", "P-02", "P-04", "P-05"}
+    assert set(answer.evidence["who_grade"].prior) == {"3", "4"}  # the two of grade 2 are out
+    assert set(answer.evidence["who_grade"].probabilities) == {"3", "4"}
+    assert any("typo" in note for note in answer.notes)
+
+
+def test_values_of_labels_may_be_numbers(make, cohort, tmp_path):
+    index = make(cohort(6))
+    query = write_nifti(tmp_path / "new_t1ce.nii.gz", phantom(500, 4))
+    assert len(index.query(query, where={"who_grade": 4}).hits) == 2
