@@ -220,6 +220,7 @@ def test_a_file_opened_in_the_viewer_passes_through_orthanc(world: World, browse
     page = browser.new_page(viewport={"width": 1366, "height": 768})
     page.goto(f"{world.orthanc_url}/cbir/ui")
     page.wait_for_url("**/cbir/ui/viewer")
+    page.locator("#holds", has_text="known").wait_for()
     page.set_input_files("#file", world.folder / "new" / "SYNTH-1-003" / "SYNTH-1-003_flair.nii.gz")
     page.locator("#hits ol li").first.wait_for(timeout=60_000)
     assert "#query=" in page.url

@@ -16,7 +16,7 @@ from indexer.case_index import CaseIndex
 RUN = """
 import sys
 import conftest, indexer.case_index, indexer.encoder, indexer.ingest
-indexer.encoder.load_encoder = lambda name="tiny": conftest.TinyEncoder()
+indexer.encoder.load_encoder = indexer.case_index.load_encoder = lambda name="tiny": conftest.TinyEncoder()
 indexer.ingest.GROUP = 8             # many commits
 indexer.case_index.EXACT_BELOW = 200 # and a partition
 from retrieval.cli import main
