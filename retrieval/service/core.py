@@ -131,7 +131,7 @@ class Service:
             return self._query_folder(folder, question, who)
 
     def query_series(self, series: str, question: Question, who: str) -> tuple[Answer, Kept]:
-        """The cases most similar to a series of the PACS.
+        """The cases of other patients most similar to a series of the PACS, which is indexed itself.
 
         Raises
         ------
@@ -139,7 +139,7 @@ class Service:
         """
         with self._folder() as folder, scrubbing(folder):
             self.download(series, folder)
-            return self._query_folder(folder, question, who)
+            return self._query_folder(folder, question, who, others=True)
 
     def store_report(self, series: str, question: Question) -> tuple[str, list[str]]:
         """Ask with a series of the PACS and store the answer there.
@@ -158,7 +158,8 @@ class Service:
         with self._folder() as folder, self._pacs() as pacs, scrubbing(folder):
             files = pacs.series(series, folder)
             scans = read(folder)
-            answer = self._ask(scans, "the series", question)
+            own = self.index.case_index.patient(scans[0].patient_id)
+            answer = self._ask(scans, "the series", question, own)
             report = structured_report(answer, files, self.index.case_index.about()["encoder"])
             patient = self.index.case_index.pseudonym("patient", scans[0].patient_id)
             return pacs.store(report), [patient]
@@ -170,7 +171,7 @@ class Service:
         ------
         CbirError
         """
-        return self._ask(kept.scans(), f"query {kept.id}", question)
+        return self._ask(kept.scans(), f"query {kept.id}", question, kept.excluded)
 
     def query_like(self, case_ids: Sequence[str], question: Question) -> Answer:
         """The cases most similar to some of the index.
@@ -209,18 +210,23 @@ class Service:
             raise QueryError("series", "this service has no PACS", "start it with --pacs URL")
         return Orthanc(self.settings.pacs)
 
-    def _query_folder(self, folder: Path, question: Question, who: str) -> tuple[Answer, Kept]:
+    def _query_folder(
+        self, folder: Path, question: Question, who: str, *, others: bool = False
+    ) -> tuple[Answer, Kept]:
         scans = read(folder)
         patient = self.index.case_index.pseudonym("patient", scans[0].patient_id)
-        kept = self.queries.keep(scans, who, patient)
+        own = self.index.case_index.patient(scans[0].patient_id) if others else None
+        kept = self.queries.keep(scans, who, patient, own)
         scans = [replace(s, source=k.path) for s, k in zip(scans, kept.sources, strict=True)]
         try:
-            return self._ask(scans, f"query {kept.id}", question), kept
+            return self._ask(scans, f"query {kept.id}", question, own), kept
         except BaseException:
             self.queries.drop(kept)
             raise
 
-    def _ask(self, scans: Sequence[Scan], source: str, question: Question) -> Answer:
+    def _ask(
+        self, scans: Sequence[Scan], source: str, question: Question, own: str | None = None
+    ) -> Answer:
         return self.index.ask(
             scans,
             question.k,
@@ -228,7 +234,7 @@ class Service:
             where=question.where,
             region=question.region,
             region_slice=question.region_slice,
-            exclude_patient=question.exclude_patient,
+            exclude_patient=question.exclude_patient or own,
             all_cases=question.all_cases,
         )
 

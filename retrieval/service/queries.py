@@ -33,6 +33,8 @@ class Kept:
     folder : Path
     patient : str
         Pseudonym of its patient.
+    excluded : str or None
+        The index's id of a patient who is left out of its hits.
     sources : list of Source
         One a scan: its voxels as NIfTI.
     about : list of dict
@@ -45,6 +47,7 @@ class Kept:
     who: str
     folder: Path
     patient: str
+    excluded: str | None
     sources: list[Source]
     about: list[dict[str, Any]]
     size: int
@@ -90,7 +93,7 @@ class Queries:
         self._kept: OrderedDict[str, tuple[Kept, float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def keep(self, scans: Sequence[Scan], who: str, patient: str) -> Kept:
+    def keep(self, scans: Sequence[Scan], who: str, patient: str, excluded: str | None = None) -> Kept:
         """Write the voxels of a query's scans down."""
         id = secrets.token_urlsafe(16)
         folder = self._folder / id
@@ -110,7 +113,7 @@ class Queries:
                     "spacing": scan.spacing,
                 }
             )
-        kept = Kept(id, who, folder, patient, sources, about, size)
+        kept = Kept(id, who, folder, patient, excluded, sources, about, size)
         with self._lock:
             self._kept[id] = (kept, time.monotonic())
         self.sweep()

@@ -3,6 +3,7 @@
 const BASE = new URL(".", document.baseURI); // the page may stand behind a proxy, under a prefix
 const TOKEN = "cbir-token";
 const KEEP = 256 * 2 ** 20; // bytes of volumes kept for going back and forth
+const BEHIND_ORTHANC = BASE.pathname.endsWith("/cbir/ui/");
 
 export class ServiceError extends Error {
   constructor(message, { status = 0, again = false } = {}) {
@@ -22,9 +23,16 @@ export async function call(path, options = {}) {
   const headers = {};
   const token = sessionStorage.getItem(TOKEN);
   if (token) headers.Authorization = `Bearer ${token}`;
+  let { body } = options;
+  if (BEHIND_ORTHANC && body instanceof FormData) {
+    // Orthanc keeps multipart/form-data for its own upload page: the plugin takes it under another name
+    const packed = new Response(body);
+    headers["Content-Type"] = packed.headers.get("Content-Type").replace("form-data", "x-form-data");
+    body = await packed.blob();
+  }
   let response;
   try {
-    response = await fetch(new URL(path.replace(/^\/+/, ""), BASE), { ...options, headers, redirect: "error" });
+    response = await fetch(new URL(path.replace(/^\/+/, ""), BASE), { ...options, body, headers, redirect: "error" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ServiceError("The service does not answer. Is it running?", { again: true });
@@ -45,9 +53,11 @@ export async function call(path, options = {}) {
 export const json = async (path, options) => (await call(path, options)).json();
 
 export function form(fields) {
-  const data = new FormData();
-  for (const [name, value] of fields) if (value !== null && value !== "") data.append(name, value);
-  return { method: "POST", body: data };
+  const given = fields.filter(([, value]) => value !== null && value !== "");
+  if (!given.some(([, value]) => value instanceof Blob)) return { method: "POST", body: new URLSearchParams(given) };
+  const body = new FormData();
+  for (const [name, value] of given) body.append(name, value);
+  return { method: "POST", body };
 }
 
 const kept = new Map(); // path to bytes, least recently used first
