@@ -189,6 +189,9 @@ def query(
     if source is not None and not source.exists():
         raise CbirError(source, "does not exist", "name a file or folder to ask with")
     with open_index(index) as opened:
+        for patient in exclude_patient or []:
+            if not opened.has_patient(patient):
+                _say(f"note: no patient {patient} is in the index: nobody is left out for it")
         if like:
             answer = opened.like(like, k, where=wanted, exclude_patient=exclude_patient, all_cases=all_cases)
         else:

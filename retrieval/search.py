@@ -214,7 +214,7 @@ class Index:
             view,
             k,
             where=where,
-            excluded=self._named(exclude_patient, notes),
+            excluded=self._named(exclude_patient),
             silent={state.contents.patient_ids[i] for i in identical},
             all_cases=all_cases,
             notes=notes,
@@ -252,7 +252,6 @@ class Index:
             slices=sum(len(q.positions) for q in embedded),
         )
         own = {state.contents.patient_ids[case] for case in cases}
-        notes: list[str] = []
         return self._answer(
             state,
             asked,
@@ -260,10 +259,10 @@ class Index:
             WHOLE,
             k,
             where=where,
-            excluded=own | self._named(exclude_patient, notes),
+            excluded=own | self._named(exclude_patient),
             silent=set(),
             all_cases=all_cases,
-            notes=notes,
+            notes=[],
         )
 
     def read(self, source: str | os.PathLike[str]) -> list[Scan]:
@@ -281,6 +280,10 @@ class Index:
         # a series that shares its folder with others has a name of its own
         scans = readers.read(path if path.exists() else path.parent)
         return [replace(scan, region=None) for scan in scans if path.exists() or scan.source == path]
+
+    def has_patient(self, patient: str) -> bool:
+        """Whether a patient is in the index, by the id in the files or in the index."""
+        return not self._named(patient).isdisjoint(self._state.contents.patient_ids)
 
     # ---- steps ---------------------------------------------------------------------------------
 
@@ -303,15 +306,9 @@ class Index:
             )
         return embedded, identical
 
-    def _named(self, patients: str | Sequence[str] | None, notes: list[str]) -> set[str]:
-        """Patients by the ids of the files or of the index; an unknown one is noted."""
-        known, named = set(self._state.contents.patient_ids), set()
-        for patient in [patients] if isinstance(patients, str) else patients or []:
-            ids = {patient, self.case_index.patient(patient)}
-            named |= ids
-            if not ids & known:
-                notes.append(f"no patient {patient} is in the index: nobody was left out for it")
-        return named
+    def _named(self, patients: str | Sequence[str] | None) -> set[str]:
+        names = [patients] if isinstance(patients, str) else patients or []
+        return {name for patient in names for name in (patient, self.case_index.patient(patient))}
 
     def _answer(
         self,

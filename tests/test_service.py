@@ -297,7 +297,7 @@ def _case(client: TestClient) -> str:
         ({"k": "ten"}, "k is not a number from 1"),
         ({"k": "100000"}, "k is not a number from 1"),
         ({"where": "who_grade"}, "is not LABEL=VALUE"),
-        ({"where": "who_grade=9"}, "no case has this label"),
+        ({"where": "who_grade=9"}, "no case has this value"),
         ({"region": "1,2,3"}, "is not X0,Y0,X1,Y1"),
         ({"region": "0,0,999,999"}, "is not inside its slices"),
         ({"all_cases": "perhaps"}, "neither true nor false"),

@@ -8,6 +8,7 @@ import importlib.util
 import re
 import shutil
 import threading
+import urllib.parse
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -193,6 +194,8 @@ def posted(request: Any) -> dict[str, list[str]]:
     """The fields of a form that was sent, without files."""
     fields: dict[str, list[str]] = {}
     body = (request.post_data_buffer or b"").decode(errors="replace")
+    if "urlencoded" in request.headers.get("content-type", ""):
+        return urllib.parse.parse_qs(body)
     for name, value in re.findall(r'name="(\w+)"\r\n\r\n(.*?)\r\n--', body, re.S):
         fields.setdefault(name, []).append(value)
     return fields

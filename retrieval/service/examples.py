@@ -19,6 +19,7 @@ INFO = {
     "preprocessing": "192-1-0.08",
     "keep_ids": False,
     "created": "2026-01-05T09:00:00+00:00",
+    "sequences": "flair, t1ce",
     "search": "exact",
     "failed": 0,
     "labels": {"who_grade": ["2", "3", "4"]},
