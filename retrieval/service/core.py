@@ -224,9 +224,7 @@ class Service:
             self.queries.drop(kept)
             raise
 
-    def _ask(
-        self, scans: Sequence[Scan], source: str, question: Question, own: str | None = None
-    ) -> Answer:
+    def _ask(self, scans: Sequence[Scan], source: str, question: Question, own: str | None = None) -> Answer:
         return self.index.ask(
             scans,
             question.k,
