@@ -236,13 +236,13 @@ def test_help_needs_no_heavy_library():
 def test_ctrl_c_ends_in_one_line_and_keeps_what_was_committed(cohort, tmp_path):
     import signal
 
-    root = cohort(30)
+    root = cohort(300)
     arguments = [sys.executable, "-m", "retrieval.cli", "index", str(root), "--index", str(tmp_path / "i")]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for _ in range(600):
+    for _ in range(3000):
         if (tmp_path / "i" / "writer.json").exists():
             break
-        time.sleep(0.05)
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
