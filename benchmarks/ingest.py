@@ -72,7 +72,7 @@ def bare(paths: list[Path], encoder: Encoder) -> tuple[int, float]:
 
     for source in (s for path in paths for s in readers.discover(path, find_labels(path)).sources):
         for scan in readers.read(source):
-            blocks.append(prepared(scan, Preprocessing(encoder.size)).pixels)
+            blocks.append(prepared(scan, Preprocessing.of(encoder)).pixels)
         if sum(map(len, blocks)) >= 256:
             flush()
     if blocks:

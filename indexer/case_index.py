@@ -190,7 +190,7 @@ class CaseIndex:
                     encoder_version=encoder.version,
                     dimension=encoder.dimension,
                     size=encoder.size,
-                    preprocessing=Preprocessing(encoder.size).version,
+                    preprocessing=Preprocessing.of(encoder).version,
                     keep_ids=keep_ids,
                     created=datetime.now(UTC).isoformat(timespec="seconds"),
                 )
@@ -293,7 +293,7 @@ class CaseIndex:
         ------
         EncoderError
         """
-        held, new = self.manifest, Preprocessing(encoder.size).version
+        held, new = self.manifest, Preprocessing.of(encoder).version
         if (held.encoder, held.encoder_version) != (encoder.name, encoder.version):
             raise EncoderError(
                 self.folder,

@@ -81,6 +81,8 @@ labels = sa.Table(
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("value", sa.String, nullable=False),
 )
+# patients that the encoder's weights have seen: a figure on them would be in-sample
+trained_on = sa.Table("trained_on", metadata, sa.Column("patient_id", sa.String, primary_key=True))
 roots = sa.Table(
     "roots",
     metadata,
@@ -120,6 +122,8 @@ class EmbeddedScan:
     positions, views : ndarray of int, shape (n,)
     weights : ndarray of float32, shape (n,)
     embeddings : ndarray of float32, shape (n, dimension)
+    in_sample : bool
+        Whether the encoder was trained on this patient.
     """
 
     case_id: str
@@ -134,6 +138,7 @@ class EmbeddedScan:
     views: NDArray[np.uint8]
     weights: NDArray[np.float32]
     embeddings: NDArray[np.float32]
+    in_sample: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,8 @@ class Contents:
         One entry a case.
     labels : list of dict
         One entry a case.
+    in_sample : ndarray of bool
+        For each case whether the encoder was trained on its patient.
     scan_ids : ndarray of int64
         Ascending.
     scan_case : ndarray of int64
@@ -182,6 +189,7 @@ class Contents:
     case_ids: list[str]
     patient_ids: list[str]
     labels: list[dict[str, str]]
+    in_sample: NDArray[np.bool_]
     scan_ids: NDArray[np.int64]
     scan_case: NDArray[np.int64]
     scan_sequence: list[str | None]
@@ -283,6 +291,7 @@ class Catalog:
             rows = [row for i, scan in zip(scan_ids, embedded, strict=True) for row in _slice_rows(i, scan)]
             if rows:
                 connection.execute(slices.insert(), rows)
+            _set_trained_on(connection, {scan.patient_id: scan.in_sample for scan in embedded})
             if replaced:
                 _delete_empty_cases(connection)
             _set_labels(connection, table)
@@ -379,6 +388,7 @@ class Catalog:
             revision = int(connection.scalar(sa.select(meta.c.value).where(meta.c.key == "revision")) or 0)
             case_rows = connection.execute(sa.select(cases).order_by(cases.c.id)).all()
             label_rows = connection.execute(sa.select(labels)).all()
+            seen = set(connection.scalars(sa.select(trained_on.c.patient_id)))
             scan_rows = connection.execute(
                 sa.select(scans.c.id, scans.c.case, scans.c.sequence, sources.c.path)
                 .join(sources, sources.c.id == scans.c.source)
@@ -400,6 +410,7 @@ class Catalog:
             case_ids=[row.case_id for row in case_rows],
             patient_ids=[row.patient_id for row in case_rows],
             labels=[by_patient.get(row.patient_id, {}) for row in case_rows],
+            in_sample=np.array([row.patient_id in seen for row in case_rows], bool),
             scan_ids=scan_ids,
             scan_case=np.array([case_place[row.case] for row in scan_rows], np.int64),
             scan_sequence=[row.sequence for row in scan_rows],
@@ -496,19 +507,23 @@ class Catalog:
                 "scans": [dict(row._mapping) for row in rows],
             }
 
-    def embedded(self, input_hashes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Embeddings of the whole slices of network inputs, as far as equal ones are filed already."""
+    def embedded(
+        self, input_hashes: Sequence[str]
+    ) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Embeddings and weights of the whole slices of network inputs that are filed already."""
         found = {}
         with self._transaction() as connection:
             held = sa.select(scans.c.input_hash, sa.func.min(scans.c.id))
             chosen = held.where(scans.c.input_hash.in_(input_hashes)).group_by(scans.c.input_hash)
             for digest, scan in connection.execute(chosen).all():
-                blobs = connection.scalars(
-                    sa.select(slices.c.embedding)
+                rows = connection.execute(
+                    sa.select(slices.c.embedding, slices.c.weight)
                     .where(slices.c.scan == scan, slices.c.view == 0)
                     .order_by(slices.c.id)
                 ).all()
-                found[digest] = np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), self.dimension)
+                vectors = np.frombuffer(b"".join(row.embedding for row in rows), "<f4")
+                weights = np.array([row.weight for row in rows], np.float32)
+                found[digest] = vectors.reshape(len(rows), self.dimension), weights
         return found
 
     def scans_of(self, input_hash: str) -> list[int]:
@@ -635,13 +650,20 @@ def _set_labels(connection: sa.Connection, table: Mapping[str, Mapping[str, str]
     return bool(changed)
 
 
+def _set_trained_on(connection: sa.Connection, patients: Mapping[str, bool]) -> None:
+    connection.execute(trained_on.delete().where(trained_on.c.patient_id.in_(list(patients))))
+    if seen := [{"patient_id": patient} for patient, yes in patients.items() if yes]:
+        connection.execute(trained_on.insert(), seen)
+
+
 def _advance(connection: sa.Connection) -> None:
     connection.execute(meta.update().where(meta.c.key == "revision").values(value=meta.c.value + 1))
 
 
 def _delete_empty_cases(connection: sa.Connection) -> None:
     connection.execute(cases.delete().where(cases.c.id.not_in(sa.select(scans.c.case))))
-    connection.execute(labels.delete().where(labels.c.patient_id.not_in(sa.select(cases.c.patient_id))))
+    for table in (labels, trained_on):
+        connection.execute(table.delete().where(table.c.patient_id.not_in(sa.select(cases.c.patient_id))))
 
 
 def _under(column: Any, root: str) -> Any:

@@ -209,6 +209,35 @@ class TrainedEncoder:
         return _hash(bytes.fromhex(self.about["key"]), patient_id) in self.about["patients"]
 
 
+LEAST_WEIGHT = 0.02
+"""A slice that surely shows no lesion weighs this much beside one that surely does."""
+
+
+def look(
+    encoder: Encoder, pixels: NDArray[np.uint8], boxes: NDArray[np.float32], weights: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Embeddings and weights of prepared images, by whatever the encoder can do.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    pixels, boxes, weights
+        As in :class:`indexer.preprocess.Prepared`. An :class:`Analyser` is told the boxes, and scales
+        the weights of slices without one by the chance that they show a lesion.
+    """
+    if not isinstance(encoder, Analyser):
+        return encoder.encode(pixels), weights
+    found = encoder.analyse(pixels, boxes)
+    lesion = np.maximum(found.weights, LEAST_WEIGHT)
+    return found.embeddings, np.where(np.isnan(boxes[:, 0]), weights * lesion, weights).astype(np.float32)
+
+
+def trained_on(encoder: Encoder, patient_id: str) -> bool:
+    """Whether an encoder's weights have seen a patient, as far as it says."""
+    said = getattr(encoder, "trained_on", None)
+    return said is not None and bool(said(patient_id))
+
+
 def _check(encoder: Encoder, batch: NDArray[np.uint8]) -> None:
     if batch.dtype != np.uint8 or batch.ndim != 3 or batch.shape[1:] != (encoder.size, encoder.size):
         expected = f"uint8 (n, {encoder.size}, {encoder.size})"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from indexer import readers
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
-from indexer.encoder import Encoder
+from indexer.encoder import Encoder, look, trained_on
 from indexer.errors import LabelsError, ReadError
 from indexer.labels import Labels, find_labels, load_labels, tables_below
 from indexer.preprocess import Prepared, Preprocessing, prepared
@@ -226,7 +226,7 @@ def _file(
         else:
             fresh.append((source, fingerprint))
     failed = len(report.failed)
-    for group in _groups(_read_ahead(fresh, Preprocessing(encoder.size), report)):
+    for group in _groups(_read_ahead(fresh, Preprocessing.of(encoder), report)):
         entries = _embed(index, encoder, group, report)
         patients = {scan.patient_id for entry in entries for scan in entry.scans}
         index.catalog.put(entries, {p: tables[p] for p in patients if p in tables})
@@ -424,27 +424,28 @@ def _embed(index: CaseIndex, encoder: Encoder, group: list[_Read], report: Inges
     """Embed what is new in a group; equal inputs are embedded once."""
     scans = [scan for one in group for scan in one.scans]
     known = index.catalog.embedded([digest for _, _, digest in scans])
-    inputs = {digest: ready.pixels[ready.views == 0] for _, ready, digest in scans}
-    pending = [(digest, pixels) for digest, pixels in inputs.items() if digest not in known]
-    regions = [ready.pixels[ready.views == 1] for _, ready, _ in scans]
-
-    blocks = [pixels for _, pixels in pending] + regions
+    fresh = {digest: ready for _, ready, digest in scans if digest not in known}
+    blocks = [(ready, ready.views == 0) for ready in fresh.values()]
+    blocks += [(ready, ready.views == 1) for _, ready, _ in scans]
+    pixels, boxes, weights = (
+        np.concatenate([getattr(ready, part)[rows] for ready, rows in blocks])
+        for part in ("pixels", "boxes", "weights")
+    )
     start = time.perf_counter()
-    vectors = encoder.encode(np.concatenate(blocks))
+    vectors, weights = look(encoder, pixels, boxes, weights)
     report.encoder_seconds += time.perf_counter() - start
     report.embedded += len(vectors)
-    split = np.split(vectors, np.cumsum([len(b) for b in blocks])[:-1])
-    known |= {digest: part for (digest, _), part in zip(pending, split, strict=False)}
-    of_region = iter(split[len(pending) :])
+    ends = np.cumsum([np.count_nonzero(rows) for _, rows in blocks])[:-1]
+    split = list(zip(np.split(vectors, ends), np.split(weights, ends), strict=True))
+    known |= dict(zip(fresh, split, strict=False))
+    of_region = iter(split[len(fresh) :])
     return [
         Entry(
             path=str(one.source.path),
             fingerprint=one.fingerprint,
             record=one.source.record(),
             scans=[
-                _filed(
-                    index, one.source, scan, ready, digest, np.concatenate([known[digest], next(of_region)])
-                )
+                _filed(index, encoder, one.source, scan, ready, digest, known[digest], next(of_region))
                 for scan, ready, digest in one.scans
             ],
         )
@@ -454,12 +455,14 @@ def _embed(index: CaseIndex, encoder: Encoder, group: list[_Read], report: Inges
 
 def _filed(
     index: CaseIndex,
+    encoder: Encoder,
     source: Source,
     scan: Scan,
     ready: Prepared,
     digest: str,
-    embeddings: NDArray[np.float32],
+    *views: tuple[NDArray[np.float32], NDArray[np.float32]],
 ) -> EmbeddedScan:
+    embeddings, weights = (np.concatenate(parts) for parts in zip(*views, strict=True))
     return EmbeddedScan(
         case_id=index.case(source.patient_id, source.study_id),
         patient_id=index.patient(source.patient_id),
@@ -471,8 +474,9 @@ def _filed(
         input_hash=digest,
         positions=ready.positions,
         views=ready.views,
-        weights=ready.weights,
+        weights=weights,
         embeddings=embeddings,
+        in_sample=trained_on(encoder, source.patient_id),
     )
 
 

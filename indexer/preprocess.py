@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from indexer.encoder import Analyser, Encoder
 from indexer.errors import QueryError, ReadError
 from indexer.scan import Scan, displayed
 
@@ -75,20 +76,29 @@ class Preprocessing:
     ----------
     size : int
         Side of the prepared images, in pixels.
+    crops : bool
+        Whether the image of a region is a crop around it. An encoder that finds its own way to a
+        region takes the whole slice instead, and the region's box.
     """
 
     size: int
+    crops: bool = True
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> Preprocessing:
+        """As an encoder takes it."""
+        return cls(encoder.size, crops=not isinstance(encoder, Analyser))
 
     @property
     def version(self) -> str:
         """Differs where the same scan would be prepared otherwise."""
         method = (SCHEME, NEAR, COMMON, PATCH, SPECK, EMPTY, *WINDOW, CONTEXT, LEAST, SAMPLE, AIR)
-        return "-".join(map(str, (self.size, *method)))
+        return "-".join(map(str, (self.size, *method, *(() if self.crops else ("whole",)))))
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scan as an encoder takes it: its whole slices in order, then its crops around regions in order.
+    """A scan as an encoder takes it: its whole slices in order, then its regions in order.
 
     Attributes
     ----------
@@ -98,15 +108,19 @@ class Prepared:
         Each image's slice in the scan.
     weights : ndarray of float32, shape (n,)
         How informative an image is, in (0, 1]: a whole slice's foreground over that of the fullest
-        slice; for a crop, its region's area over that of the scan's largest.
+        slice; for a region, its area over that of the scan's largest.
     views : ndarray of uint8, shape (n,)
-        0 for a whole slice, 1 for a crop around its region.
+        0 for a whole slice, 1 for its region.
+    boxes : ndarray of float32, shape (n, 4)
+        x0, y0, x1, y1 of a region as shares of the side of the whole slice's image; NaN for a whole
+        slice.
     """
 
     pixels: NDArray[np.uint8]
     positions: NDArray[np.int64]
     weights: NDArray[np.float32]
     views: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -184,17 +198,19 @@ def prepared(scan: Scan, preprocessing: Preprocessing) -> Prepared:
 
     whole = np.flatnonzero(shares >= EMPTY)
     areas = np.zeros(len(slices), np.int64)
-    pixels = [image(i, box) for i in whole]
+    pixels, boxes = [image(i, box) for i in whole], [np.full(4, np.nan)] * len(whole)
     for i, region in enumerate(s.region for s in slices):
         if region is not None and region.any():
             areas[i] = np.count_nonzero(region)
-            pixels.append(image(i, crop_box(region, spacing)))
+            pixels.append(image(i, crop_box(region, spacing) if preprocessing.crops else box))
+            boxes.append(_shares(region, box, spacing))
     marked = np.flatnonzero(areas)
     return Prepared(
         np.stack(pixels),
         np.concatenate([whole, marked]),
         np.concatenate([shares[whole], areas[marked] / areas.max(initial=1)]).astype(np.float32),
         np.repeat(np.array([0, 1], np.uint8), (len(whole), len(marked))),
+        np.array(boxes, np.float32),
     )
 
 
@@ -299,6 +315,17 @@ def crop_box(region: NDArray[np.bool_], spacing: tuple[float, float]) -> Box:
         for (start, stop), mm, length in zip(spans, spacing, region.shape, strict=True)
     )
     return rows, columns
+
+
+def _shares(region: NDArray[np.bool_], box: Box, spacing: tuple[float, float]) -> NDArray[np.float64]:
+    """x0, y0, x1, y1 of a region as shares of the side of the square that a box is drawn into."""
+    spans = [np.flatnonzero(region.any(1 - axis))[[0, -1]] + (0, 1) for axis in (0, 1)]
+    lengths = [(part.stop - part.start) * mm for part, mm in zip(box, spacing, strict=True)]
+    y, x = (
+        0.5 + ((span - part.start) * mm - length / 2) / max(lengths)
+        for span, part, mm, length in zip(spans, box, spacing, lengths, strict=True)
+    )
+    return np.array([x[0], y[0], x[1], y[1]]).clip(0, 1)
 
 
 def _centred(twice_centre: int, side: int, length: int) -> slice:

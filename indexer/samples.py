@@ -55,6 +55,8 @@ class Cohort:
         Gives the scans of a source; :func:`indexer.readers.read`, or what adds outlines to them.
     version : str
         Changes whenever `read` would give something else for the same files.
+    importance : float
+        How often its slices are drawn, as a multiple of what they would be.
     """
 
     root: Path
@@ -62,6 +64,7 @@ class Cohort:
     columns: tuple[str, ...]
     read: Callable[[Source], list[Scan]] = readers.read
     version: str = ""
+    importance: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class Samples:
         For each head the labels its classes stand for.
     labels : tuple of dict
         For each sample all labels of its patient.
+    importance : ndarray of float64, shape (n,)
+        That of its cohort.
     failed : tuple of (str, str)
         Sources that could not be read, with the reason.
     """
@@ -99,7 +104,8 @@ class Samples:
     patients: NDArray[np.str_] = field(repr=False)
     targets: dict[str, NDArray[np.int64]] = field(repr=False)
     classes: dict[str, tuple[str, ...]]
-    labels: tuple[Mapping[str, str], ...] = field(default=(), repr=False)
+    labels: tuple[Mapping[str, str], ...] = field(repr=False)
+    importance: NDArray[np.float64] = field(repr=False)
     failed: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
@@ -115,6 +121,7 @@ class Samples:
             patients=self.patients[keep],
             targets={head: target[keep] for head, target in self.targets.items()},
             labels=tuple(row for row, kept in zip(self.labels, keep, strict=True) if kept),
+            importance=self.importance[keep],
         )
 
     def without(self, column: str, value: str) -> Samples:
@@ -144,7 +151,8 @@ class Samples:
         """How often each sample should be drawn.
 
         In each head all classes weigh the same, and within a class a patient weighs as the square
-        root of its slices: many slices of one patient say little more than a few.
+        root of its slices: many slices of one patient say little more than a few. The importance of
+        the cohorts then comes on top.
 
         Returns
         -------
@@ -167,6 +175,7 @@ class Samples:
             if rows.any():
                 share = _per_patient(patient, rows)
                 total = total * (1 - part) + part * share / share.sum()
+        total *= self.importance
         return np.asarray(total / total.sum())
 
 
@@ -350,6 +359,7 @@ def _labelled(pack: _Pack, found: Sequence[tuple[Cohort, Source]]) -> Samples:
         targets=targets,
         classes=classes,
         labels=tuple(rows[i] for i in pack.source),
+        importance=np.array([cohort.importance for cohort, _ in found], float)[pack.source],
     )
 
 

@@ -113,7 +113,7 @@ class ClassVectors(nn.Module):
         self.recipe = recipe
 
     def forward(self, embeddings: Tensor, targets: dict[str, Tensor]) -> Tensor:
-        """Mean loss over the heads that know something of the batch.
+        """Mean loss over all labels that are known of the batch.
 
         Parameters
         ----------
@@ -121,12 +121,12 @@ class ClassVectors(nn.Module):
         targets : dict of str to Tensor of int64, shape (n,)
             −1 where the class is unknown.
         """
-        losses = [
-            cosine_loss(embeddings, vectors, targets[head], self.recipe)
-            for head, vectors in zip(self.heads, self.vectors, strict=True)
-            if (targets[head] >= 0).any()
-        ]
-        return torch.stack(losses).mean() if losses else embeddings.sum() * 0
+        loss, known = embeddings.sum() * 0, 0
+        for head, vectors in zip(self.heads, self.vectors, strict=True):
+            if count := int((targets[head] >= 0).sum()):
+                loss = loss + count * cosine_loss(embeddings, vectors, targets[head], self.recipe)
+                known += count
+        return loss / max(known, 1)
 
 
 def cosine_loss(embeddings: Tensor, vectors: Tensor, target: Tensor, recipe: Recipe) -> Tensor:
@@ -328,7 +328,7 @@ def _groups(modules: Collection[nn.Module], recipe: Recipe) -> list[dict[str, An
 def _identity(samples: Samples, recipe: Recipe) -> str:
     """Digest of the recipe and of which slices with which targets are trained on."""
     digest = hashlib.sha256(json.dumps([asdict(recipe), samples.classes]).encode())
-    arrays = [samples.rows, samples.boxes, samples.outlined, *samples.targets.values()]
+    arrays = [samples.rows, samples.boxes, samples.outlined, samples.importance, *samples.targets.values()]
     digest.update(b"".join(np.asarray(array).tobytes() for array in arrays))
     digest.update("\0".join(samples.patients).encode())
     digest.update(samples.pixels[samples.rows[:: max(1, len(samples) // 64)]].tobytes())

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from indexer import readers
 from indexer.case_index import CaseIndex, Snapshot
 from indexer.catalog import Contents
-from indexer.encoder import Encoder
+from indexer.encoder import Encoder, look
 from indexer.errors import QueryError
 from indexer.ingest import input_hash
 from indexer.preprocess import Preprocessing, prepared, with_region
@@ -290,18 +290,19 @@ class Index:
     def _embed(self, state: _State, scans: Sequence[Scan], view: int) -> tuple[list[QueryScan], set[int]]:
         encoder, embedded, identical = self.encoder, [], set()
         for scan in scans:
-            ready = prepared(scan, Preprocessing(encoder.size))
+            ready = prepared(scan, Preprocessing.of(encoder))
             identical |= state.cases_with(self.case_index.catalog.scans_of(input_hash(ready)))
             rows = np.flatnonzero(ready.views == view)
             if not len(rows):
                 raise QueryError(scan.source, "the region is empty", "mark a part of the image")
+            vectors, weights = look(encoder, ready.pixels[rows], ready.boxes[rows], ready.weights[rows])
             embedded.append(
                 QueryScan(
                     source=str(scan.source),
                     sequence=scan.sequence,
                     positions=ready.positions[rows].astype(np.int64),
-                    weights=ready.weights[rows],
-                    embeddings=encoder.encode(ready.pixels[rows]),
+                    weights=weights,
+                    embeddings=vectors,
                 )
             )
         return embedded, identical

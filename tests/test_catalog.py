@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,17 @@ def catalog(tmp_path):
     catalog.close()
 
 
+def test_patients_of_the_training_are_known_as_long_as_they_are_filed(catalog):
+    seen = replace(scan(), in_sample=True)
+    catalog.put([entry("/a", seen), entry("/b", scan(case="c2", patient="p2"))], {})
+    assert catalog.contents().in_sample.tolist() == [True, False]
+    catalog.put([entry("/c", replace(seen, case_id="c3"))], {})
+    assert catalog.contents().in_sample.tolist() == [True, False, True]
+    catalog.remove_sources(["/a", "/c"])
+    catalog.put([entry("/a", scan())], {})
+    assert catalog.contents().in_sample.tolist() == [False, False]
+
+
 def test_what_is_put_comes_back(catalog):
     one, two = scan(), scan(case="c2", patient="p2", sequence=None, n=2, seed=1)
     catalog.put([entry("/a", one), entry("/b", two)], {"p1": {"who_grade": "3"}})
@@ -58,7 +70,8 @@ def test_what_is_put_comes_back(catalog):
     assert catalog.fingerprints() == {"/a": "f", "/b": "f"}
     found = catalog.embedded(["h1", "unknown"])
     assert found.keys() == {"h1"}
-    np.testing.assert_array_equal(found["h1"], two.embeddings)
+    for part, filed in zip(found["h1"], (two.embeddings, two.weights), strict=True):
+        np.testing.assert_array_equal(part, filed)
 
 
 def test_blocks_give_every_embedding_once_in_order(catalog):

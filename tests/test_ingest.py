@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from conftest import phantom, write_nifti
 
+from indexer import readers
 from indexer.case_index import CaseIndex
 from indexer.errors import CaseIndexError, EncoderError, LabelsError, ReadError
 from indexer.ingest import ingest, ingest_sources
 from indexer.labels import load_labels
+from indexer.preprocess import Preprocessing, prepared
 
 
 @pytest.fixture
@@ -309,3 +311,41 @@ def test_what_is_gone_from_the_disk_is_told(index, tiny, cohort):
     shutil.rmtree(root)
     report = ingest(index, [root], tiny, prune=True)
     assert (report.pruned, report.failed) == (3, [])
+
+
+def test_an_encoder_that_looks_is_told_the_regions_and_weighs_the_slices(tmp_path, looking):
+    volume = phantom(1, 4)
+    lesion = np.zeros(volume.shape, np.uint8)
+    lesion[3:9, 12:20, 4:6] = 1
+    write_nifti(tmp_path / "mri" / "P-01_t1ce.nii.gz", volume)
+    write_nifti(tmp_path / "mri" / "P-01_seg.nii.gz", lesion)
+    write_nifti(tmp_path / "mri" / "P-02_t1ce.nii.gz", phantom(2, 4))
+    with CaseIndex.create(tmp_path / "index", looking, keep_ids=True) as index:
+        ingest(index, [tmp_path / "mri"], looking)
+        contents = index.catalog.contents()
+        stored = index.catalog.embeddings(contents.slice_ids)
+        assert contents.in_sample.tolist() == [True, False]
+        (scan,) = readers.read(tmp_path / "mri" / "P-01_t1ce.nii.gz")
+        ready = prepared(scan, Preprocessing.of(looking))
+        mine = contents.scan_case[contents.slice_scan] == 0
+        found = looking.analyse(ready.pixels, ready.boxes)
+        np.testing.assert_array_equal(contents.slice_view[mine], ready.views)
+        np.testing.assert_array_equal(stored[mine], found.embeddings)
+        regions = ready.views == 1
+        assert regions.sum() == 2
+        whole = np.isin(ready.positions, ready.positions[regions]) & ~regions
+        np.testing.assert_array_equal(ready.pixels[regions], ready.pixels[whole])  # no crop, but a box
+        weights = np.where(regions, ready.weights, ready.weights * found.weights)
+        np.testing.assert_allclose(contents.slice_weight[mine], weights, rtol=1e-6)
+
+        # the same pixels under another name are not looked at again, and keep their weights
+        shutil.copy(tmp_path / "mri" / "P-02_t1ce.nii.gz", tmp_path / "mri" / "P-03_t1ce.nii.gz")
+        assert ingest(index, [tmp_path / "mri"], looking).embedded == 0
+        contents = index.catalog.contents()
+        case = contents.scan_case[contents.slice_scan]
+        np.testing.assert_array_equal(contents.slice_weight[case == 1], contents.slice_weight[case == 2])
+
+
+def test_another_way_of_preparing_is_another_index(tmp_path, tiny, looking, cohort):
+    with CaseIndex.create(tmp_path / "index", looking) as index:
+        assert index.manifest.preprocessing != Preprocessing.of(tiny).version

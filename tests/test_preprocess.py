@@ -314,6 +314,18 @@ def test_regions_add_crops_after_the_whole_slices() -> None:
     )
 
 
+def test_the_box_of_a_region_is_in_shares_of_the_image() -> None:
+    plane = np.zeros((100, 200))
+    plane[10:90, 20:180] = np.random.default_rng(0).uniform(50, 60, (80, 160))  # 80 × 160 are shown
+    region = np.zeros_like(plane, bool)
+    region[30:50, 60:100] = True
+    scan = stack(plane, region=stacked(region[None]))
+    ready = prepared(scan, Preprocessing(320, crops=False))
+    np.testing.assert_allclose(ready.boxes, [[np.nan] * 4, [0.25, 0.375, 0.5, 0.5]])
+    np.testing.assert_array_equal(ready.pixels[0], ready.pixels[1])
+    np.testing.assert_array_equal(ready.boxes, prepared(scan, Preprocessing(64)).boxes)
+
+
 def test_a_box_of_the_user_becomes_the_region_of_the_middle_slice() -> None:
     empty = np.zeros((40, 60), np.float32)
     shown = np.pad(head(), ((0, 0), (0, 20)))

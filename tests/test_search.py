@@ -11,9 +11,9 @@ from PIL import Image
 from indexer.case_index import CaseIndex
 from indexer.errors import EncoderError, QueryError, ReadError
 from indexer.ingest import ingest
-from indexer.preprocess import Preprocessing, prepared
+from indexer.preprocess import Preprocessing, prepared, with_region
 from indexer.readers import read
-from retrieval.search import Index
+from retrieval.search import Index, open_index
 
 
 @pytest.fixture
@@ -279,3 +279,22 @@ def test_values_of_labels_may_be_numbers(make, cohort, tmp_path):
     index = make(cohort(6))
     query = write_nifti(tmp_path / "new_t1ce.nii.gz", phantom(500, 4))
     assert len(index.query(query, where={"who_grade": 4}).hits) == 2
+
+
+def test_an_encoder_that_looks_takes_the_region_as_a_box(tmp_path, looking, cohort):
+    root = cohort(4)
+    with CaseIndex.create(tmp_path / "index", looking, keep_ids=True) as made:
+        ingest(made, [root], looking)
+    path = root / "P-02" / "P-02_t1ce.nii.gz"
+    with open_index(tmp_path / "index", looking) as index:
+        (scan,) = read(path)
+        boxed = with_region(scan, (8, 8, 16, 20), 5)
+        ready = prepared(boxed, Preprocessing.of(looking))
+        vector = looking.analyse(ready.pixels[-1:], ready.boxes[-1:]).embeddings
+        answer = index.query(path, region=(8, 8, 16, 20), region_slice=5)
+        contents = index.contents
+        stored = index.case_index.catalog.embeddings(contents.slice_ids)
+        case = contents.scan_case[contents.slice_scan]
+        for hit in answer.hits:
+            best = (stored[case == contents.case_ids.index(hit.case_id)] @ vector[0]).max()
+            assert hit.score == pytest.approx(min(best, 1), abs=1e-5)

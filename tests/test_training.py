@@ -72,6 +72,7 @@ def made(
         targets={"kind": np.array(target, np.int64)},
         classes={"kind": ("dark", "bright")},
         labels=tuple({"kind": "bright" if t > 0 else "dark"} if t >= 0 else {} for t in target),
+        importance=np.ones(n),
     )
 
 
