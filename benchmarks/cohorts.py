@@ -42,6 +42,7 @@ HELD_OUT = 0.2
 """Share of the training patients that settings may be chosen on."""
 
 RECIPE = Recipe(draws=3000)
+EVENLY = 24
 LESION_SLICES, OTHER_SLICES = 12, 4
 """At most so many slices of a stack are trained on, evenly spaced: neighbours say the same."""
 
@@ -130,6 +131,23 @@ def samples() -> Samples:
     )
 
 
+def volumes() -> Samples:
+    """Full volumes, most of them skull-stripped: nothing is learnt from them but that they exist."""
+    labels = load_labels(results.DATA / "volumes" / "participants.tsv")
+    cohort = Cohort(results.DATA / "volumes", labels, ("who_grade",), evenly, f"evenly {EVENLY}")
+    return load([cohort], network.INPUT, results.CACHE)
+
+
+def evenly(source: Source) -> list[Scan]:
+    """The scans of a source with evenly spaced slices only, and no outline."""
+    found = []
+    for scan in readers.read(source):
+        planes = np.moveaxis(scan.voxels, scan.axis, 0).any((1, 2))
+        part = (slice(None),) * scan.axis + (spaced(np.flatnonzero(planes), EVENLY),)
+        found.append(dataclasses.replace(scan, voxels=scan.voxels[part], region=None))
+    return found
+
+
 def without_fold(data: Samples, fold: str) -> Samples:
     """The samples of persons who are in no cohort's fold of this name."""
     inside = np.array([row.get("fold") == fold for row in data.labels], bool)
@@ -157,7 +175,9 @@ def trained(data: Samples, name: str, recipe: Recipe = RECIPE) -> TrainedEncoder
 
         checkpoint = path.with_suffix(".checkpoint")
         net = train(data, recipe, checkpoint=checkpoint, resume=True, finished=finished)
-        save(path, net, data, recipe, "cbir" if name == "final" else name)
+        also = volumes()
+        also = also.chosen(np.isin(also.patients, data.patients))
+        save(path, net, data, recipe, "cbir" if name == "final" else name, [also])
         checkpoint.unlink()
     return load_weights(path)
 

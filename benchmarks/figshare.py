@@ -1,133 +1,90 @@
 """Retrieval of tumours on the figshare slices: the official five folds, patients never split.
 
-For each fold a network is trained on the other four; its slices ask, and those of the other four
-answer. Settings are those of `indexer.training.Recipe`; none was chosen on a test fold.
+A fold's slices ask, and those of the other four answer, embedded by the network that was trained
+without that fold (:mod:`benchmarks.cohorts`). Settings were not chosen on a test fold.
 
-    python -m benchmarks.figshare --fold 1 --train   train the network of a fold, or go on with it
-    python -m benchmarks.figshare --train            all five, one after the other, and judge them
-    python -m benchmarks.figshare                    judge what is in the cache
-    python -m benchmarks.figshare --validate         try a recipe on patients of the training folds
+    python -m benchmarks.figshare
 """
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import functools
-import json
 import re
 import sys
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from torch import nn
 
-from benchmarks import results
-from indexer import network, readers
-from indexer.encoder import TrainedEncoder, load_weights
-from indexer.labels import load_labels
-from indexer.readers import Source
-from indexer.samples import Cohort, Samples, load, validation
-from indexer.scan import Scan, stacked
-from indexer.training import Epoch, Recipe, save, train
+from benchmarks import cohorts, results
+from indexer import network
+from indexer.encoder import TrainedEncoder
+from indexer.samples import Samples
 from retrieval.evaluation import Evaluation, evaluate, predicted_class_similarity, shuffled_labels
 
-ROOT = results.DATA / "figshare"
-CACHE = results.CACHE / "figshare"
-FOLDS = ("1", "2", "3", "4", "5")
 CUTS = (1, 5, 10, 20)
 FOUND = ("Cheng et al. 2016", 0.9468), ("Swati et al. 2019", 0.9613), ("Haroun et al. 2026", 0.9774)
 CANARIES = 5
-HELD_OUT = 0.2
-"""Share of the training patients that settings may be chosen on."""
-
-
-@functools.cache
-def borders() -> dict[str, list[list[float]]]:
-    """Each slice's tumour outline, x and y in pixels."""
-    found: dict[str, list[list[float]]] = json.loads((ROOT / "borders.json").read_text())
-    return found
-
-
-def outlined(source: Source) -> list[Scan]:
-    """The slice of a file, with the tumour as its region."""
-    (scan,) = readers.read(source)
-    columns, rows, _ = scan.voxels.shape
-    mask = Image.new("1", (columns, rows))
-    ImageDraw.Draw(mask).polygon([(x, y) for x, y in borders()[source.path.stem]], fill=1)
-    return [dataclasses.replace(scan, region=stacked(np.asarray(mask, bool)[None]))]
-
-
-def samples() -> Samples:
-    """All slices."""
-    cohort = Cohort(ROOT / "images", load_labels(ROOT / "slices.tsv"), ("tumour",), outlined, "borders 1")
-    return load([cohort], network.INPUT, results.CACHE)
-
-
-def weights(fold: str) -> Path:
-    """Where the network of a fold lies."""
-    return CACHE / f"fold-{fold}.safetensors"
-
-
-def trained(data: Samples, name: str, recipe: Recipe) -> TrainedEncoder:
-    """The network on some samples: from the cache, taken up where it stopped, or trained anew."""
-    path = CACHE / f"{name}.safetensors"
-    if not path.exists():
-        start = time.perf_counter()
-
-        def finished(epoch: Epoch, _: network.RetrievalNetwork) -> None:
-            minutes = (time.perf_counter() - start) / 60
-            losses = ", ".join(f"{n} {value:.3f}" for n, value in epoch.losses.items())
-            print(f"{name}: epoch {epoch.number}/{recipe.epochs}, {losses}, {minutes:.1f} min", flush=True)
-
-        checkpoint = path.with_suffix(".checkpoint")
-        net = train(data, recipe, checkpoint=checkpoint, resume=True, finished=finished)
-        save(path, net, data, recipe, f"figshare-{name}")
-        checkpoint.unlink()
-    return load_weights(path)
-
-
-# ---- judging -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Looks:
-    """Embeddings of all slices by one network.
+    """Embeddings of all slices by one network, each look for itself.
 
     Attributes
     ----------
+    whole : ndarray of float32, shape (n, dimension)
     outlined, proposed : ndarray of float32, shape (n, dimension)
-        With the region of the outline, and with the region that the network proposes.
+        Of the region of the outline, and of the region that the network proposes.
     boxes : ndarray of float32, shape (n, 4)
         The proposed regions.
     """
 
+    whole: NDArray[np.float32]
     outlined: NDArray[np.float32]
     proposed: NDArray[np.float32]
     boxes: NDArray[np.float32]
 
+    def fused(self, task: str) -> NDArray[np.float32]:
+        """What the encoder gives: the unit sum of the whole and a region, ``outlined`` or ``proposed``."""
+        return unit(self.whole + getattr(self, task))
 
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors of length 1."""
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+@torch.inference_mode()
 def looks(encoder: TrainedEncoder, data: Samples) -> Looks:
-    """Embed all slices, once for each network."""
-    path = CACHE / f"looks-{encoder.version}-{len(data)}.npz"
+    """Look at all slices, once for each network.
+
+    Raises
+    ------
+    SystemExit
+        If the parts do not add up to what the encoder gives.
+    """
+    path = cohorts.NETWORKS / f"looks-{encoder.version}.npz"
     if not path.exists():
-        batches = np.array_split(np.arange(len(data)), max(1, len(data) // 256))
-        pixels = [np.asarray(data.pixels[data.rows[rows]]) for rows in batches]
-        given = [
-            encoder.analyse(p, data.boxes[rows]).embeddings for p, rows in zip(pixels, batches, strict=True)
-        ]
-        own = [encoder.analyse(p) for p in pixels]
-        np.savez(
-            path,
-            outlined=np.concatenate(given),
-            proposed=np.concatenate([a.embeddings for a in own]),
-            boxes=np.concatenate([a.boxes for a in own]),
-        )
+        parts: list[tuple[NDArray[np.float32], ...]] = []
+        for rows in np.array_split(np.arange(len(data)), max(1, len(data) // 32)):
+            pixels = np.asarray(data.pixels[data.rows[rows]])
+            x = torch.from_numpy(pixels.astype(np.float32))[:, None].div_(127.5).sub_(1)
+            whole, logits = encoder.network(nn.functional.avg_pool2d(x, network.INPUT // network.VIEW))
+            boxes = network.proposed(logits.sigmoid().numpy())
+            regions = [
+                encoder.network(network.looked_at(x, network.frames(torch.from_numpy(where))))[0].numpy()
+                for where in (data.boxes[rows], boxes)
+            ]
+            parts.append((whole.numpy(), *regions, boxes))
+        seen = Looks(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        few = slice(0, 32)
+        given = encoder.analyse(np.asarray(data.pixels[data.rows[few]]), data.boxes[few]).embeddings
+        if not np.allclose(given, seen.fused("outlined")[few], atol=1e-3):
+            sys.exit("the looks do not add up to what the encoder gives")
+        np.savez(path, **vars(seen))
     with np.load(path) as held:
         return Looks(**held)
 
@@ -176,7 +133,7 @@ def judged(data: Samples, encoders: dict[str, TrainedEncoder]) -> dict[str, Any]
     table: dict[str, Any] = {"proposed region": {"mean IoU": float(iou.mean())}}
     table["proposed region"]["share of IoU above 0.5"] = float((iou > 0.5).mean())
     for task in ("outlined", "proposed"):
-        similarity = of_folds({name: getattr(look, task) for name, look in seen.items()}, fold)
+        similarity = of_folds({name: look.fused(task) for name, look in seen.items()}, fold)
         common: dict[str, Any] = {"label": "tumour", "ks": CUTS, "folds": fold.tolist()}
         whole = evaluate(similarity, tumour, data.patients.tolist(), queries=asks, **common)
         by_fold = {
@@ -186,20 +143,17 @@ def judged(data: Samples, encoders: dict[str, TrainedEncoder]) -> dict[str, Any]
             for name in encoders
         }
         by_class = predicted_class_similarity(similarity, tumour, data.patients.tolist(), folds=fold.tolist())
-        canary = (
-            [
-                evaluate(
-                    similarity,
-                    shuffled_labels(tumour, data.patients.tolist(), seed),
-                    data.patients.tolist(),
-                    folds=fold.tolist(),
-                    bootstrap=0,
-                ).figures["P@10"]["micro"]
-                for seed in range(CANARIES)
-            ]
-            if len(encoders) == len(FOLDS)
-            else []
-        )
+        canary = [
+            evaluate(
+                similarity,
+                shuffled_labels(tumour, data.patients.tolist(), seed),
+                data.patients.tolist(),
+                queries=asks,
+                folds=fold.tolist(),
+                bootstrap=0,
+            ).figures["P@10"]["micro"]
+            for seed in range(CANARIES)
+        ]
         table[task] = {
             **kept(whole),
             "folds": {
@@ -220,68 +174,45 @@ def judged(data: Samples, encoders: dict[str, TrainedEncoder]) -> dict[str, Any]
     return table
 
 
-def validate(data: Samples, recipe: Recipe, fold: str, name: str) -> None:
-    """Train on most patients of a fold's training part, and ask with the others."""
-    data = data.without("fold", fold)
-    held = np.isin(data.patients, list(validation(data.patients.tolist(), HELD_OUT)))
-    encoder = trained(data.chosen(~held), f"validation-{fold}-{name}", recipe)
-    seen = looks(encoder, data)
-    iou = overlap(seen.boxes, data.boxes)[held]
-    print(f"{held.sum()} slices ask; proposed region: IoU {iou.mean():.3f}, {np.mean(iou > 0.5):.3f} > 0.5")
-    tumour = [row["tumour"] for row in data.labels]
-    for task in ("outlined", "proposed"):
-        v = getattr(seen, task)
-        found = evaluate(
-            lambda rows, v=v: v[rows] @ v.T,  # type: ignore[misc]
-            tumour,
-            data.patients.tolist(),
-            ks=CUTS,
-            queries=held,
-            database=~held,
-        )
-        print(task, {m: str(f["micro"]) for m, f in found.figures.items()})
+def slices_and_networks() -> tuple[Samples, dict[str, TrainedEncoder]]:
+    """The figshare samples, and the networks of the folds.
+
+    Raises
+    ------
+    SystemExit
+        If none is trained, or one has seen a patient of its fold.
+    """
+    encoders = cohorts.fold_networks()
+    if not encoders:
+        sys.exit("nothing is trained yet: python -m benchmarks.cohorts")
+    whole = cohorts.samples()
+    data = whole.chosen(whole.targets["tumour"] >= 0)
+    fold = np.array([row["fold"] for row in data.labels])
+    for name, encoder in encoders.items():
+        if any(encoder.trained_on(patient) for patient in set(data.patients[fold == name].tolist())):
+            sys.exit(f"the network of fold {name} has seen a patient of that fold")
+    return data, encoders
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--fold", choices=FOLDS, help="only this fold")
-    parser.add_argument("--train", action="store_true", help="train what is not in the cache")
-    parser.add_argument("--validate", metavar="NAME", help="keep the try under this name")
-    parser.add_argument("--threads", type=int, help="processor cores to use")
-    defaults = dataclasses.asdict(Recipe())
-    for setting, value in defaults.items():
-        parser.add_argument(f"--{setting}", type=int if value is None else type(value), default=value)
-    arguments = vars(parser.parse_args())
-    recipe = Recipe(**{setting: arguments[setting] for setting in defaults})
-    if arguments["threads"]:
-        torch.set_num_threads(arguments["threads"])
-    data = samples()
-    if arguments["validate"]:
-        validate(data, recipe, arguments["fold"] or "1", arguments["validate"])
-        return
-    wanted = [arguments["fold"]] if arguments["fold"] else list(FOLDS)
-    encoders: dict[str, TrainedEncoder] = {}
-    for fold in wanted:
-        if weights(fold).exists() or arguments["train"]:
-            encoders[fold] = trained(data.without("fold", fold), f"fold-{fold}", recipe)
-    if not encoders:
-        sys.exit("nothing is trained yet: python -m benchmarks.figshare --train")
+    data, encoders = slices_and_networks()
     table = judged(data, encoders)
     for task in ("outlined", "proposed"):
         print(task, {m: f"{value:.4f}" for m, value in table[task]["mean of folds"].items()})
         print({f: {m: f"{v:.4f}" for m, v in values.items()} for f, values in table[task]["folds"].items()})
-    if set(encoders) == set(FOLDS):
-        path = results.save(
-            "figshare",
-            table,
-            data="figshare, official five folds",
-            encoder={name: encoder.version for name, encoder in encoders.items()},
-            recipe=encoders["1"].about["recipe"],
-            published=dict(FOUND),
-            bootstrap=1000,
-            seed=0,
-        )
-        print(Path(path).relative_to(results.ROOT))
+        print("by predicted class", table[task]["rank by predicted class"]["metrics"]["mAP"])
+    print(table["proposed region"])
+    path = results.save(
+        "figshare",
+        table,
+        data=f"figshare, official folds {', '.join(encoders)} of {len(cohorts.FOLDS)}",
+        encoder={name: encoder.version for name, encoder in encoders.items()},
+        recipe=next(iter(encoders.values())).about["recipe"],
+        published=dict(FOUND),
+        bootstrap=1000,
+        seed=0,
+    )
+    print(path.relative_to(results.ROOT))
 
 
 if __name__ == "__main__":

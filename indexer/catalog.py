@@ -7,6 +7,7 @@ that writes is one transaction, so a crash leaves the last whole one.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -81,6 +82,13 @@ labels = sa.Table(
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("value", sa.String, nullable=False),
 )
+# how far a scan is from what the encoder was trained on, where the encoder says
+strangeness = sa.Table(
+    "strangeness",
+    metadata,
+    sa.Column("scan", sa.ForeignKey("scans.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("value", sa.Float, nullable=False),
+)
 # patients that the encoder's weights have seen: a figure on them would be in-sample
 trained_on = sa.Table("trained_on", metadata, sa.Column("patient_id", sa.String, primary_key=True))
 roots = sa.Table(
@@ -124,6 +132,8 @@ class EmbeddedScan:
     embeddings : ndarray of float32, shape (n, dimension)
     in_sample : bool
         Whether the encoder was trained on this patient.
+    strangeness : float
+        See :mod:`indexer.strangeness`; NaN where the encoder cannot say.
     """
 
     case_id: str
@@ -139,6 +149,7 @@ class EmbeddedScan:
     weights: NDArray[np.float32]
     embeddings: NDArray[np.float32]
     in_sample: bool = False
+    strangeness: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -178,6 +189,8 @@ class Contents:
         For each scan the position of its case in `case_ids`.
     scan_sequence : list of str or None
     scan_source : list of str
+    scan_strangeness : ndarray of float32
+        NaN where it is unknown.
     slice_ids : ndarray of int64
         Ascending.
     slice_scan : ndarray of int64
@@ -194,6 +207,7 @@ class Contents:
     scan_case: NDArray[np.int64]
     scan_sequence: list[str | None]
     scan_source: list[str]
+    scan_strangeness: NDArray[np.float32]
     slice_ids: NDArray[np.int64]
     slice_scan: NDArray[np.int64]
     slice_position: NDArray[np.int64]
@@ -220,8 +234,8 @@ class Catalog:
             sa.event.listen(self.engine, "begin", _begin_sqlite)
 
     @classmethod
-    def at(cls, path: Path, dimension: int, *, create: bool = False) -> Catalog:
-        """The SQLite catalog in a file.
+    def at(cls, path: Path, dimension: int, *, create: bool = False, immutable: bool = False) -> Catalog:
+        """The SQLite catalog in a file; nothing beside it is written where nobody will change it.
 
         Raises
         ------
@@ -230,12 +244,13 @@ class Catalog:
         """
         if not create and not path.is_file():
             raise CaseIndexError(path, "the catalog is missing", "restore it from a backup, or index again")
-        if os.access(path.parent, os.W_OK):
+        writable = not immutable and os.access(path.parent, os.W_OK)
+        if writable:
             catalog = cls(f"sqlite:///{path}", dimension)
         else:  # WAL needs a writable folder; in a read-only one nobody writes either
             catalog = cls(f"sqlite:///file:{path}?immutable=1&uri=true", dimension)
         with catalog._transaction() as connection:
-            if create:
+            if create or (_later(connection) and writable):
                 metadata.create_all(connection)
             if connection.scalar(sa.select(meta.c.value).where(meta.c.key == "revision")) is None:
                 connection.execute(meta.insert().values(key="revision", value=0))
@@ -291,6 +306,13 @@ class Catalog:
             rows = [row for i, scan in zip(scan_ids, embedded, strict=True) for row in _slice_rows(i, scan)]
             if rows:
                 connection.execute(slices.insert(), rows)
+            strange = [
+                {"scan": i, "value": float(scan.strangeness)}
+                for i, scan in zip(scan_ids, embedded, strict=True)
+                if math.isfinite(scan.strangeness)
+            ]
+            if strange:
+                connection.execute(strangeness.insert(), strange)
             _set_trained_on(connection, {scan.patient_id: scan.in_sample for scan in embedded})
             if replaced:
                 _delete_empty_cases(connection)
@@ -390,8 +412,9 @@ class Catalog:
             label_rows = connection.execute(sa.select(labels)).all()
             seen = set(connection.scalars(sa.select(trained_on.c.patient_id)))
             scan_rows = connection.execute(
-                sa.select(scans.c.id, scans.c.case, scans.c.sequence, sources.c.path)
+                sa.select(scans.c.id, scans.c.case, scans.c.sequence, sources.c.path, strangeness.c.value)
                 .join(sources, sources.c.id == scans.c.source)
+                .join(strangeness, strangeness.c.scan == scans.c.id, isouter=True)
                 .order_by(scans.c.id)
             ).all()
             slice_rows = connection.execute(
@@ -415,6 +438,7 @@ class Catalog:
             scan_case=np.array([case_place[row.case] for row in scan_rows], np.int64),
             scan_sequence=[row.sequence for row in scan_rows],
             scan_source=[row.path for row in scan_rows],
+            scan_strangeness=np.array([row.value for row in scan_rows], np.float32),  # None becomes NaN
             slice_ids=np.array(columns[0], np.int64),
             slice_scan=np.searchsorted(scan_ids, np.array(columns[1], np.int64)),
             slice_position=np.array(columns[2], np.int64),
@@ -465,10 +489,51 @@ class Catalog:
             vectors = np.frombuffer(b"".join(row.embedding for row in rows), "<f4")
             yield np.array([row.id for row in rows], np.int64), vectors.reshape(len(rows), self.dimension)
 
-    def fingerprints(self) -> dict[str, str]:
-        """Path of every source to the fingerprint it was read with."""
+    def entries(self) -> list[Entry]:
+        """All sources with what they hold, as :meth:`put` takes them."""
         with self._transaction() as connection:
-            rows = connection.execute(sa.select(sources.c.path, sources.c.fingerprint))
+            seen = set(connection.scalars(sa.select(trained_on.c.patient_id)))
+            strange = {row.scan: row.value for row in connection.execute(sa.select(strangeness))}
+            source_rows = connection.execute(sa.select(sources).order_by(sources.c.id)).all()
+            scan_rows = connection.execute(
+                sa.select(scans, cases.c.case_id, cases.c.patient_id)
+                .join(cases, cases.c.id == scans.c.case)
+                .order_by(scans.c.source, scans.c.channel)
+            ).all()
+            slice_rows = connection.execute(sa.select(slices).order_by(slices.c.id)).all()
+        of_scan: dict[int, list[Any]] = {}
+        for row in slice_rows:
+            of_scan.setdefault(row.scan, []).append(row)
+        of_source: dict[int, list[EmbeddedScan]] = {}
+        for row in scan_rows:
+            held = of_scan.get(row.id, [])
+            vectors = np.frombuffer(b"".join(s.embedding for s in held), "<f4")
+            scan = EmbeddedScan(
+                case_id=row.case_id,
+                patient_id=row.patient_id,
+                series_id=row.series_id,
+                sequence=row.sequence,
+                modality=row.modality,
+                shape=tuple(row.shape),
+                spacing=None if row.spacing is None else tuple(row.spacing),
+                input_hash=row.input_hash,
+                positions=np.array([s.position for s in held], np.int64),
+                views=np.array([s.view for s in held], np.uint8),
+                weights=np.array([s.weight for s in held], np.float32),
+                embeddings=vectors.reshape(len(held), self.dimension),
+                in_sample=row.patient_id in seen,
+                strangeness=strange.get(row.id, math.nan),
+            )
+            of_source.setdefault(row.source, []).append(scan)
+        return [
+            Entry(row.path, row.fingerprint, row.record, of_source.get(row.id, [])) for row in source_rows
+        ]
+
+    def fingerprints(self, beginning: str = "") -> dict[str, str]:
+        """Path of every source, or of those that begin so, to the fingerprint it was read with."""
+        chosen = sa.func.substr(sources.c.path, 1, len(beginning)) == beginning
+        with self._transaction() as connection:
+            rows = connection.execute(sa.select(sources.c.path, sources.c.fingerprint).where(chosen))
             return {row.path: row.fingerprint for row in rows}
 
     def record(self, path: str) -> dict[str, Any] | None:
@@ -509,8 +574,11 @@ class Catalog:
 
     def embedded(
         self, input_hashes: Sequence[str]
-    ) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Embeddings and weights of the whole slices of network inputs that are filed already."""
+    ) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]]:
+        """What :func:`indexer.encoder.look` found in network inputs that are filed already, whole slices.
+
+        The strangeness is the scan's, for each of its slices.
+        """
         found = {}
         with self._transaction() as connection:
             held = sa.select(scans.c.input_hash, sa.func.min(scans.c.id))
@@ -523,7 +591,9 @@ class Catalog:
                 ).all()
                 vectors = np.frombuffer(b"".join(row.embedding for row in rows), "<f4")
                 weights = np.array([row.weight for row in rows], np.float32)
-                found[digest] = vectors.reshape(len(rows), self.dimension), weights
+                said = connection.scalar(sa.select(strangeness.c.value).where(strangeness.c.scan == scan))
+                strange = np.full(len(rows), math.nan if said is None else said, np.float32)
+                found[digest] = vectors.reshape(len(rows), self.dimension), weights, strange
         return found
 
     def scans_of(self, input_hash: str) -> list[int]:
@@ -576,6 +646,12 @@ class Catalog:
             lost = connection.scalar(orphans.where(slices.c.scan.not_in(sa.select(scans.c.id))))
             if lost:
                 yield "", f"{lost} slices belong to no scan"
+
+
+def _later(connection: sa.Connection) -> bool:
+    """Whether a catalog of an earlier version lacks tables that have come since."""
+    held = set(sa.inspect(connection).get_table_names())
+    return "cases" in held and not held >= set(metadata.tables)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from indexer.errors import EncoderError
 from indexer.files import written_whole
+from indexer.strangeness import Known
 
 if TYPE_CHECKING:
-    from indexer.network import RetrievalNetwork
+    from indexer.network import EfficientNetLite0, RetrievalNetwork
 
 GROUP = "cbir.encoders"
 """Entry point group: a name stands for a callable without arguments that returns an `Encoder`."""
@@ -36,7 +37,13 @@ SUFFIX = ".safetensors"
 FORMAT = "cbir encoder 1"
 """What a file of weights says it is."""
 
-DEFAULT = "imagenet"
+KNOWN = "known."
+"""Prefix of the tensors that are no weights."""
+
+DEFAULT = "cbir"
+"""The encoder of a new index."""
+
+SHIPPED = Path(__file__).parent / "weights" / "cbir.safetensors"
 BLOCK = 32
 """Images that go through the network at once: more are no faster and take more memory."""
 
@@ -85,12 +92,15 @@ class Analysis:
         Chance of a lesion in each cell of a grid over the slice.
     boxes : ndarray of float32, shape (n, 4)
         The region looked at: x0, y0, x1, y1 as shares of the side.
+    strangeness : ndarray of float32, shape (n,)
+        Distance from what the encoder was trained on, about 1 for its like; NaN where it cannot say.
     """
 
     embeddings: NDArray[np.float32]
     weights: NDArray[np.float32]
     maps: NDArray[np.float32]
     boxes: NDArray[np.float32]
+    strangeness: NDArray[np.float32]
 
 
 @runtime_checkable
@@ -98,10 +108,29 @@ class Analyser(Encoder, Protocol):
     """An encoder that also says where it looks."""
 
     def analyse(self, batch: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None) -> Analysis:
-        """Embeddings, weights, lesion maps and regions of grey images, shape (n, size, size).
+        """Embeddings, weights, lesion maps, regions and strangeness of grey images, shape (n, size, size).
 
         `boxes`, shape (n, 4), are regions that are known, as in `Analysis.boxes`; rows that are NaN
         are proposed by the encoder.
+        """
+        ...
+
+
+@runtime_checkable
+class Explainer(Encoder, Protocol):
+    """An encoder that also says where a similarity comes from."""
+
+    def explain(
+        self,
+        batch: NDArray[np.uint8],
+        directions: NDArray[np.float32],
+        boxes: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """What each cell of grey images, shape (n, size, size), adds to their cosine with unit vectors.
+
+        `directions`, shape (n, dimension), are embeddings of what the images are compared with; `boxes`
+        are as for an `Analyser`, and change nothing for an encoder that has no use for them. Returns
+        maps over the images, shape (n, h, w), of either sign.
         """
         ...
 
@@ -148,8 +177,44 @@ class NetworkEncoder:
 
 
 @dataclass
+class MeanEncoder(NetworkEncoder):
+    """The mean of a network's features over the plane; it is an :class:`Explainer`.
+
+    Attributes
+    ----------
+    network : EfficientNetLite0
+        Fused, in evaluation mode.
+    """
+
+    network: EfficientNetLite0 = field(repr=False)
+
+    def explain(
+        self,
+        batch: NDArray[np.uint8],
+        directions: NDArray[np.float32],
+        boxes: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Contributions of the feature map's cells, shape (n, size / 32, size / 32): see :class:`Explainer`.
+
+        Raises
+        ------
+        ValueError
+            If the batch or the directions have another shape or type.
+        """
+        from indexer import network
+
+        _check(self, batch, directions)
+        cells = self.size // network.STRIDE
+        maps = np.empty((len(batch), cells, cells), np.float32)
+        for start in range(0, len(batch), BLOCK):
+            rows = slice(start, start + BLOCK)
+            maps[rows] = network.explain_mean(self.network, batch[rows], directions[rows])
+        return maps
+
+
+@dataclass
 class TrainedEncoder:
-    """An encoder from a file of weights; it is an :class:`Analyser`.
+    """An encoder from a file of weights; it is an :class:`Analyser` and an :class:`Explainer`.
 
     Attributes
     ----------
@@ -161,6 +226,8 @@ class TrainedEncoder:
         What the file says of itself: ``labels``, ``recipe``, ….
     network : RetrievalNetwork
         Fused, in evaluation mode.
+    known : Known, optional
+        What it was trained on, to tell strange slices.
     """
 
     name: str
@@ -170,13 +237,14 @@ class TrainedEncoder:
     path: Path
     about: Mapping[str, Any] = field(repr=False)
     network: RetrievalNetwork = field(repr=False)
+    known: Known | None = field(repr=False, default=None)
 
     def encode(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Unit vectors of grey images; see :class:`NetworkEncoder`."""
         return self.analyse(batch).embeddings
 
     def analyse(self, batch: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None) -> Analysis:
-        """Embeddings, weights, lesion maps and regions of grey images.
+        """Embeddings, weights, lesion maps, regions and strangeness of grey images.
 
         Parameters
         ----------
@@ -191,18 +259,43 @@ class TrainedEncoder:
         """
         from indexer import network
 
-        _check(self, batch)
-        if boxes is not None and boxes.shape != (len(batch), 4):
-            raise ValueError(f"{self.name} takes one box an image, not {boxes.shape}")
+        _check(self, batch, boxes=boxes)
         cells = network.VIEW // network.CELL
-        shapes = ((self.dimension,), (), (cells, cells), (4,))
-        parts = [np.empty((len(batch), *shape), np.float32) for shape in shapes]
+        shapes = ((self.dimension,), (), (cells, cells), (4,), ())
+        parts = [np.full((len(batch), *shape), np.nan, np.float32) for shape in shapes]
         for start in range(0, len(batch), BLOCK):
             rows = slice(start, start + BLOCK)
-            found = network.analyse(self.network, batch[rows], None if boxes is None else boxes[rows])
-            for part, values in zip(parts, found, strict=True):
+            *found, statistics = network.analyse(
+                self.network, batch[rows], None if boxes is None else boxes[rows]
+            )
+            if self.known is not None:
+                found.append(self.known.strangeness(statistics))
+            for part, values in zip(parts, found, strict=False):
                 part[rows] = values
         return Analysis(*parts)
+
+    def explain(
+        self,
+        batch: NDArray[np.uint8],
+        directions: NDArray[np.float32],
+        boxes: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Contributions of the cells of the slice, shape (n, 40, 40): see :class:`Explainer`.
+
+        Raises
+        ------
+        ValueError
+            If the batch, the directions or the boxes have another shape or type.
+        """
+        from indexer import network
+
+        _check(self, batch, directions, boxes)
+        maps = np.empty((len(batch), network.GRID, network.GRID), np.float32)
+        for start in range(0, len(batch), BLOCK):
+            rows = slice(start, start + BLOCK)
+            known = None if boxes is None else boxes[rows]
+            maps[rows], _ = network.explain(self.network, batch[rows], directions[rows], known)
+        return maps
 
     def trained_on(self, patient_id: str) -> bool:
         """Whether the weights have seen a patient, by the id that the training's labels used."""
@@ -215,21 +308,23 @@ LEAST_WEIGHT = 0.02
 
 def look(
     encoder: Encoder, pixels: NDArray[np.uint8], boxes: NDArray[np.float32], weights: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Embeddings and weights of prepared images, by whatever the encoder can do.
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Embeddings, weights and strangeness of prepared images, by whatever the encoder can do.
 
     Parameters
     ----------
     encoder : Encoder
     pixels, boxes, weights
         As in :class:`indexer.preprocess.Prepared`. An :class:`Analyser` is told the boxes, and scales
-        the weights of slices without one by the chance that they show a lesion.
+        the weights of slices without one by the chance that they show a lesion; the strangeness that
+        another encoder cannot tell is NaN.
     """
     if not isinstance(encoder, Analyser):
-        return encoder.encode(pixels), weights
+        return encoder.encode(pixels), weights, np.full(len(pixels), np.nan, np.float32)
     found = encoder.analyse(pixels, boxes)
     lesion = np.maximum(found.weights, LEAST_WEIGHT)
-    return found.embeddings, np.where(np.isnan(boxes[:, 0]), weights * lesion, weights).astype(np.float32)
+    weights = np.where(np.isnan(boxes[:, 0]), weights * lesion, weights).astype(np.float32)
+    return found.embeddings, weights, found.strangeness
 
 
 def trained_on(encoder: Encoder, patient_id: str) -> bool:
@@ -238,10 +333,25 @@ def trained_on(encoder: Encoder, patient_id: str) -> bool:
     return said is not None and bool(said(patient_id))
 
 
-def _check(encoder: Encoder, batch: NDArray[np.uint8]) -> None:
+def _check(
+    encoder: Encoder,
+    batch: NDArray[np.uint8],
+    directions: NDArray[np.float32] | None = None,
+    boxes: NDArray[np.float32] | None = None,
+) -> None:
     if batch.dtype != np.uint8 or batch.ndim != 3 or batch.shape[1:] != (encoder.size, encoder.size):
         expected = f"uint8 (n, {encoder.size}, {encoder.size})"
         raise ValueError(f"{encoder.name} takes {expected}, not {batch.dtype} {batch.shape}")
+    if directions is not None and directions.shape != (len(batch), encoder.dimension):
+        raise ValueError(f"{encoder.name} takes one vector an image, not {directions.shape}")
+    if boxes is not None and boxes.shape != (len(batch), 4):
+        raise ValueError(f"{encoder.name} takes one box an image, not {boxes.shape}")
+
+
+@functools.cache
+def shipped() -> Encoder:
+    """The encoder that comes with cbir, trained on public brain tumours: see docs/model-card.md."""
+    return load_weights(SHIPPED)
 
 
 @functools.cache
@@ -256,7 +366,8 @@ def imagenet() -> Encoder:
     architecture = f"{network.ARCHITECTURE} {size}".encode()
     version = hashlib.sha256(weights + architecture).hexdigest()[:16]
     net = network.pretrained(weights).fused()
-    return NetworkEncoder(DEFAULT, network.FEATURES, version, size, functools.partial(network.embed, net))
+    embed = functools.partial(network.embed, net)
+    return MeanEncoder("imagenet", network.FEATURES, version, size, embed, net)
 
 
 def load_encoder(name: str = DEFAULT) -> Encoder:
@@ -307,6 +418,7 @@ def write_weights(
     labels: Mapping[str, Collection[str]],
     recipe: Mapping[str, Any],
     patients: Collection[str],
+    known: Known | None = None,
 ) -> None:
     """Write a trained network as an encoder.
 
@@ -327,6 +439,8 @@ def write_weights(
         Settings of the training.
     patients : collection of str
         Ids of the patients trained on; the file holds keyed hashes of them, with the key.
+    known : Known, optional
+        What it was trained on, to tell strange slices.
 
     Raises
     ------
@@ -345,6 +459,7 @@ def write_weights(
         tensors[parameter] = array.astype(np.float16) if array.ndim > 1 else array
     architecture = network.architecture(net)
     version = _version(tensors, architecture)
+    of_known = {f"{KNOWN}{part}": values for part, values in (vars(known) if known else {}).items()}
     key = hashlib.sha256(f"patients {version}".encode()).digest()[:16]  # a function of the weights: no chance
     about = {
         "architecture": architecture,
@@ -356,11 +471,12 @@ def write_weights(
         "recipe": dict(recipe),
         "key": key.hex(),
         "patients": sorted({_hash(key, patient) for patient in patients}),
+        "known": _version(of_known, KNOWN),
     }
     text = json.dumps(about, ensure_ascii=False, sort_keys=True)
     # one key alone: safetensors writes several in any order, and equal trainings should give equal files
     envelope = {"format": FORMAT, "about": text, "checksum": hashlib.sha256(text.encode()).hexdigest()}
-    content = save(tensors, {"cbir": json.dumps(envelope)})
+    content = save(tensors | of_known, {"cbir": json.dumps(envelope)})
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as aside:
         aside.write_bytes(content)
@@ -396,7 +512,9 @@ def load_weights(path: Path) -> TrainedEncoder:
     if hashlib.sha256(text.encode()).hexdigest() != envelope["checksum"]:
         raise EncoderError(path, "is damaged: its description does not have its checksum", remedy)
     about = json.loads(text)
-    if _version(tensors, about["architecture"]) != about["version"]:
+    of_known = {key: tensors.pop(key) for key in list(tensors) if key.startswith(KNOWN)}
+    checksums = _version(tensors, about["architecture"]), _version(of_known, KNOWN)
+    if checksums != (about["version"], about["known"]):
         raise EncoderError(path, "is damaged: its weights do not have their checksum", remedy)
 
     import torch
@@ -411,6 +529,7 @@ def load_weights(path: Path) -> TrainedEncoder:
         net.load_state_dict({key: torch.from_numpy(value).float() for key, value in tensors.items()})
     except RuntimeError as error:
         raise EncoderError(path, "does not hold the weights of its architecture", remedy) from error
+    parts = {key.removeprefix(KNOWN): part for key, part in of_known.items()}
     return TrainedEncoder(
         name=about["name"],
         dimension=about["dimension"],
@@ -419,6 +538,7 @@ def load_weights(path: Path) -> TrainedEncoder:
         path=path,
         about=about,
         network=net.fused(),
+        known=Known(**parts) if parts else None,
     )
 
 

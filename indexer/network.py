@@ -22,6 +22,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 FEATURES = 1280
+"""Channels of the feature map."""
+
+STRIDE = 32
+"""Pixels, along each side, that share one cell of the feature map."""
+
 STEM, LAST = 32, 320
 STAGES = (
     # blocks, kernel, stride, expansion, channels
@@ -63,6 +68,9 @@ SHARE = 0.5
 
 TOP = 4
 """Cells of the lesion map whose mean probability is the slice's weight."""
+
+GRID = 40
+"""Cells of an explanation along each side of the slice: as fine as those of the least region."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -228,7 +236,10 @@ class RetrievalNetwork(nn.Module):
         lesion : Tensor, shape (n, side / 8, side / 8)
             Logits of the chance that a cell shows a lesion.
         """
-        fine, middle, coarse = self.backbone.pyramid(x)
+        return self.heads(*self.backbone.pyramid(x))
+
+    def heads(self, fine: Tensor, middle: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` returns, from the backbone's pyramid."""
         top_down = self.lateral[2](coarse)
         for lateral, level in ((self.lateral[1], middle), (self.lateral[0], fine)):
             wider = nn.functional.interpolate(top_down, scale_factor=2.0, mode="bilinear")
@@ -309,7 +320,7 @@ def architecture(network: RetrievalNetwork) -> str:
 @torch.inference_mode()
 def analyse(
     network: RetrievalNetwork, images: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.float32], ...]:
     """Look at slices and at a region of each; the embedding is the unit sum of both looks.
 
     Parameters
@@ -330,9 +341,13 @@ def analyse(
         Chance of a lesion in each cell of the slice.
     boxes : ndarray of float32, shape (n, 4)
         The boxes that were looked at, without their context.
+    statistics : ndarray of float32, shape (n, 304)
+        Mean and deviation of each channel of the two finer levels of the pyramid, for
+        :mod:`indexer.strangeness`.
     """
-    x = torch.from_numpy(images.astype(np.float32, order="C"))[:, None].div_(127.5).sub_(1)
-    whole, logits = network(nn.functional.avg_pool2d(x, INPUT // VIEW))
+    x = _scaled(images)
+    levels = network.backbone.pyramid(nn.functional.avg_pool2d(x, INPUT // VIEW))
+    whole, logits = network.heads(*levels)
     maps = logits.sigmoid()
     where = proposed(maps.numpy())
     if boxes is not None:
@@ -340,7 +355,9 @@ def analyse(
     region, _ = network(looked_at(x, frames(torch.from_numpy(where))))
     embeddings = nn.functional.normalize(whole + region)
     weights = maps.flatten(1).topk(TOP).values.mean(1)
-    return embeddings.numpy(), weights.numpy(), maps.numpy(), where
+    planes = [level.flatten(2) for level in levels[:2]]
+    statistics = torch.cat([part for plane in planes for part in (plane.mean(2), plane.std(2))], 1)
+    return embeddings.numpy(), weights.numpy(), maps.numpy(), where, statistics.numpy()
 
 
 def proposed(maps: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -402,3 +419,124 @@ def looked_at(images: Tensor, theta: Tensor, side: int = VIEW, empty: float = -1
     """
     grid = nn.functional.affine_grid(theta, [len(images), 1, side, side], align_corners=False)
     return nn.functional.grid_sample(images - empty, grid, align_corners=False) + empty
+
+
+# ---- where a similarity comes from -----------------------------------------------------------------
+
+
+@torch.inference_mode()
+def explain(
+    network: RetrievalNetwork,
+    images: NDArray[np.uint8],
+    directions: NDArray[np.float32],
+    boxes: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """How much each cell of slices contributes to the cosine of their embeddings with other vectors.
+
+    With the attention and the lengths as they are, the embedding of :func:`analyse` is affine in the
+    features of each cell, so the cosine is a sum over the cells of both looks, and a rest that no
+    cell decides. This is class activation mapping (Zhou et al., CVPR 2016) with the other vector as
+    the class.
+
+    Parameters
+    ----------
+    network : RetrievalNetwork
+        In evaluation mode.
+    images : ndarray of uint8, shape (n, 320, 320)
+    directions : ndarray of float32, shape (n, dimension)
+        Unit vectors: embeddings of what the slices are compared with.
+    boxes : ndarray of float32, shape (n, 4), optional
+        As for :func:`analyse`.
+
+    Returns
+    -------
+    maps : ndarray of float32, shape (n, 40, 40)
+        Contributions, of either sign. What the region look sees is laid where the region is.
+    rests : ndarray of float32, shape (n,)
+        What the sum of the map lacks to the cosine: the same for every image but for the lengths.
+    """
+    where = analyse(network, images, boxes)[3]
+    x, towards = _scaled(images), torch.from_numpy(directions)
+    frame = frames(torch.from_numpy(where))
+    plane = torch.eye(2, 3).expand_as(frame)
+    views = nn.functional.avg_pool2d(x, INPUT // VIEW), looked_at(x, frame)
+    (whole, cells, rest), (region, finer, rest_finer) = (_shares(network, v, towards) for v in views)
+    length = (whole + region).norm(dim=1)
+    maps = (spread(cells, plane) + spread(finer, frame)) / length[:, None, None]
+    return maps.numpy(), ((rest + rest_finer) / length).numpy()
+
+
+def _shares(network: RetrievalNetwork, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings of one look; what each cell adds to their products with directions; the rest of these."""
+    levels = network.backbone.pyramid(x)
+    features = network.backbone.head(levels[-1])
+    embeddings, lesion = network.heads(*levels)
+    attention = nn.functional.max_pool2d(lesion.sigmoid(), 4) + 1e-3
+    attention = attention / attention.sum((1, 2), keepdim=True)
+    norm = network.norm
+    assert norm.running_mean is not None  # it would be for a layer without statistics of its own
+    assert norm.running_var is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    towards = (directions * scale @ network.projection.weight).reshape(-1, 2, FEATURES)
+    mean, attended = torch.einsum("nchw,npc->pnhw", features, towards)
+    pooled = torch.cat([features.mean((2, 3)), (features * attention[:, None]).sum((2, 3))], 1)
+    length = norm(network.projection(pooled)).norm(dim=1)
+    shares = mean / mean[0].numel() + attended * attention
+    rest = directions @ (norm.bias - norm.running_mean * scale)
+    return embeddings, shares / length[:, None, None], rest / length
+
+
+@torch.inference_mode()
+def explain_mean(
+    network: EfficientNetLite0, images: NDArray[np.uint8], directions: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """As :func:`explain`, for the mean over the plane alone: the maps sum up to the cosines.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, side / 32, side / 32)
+    """
+    features = network.features(_scaled(images))
+    mean = features.mean((2, 3))
+    shares = torch.einsum("nchw,nc->nhw", features, torch.from_numpy(directions)) / features[0, 0].numel()
+    maps: NDArray[np.float32] = (shares / mean.norm(dim=1)[:, None, None]).numpy()
+    return maps
+
+
+def spread(cells: Tensor, theta: Tensor, side: int = GRID) -> Tensor:
+    """Values of a view's cells, laid over the image that the view is of; their sum stays.
+
+    Parameters
+    ----------
+    cells : Tensor, shape (n, h, w)
+    theta : Tensor, shape (n, 2, 3)
+        Affine maps as of :func:`frames`.
+    side : int
+        Cells of the image along each side.
+
+    Returns
+    -------
+    Tensor, shape (n, side, side)
+        Each value is spread as a tent around the middle of its cell, which falls to nothing at the
+        middles of the next ones: so the image is as smooth as if one interpolated between the cells.
+        What lies beyond the image falls to its nearest cell.
+    """
+    edges = torch.arange(side + 1.0)
+    edges[0], edges[-1] = -torch.inf, torch.inf
+
+    def overlap(axis: int) -> Tensor:
+        """Shares of the view's columns (axis 0) or rows (1) in those of the image, (n, count, side)."""
+        count = cells.shape[2 - axis]
+        scale = theta[:, axis, axis, None, None] * side / count  # a cell of the view, in those of the image
+        middles = (torch.arange(count) + 0.5 - count / 2)[:, None] * scale
+        middles = middles + (theta[:, axis, 2, None, None] + 1) / 2 * side
+        u = ((edges - middles) / scale).clamp(-1, 1)
+        below = 0.5 + u - u * u.abs() / 2  # the tent's area up to u
+        return below.diff(dim=2)
+
+    return torch.einsum("nij,nia,njb->nab", cells, overlap(1), overlap(0))
+
+
+def _scaled(images: NDArray[np.uint8]) -> Tensor:
+    """Grey values as networks take them, shape (n, 1, side, side)."""
+    return torch.from_numpy(images.astype(np.float32, order="C"))[:, None].div_(127.5).sub_(1)

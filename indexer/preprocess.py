@@ -346,13 +346,19 @@ def squared(grey: NDArray[np.uint8], spacing: tuple[float, float], size: int) ->
     size : int
         Side of the square in pixels, which the image's longer side fills.
     """
-    height, width = grey.shape[0] * spacing[0], grey.shape[1] * spacing[1]
+    rows, columns = place = placed((grey.shape[0], grey.shape[1]), spacing, size)
+    square = np.zeros((size, size), np.uint8)
+    shape = columns.stop - columns.start, rows.stop - rows.start
+    square[place] = np.asarray(Image.fromarray(grey).resize(shape, Image.Resampling.BILINEAR))
+    return square
+
+
+def placed(shape: tuple[int, int], spacing: tuple[float, float], size: int) -> Box:
+    """Rows and columns of the square that :func:`squared` gives to an image of this shape."""
+    height, width = shape[0] * spacing[0], shape[1] * spacing[1]
     rows, columns = (max(1, round(length * size / max(height, width))) for length in (height, width))
     top, left = (size - rows) // 2, (size - columns) // 2
-    square = np.zeros((size, size), np.uint8)
-    resized = Image.fromarray(grey).resize((columns, rows), Image.Resampling.BILINEAR)
-    square[top : top + rows, left : left + columns] = np.asarray(resized)
-    return square
+    return slice(top, top + rows), slice(left, left + columns)
 
 
 def with_region(scan: Scan, box: tuple[int, int, int, int], position: int | None = None) -> Scan:

@@ -90,6 +90,8 @@ class Samples:
         For each head the labels its classes stand for.
     labels : tuple of dict
         For each sample all labels of its patient.
+    cohort : ndarray of int64, shape (n,)
+        Which cohort it is of.
     importance : ndarray of float64, shape (n,)
         That of its cohort.
     failed : tuple of (str, str)
@@ -105,6 +107,7 @@ class Samples:
     targets: dict[str, NDArray[np.int64]] = field(repr=False)
     classes: dict[str, tuple[str, ...]]
     labels: tuple[Mapping[str, str], ...] = field(repr=False)
+    cohort: NDArray[np.int64] = field(repr=False)
     importance: NDArray[np.float64] = field(repr=False)
     failed: tuple[tuple[str, str], ...] = ()
 
@@ -121,6 +124,7 @@ class Samples:
             patients=self.patients[keep],
             targets={head: target[keep] for head, target in self.targets.items()},
             labels=tuple(row for row, kept in zip(self.labels, keep, strict=True) if kept),
+            cohort=self.cohort[keep],
             importance=self.importance[keep],
         )
 
@@ -359,6 +363,7 @@ def _labelled(pack: _Pack, found: Sequence[tuple[Cohort, Source]]) -> Samples:
         targets=targets,
         classes=classes,
         labels=tuple(rows[i] for i in pack.source),
+        cohort=np.unique([str(cohort.root) for cohort, _ in found], return_inverse=True)[1][pack.source],
         importance=np.array([cohort.importance for cohort, _ in found], float)[pack.source],
     )
 

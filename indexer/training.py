@@ -27,12 +27,16 @@ from torch import Generator, Tensor, nn
 
 from indexer import network
 from indexer.augmentation import recoloured, region_frames, whole_frames
-from indexer.encoder import SUFFIX, TrainedEncoder, load_weights, write_weights
+from indexer.encoder import BLOCK, SUFFIX, TrainedEncoder, load_weights, write_weights
 from indexer.errors import CbirError, EncoderError
 from indexer.files import written_whole
 from indexer.network import CELL, VIEW, RetrievalNetwork, looked_at
 from indexer.samples import Cohort, Samples, load
 from indexer.samples import validation as chosen_patients
+from indexer.strangeness import Known
+
+TYPICAL = 1000
+"""Draws from each cohort that say what it looks like."""
 
 
 @dataclass(frozen=True)
@@ -504,7 +508,33 @@ def held_out_precision(
     return found
 
 
-def save(path: Path, net: RetrievalNetwork, samples: Samples, recipe: Recipe, name: str) -> None:
+def known(net: RetrievalNetwork, sets: Sequence[Samples], seed: int = 0) -> Known:
+    """What sets of slices look like to a network, some of each cohort, drawn as for the training."""
+    net.eval()
+    statistics: list[NDArray[np.float32]] = []
+    cohorts: list[int] = []
+    for samples in sets:
+        for cohort in np.unique(samples.cohort):
+            mine = np.flatnonzero(samples.cohort == cohort)
+            shares = torch.from_numpy(samples.shares()[mine])
+            drawn = torch.multinomial(shares, TYPICAL, replacement=True, generator=_generator(seed, -1))
+            rows = np.unique(mine[drawn.numpy()])
+            statistics += [
+                network.analyse(net, np.asarray(samples.pixels[samples.rows[part]]))[-1]
+                for part in np.array_split(rows, max(1, len(rows) // BLOCK))
+            ]
+            cohorts += [len(set(cohorts))] * len(rows)
+    return Known.of(np.concatenate(statistics), np.array(cohorts))
+
+
+def save(
+    path: Path,
+    net: RetrievalNetwork,
+    samples: Samples,
+    recipe: Recipe,
+    name: str,
+    also: Sequence[Samples] = (),
+) -> None:
     """Write a trained network as an encoder that :func:`indexer.encoder.load_encoder` takes.
 
     Parameters
@@ -517,10 +547,13 @@ def save(path: Path, net: RetrievalNetwork, samples: Samples, recipe: Recipe, na
     recipe : Recipe
     name : str
         Of the encoder, as an index states it.
+    also : sequence of Samples
+        What it was not trained on, and need not call strange.
     """
     write_weights(
         path,
         net,
+        known=known(net, [samples, *also], recipe.seed),
         name=name,
         labels={head: list(names) for head, names in samples.classes.items()},
         recipe=asdict(recipe),

@@ -159,7 +159,7 @@ class Vectors:
         q = np.ascontiguousarray(q, np.float32)
         if q.ndim != 2 or q.shape[1] != self._index.d or k < 1:
             raise ValueError(f"expected k >= 1 and shape (n, {self._index.d}), got k = {k}, {q.shape}")
-        kept = self._ids if keep is None else np.intersect1d(self._ids, keep)
+        kept = self._ids if keep is None else self._ids[np.isin(self._ids, keep)]
         n, whole = len(self), len(kept) == len(self)
         if self.partition is None and whole:
             scores, ids = self._index.search(q, k)

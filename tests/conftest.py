@@ -69,7 +69,8 @@ class TinyAnalyser(TinyEncoder):
             inside = np.s_[box[1] : box[3], box[0] : box[2]]
             part[inside] = image[inside]
         weights = (blocks.max(1) / 255).astype(np.float32)
-        return Analysis(self.encode(seen), weights, blocks.reshape(-1, 4, 4).astype(np.float32), where)
+        maps = blocks.reshape(-1, 4, 4).astype(np.float32)
+        return Analysis(self.encode(seen), weights, maps, where, np.ones(len(batch), np.float32))
 
     def trained_on(self, patient_id: str) -> bool:
         return patient_id == "P-01"

@@ -52,6 +52,14 @@ def test_patients_of_the_training_are_known_as_long_as_they_are_filed(catalog):
     assert catalog.contents().in_sample.tolist() == [False, False]
 
 
+def test_strangeness_is_kept_where_it_is_known(catalog):
+    catalog.put([entry("/a", replace(scan(), strangeness=1.5), scan(seed=1))], {})
+    np.testing.assert_array_equal(catalog.contents().scan_strangeness, np.array([1.5, np.nan], np.float32))
+    np.testing.assert_array_equal(catalog.embedded(["h0"])["h0"][2], [1.5] * 3)
+    catalog.put([entry("/a", scan())], {})
+    np.testing.assert_array_equal(catalog.contents().scan_strangeness, [np.nan])
+
+
 def test_what_is_put_comes_back(catalog):
     one, two = scan(), scan(case="c2", patient="p2", sequence=None, n=2, seed=1)
     catalog.put([entry("/a", one), entry("/b", two)], {"p1": {"who_grade": "3"}})
@@ -70,7 +78,7 @@ def test_what_is_put_comes_back(catalog):
     assert catalog.fingerprints() == {"/a": "f", "/b": "f"}
     found = catalog.embedded(["h1", "unknown"])
     assert found.keys() == {"h1"}
-    for part, filed in zip(found["h1"], (two.embeddings, two.weights), strict=True):
+    for part, filed in zip(found["h1"], (two.embeddings, two.weights, [np.nan] * 2), strict=True):
         np.testing.assert_array_equal(part, filed)
 
 
@@ -167,3 +175,14 @@ def test_no_catalog_or_something_else_is_one_line(tmp_path):
     Path(tmp_path / "catalog.sqlite").write_text("not a database" * 100)
     with pytest.raises(CaseIndexError, match="cannot be used"):
         Catalog.at(tmp_path / "catalog.sqlite", 4)
+
+
+def test_a_catalog_of_an_earlier_version_gets_the_tables_it_lacks(catalog, tmp_path):
+    catalog.put([entry("/a", scan())], {})
+    catalog.close()
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as earlier:
+        earlier.execute("DROP TABLE strangeness")
+        earlier.execute("DROP TABLE trained_on")
+    again = Catalog.at(tmp_path / "catalog.sqlite", 4)
+    assert again.contents().case_ids == ["c1"]
+    again.close()

@@ -170,7 +170,7 @@ def test_a_view_is_the_part_of_the_image() -> None:
 def test_the_embedding_is_the_sum_of_both_looks(net: RetrievalNetwork) -> None:
     images = slices(2)
     boxes = np.array([[0.25, 0.25, 0.5, 0.5]] * 2, np.float32)
-    embeddings, weights, maps, looked = network.analyse(net, images, boxes)
+    embeddings, weights, maps, looked, _ = network.analyse(net, images, boxes)
     np.testing.assert_array_equal(looked, boxes)
     x = torch.from_numpy(images / np.float32(127.5) - 1)[:, None]
     with torch.inference_mode():
@@ -187,11 +187,11 @@ def test_the_embedding_is_the_sum_of_both_looks(net: RetrievalNetwork) -> None:
 
 def test_a_region_that_is_not_given_is_proposed(net: RetrievalNetwork) -> None:
     images = slices(3)
-    own, _, maps, boxes = network.analyse(net, images)
+    own, _, maps, boxes, _ = network.analyse(net, images)
     np.testing.assert_array_equal(boxes, network.proposed(maps))
     mixed = np.full((3, 4), np.nan, np.float32)
     mixed[1] = [0, 0, 0.3, 0.2]
-    embeddings, _, _, looked = network.analyse(net, images, mixed)
+    embeddings, _, _, looked, _ = network.analyse(net, images, mixed)
     np.testing.assert_array_equal(looked[[0, 2]], boxes[[0, 2]])
     np.testing.assert_allclose(embeddings[[0, 2]], own[[0, 2]], atol=1e-5)
     assert math.isclose(float(looked[1, 2]), 0.3, abs_tol=1e-6)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from benchmarks import figshare
+from benchmarks import cohorts, figshare
 from indexer import augmentation, network, readers, training
 from indexer import samples as training_set
 from indexer.encoder import Analyser, Encoder, load_encoder
@@ -72,6 +72,7 @@ def made(
         targets={"kind": np.array(target, np.int64)},
         classes={"kind": ("dark", "bright")},
         labels=tuple({"kind": "bright" if t > 0 else "dark"} if t >= 0 else {} for t in target),
+        cohort=np.zeros(n, np.int64),
         importance=np.ones(n),
     )
 
@@ -469,12 +470,15 @@ def test_the_file_is_an_encoder(written: Path, few: Samples, whole_run: Retrieva
     vectors = encoder.encode(few.pixels)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    _, weights, maps, _ = network.analyse(whole_run, few.pixels)
+    _, weights, maps, *_ = network.analyse(whole_run, few.pixels)
     found = encoder.analyse(few.pixels)
     np.testing.assert_array_equal(found.embeddings, vectors)
     assert (found.weights.shape, found.maps.shape, found.boxes.shape) == ((8,), (8, 20, 20), (8, 4))
     assert np.abs(found.weights - weights).max() < 0.01  # kernels in half precision
     assert np.abs(found.maps - maps).max() < 0.02
+    statistics = network.analyse(encoder.network, few.pixels)[-1]
+    np.testing.assert_allclose(found.strangeness, encoder.known.strangeness(statistics), rtol=1e-4)
+    assert (found.strangeness < encoder.analyse(255 - few.pixels).strangeness).all()
     known = few.boxes
     assert (encoder.analyse(few.pixels, known).boxes == known).all()
     half = encoder.analyse(few.pixels, known).embeddings * network.analyse(whole_run, few.pixels, known)[0]
@@ -644,10 +648,10 @@ def test_figshare_outlines_lie_on_their_slices(real: Path) -> None:
     folder = real / "figshare"
     found = readers.discover(folder / "images", load_labels(folder / "slices.tsv"))
     for source in found.sources[::700]:
-        (scan,) = figshare.outlined(source)
+        (scan,) = cohorts.outlined(source)
         region = scan.slice(0).region
         assert region is not None
-        x, y = np.array(figshare.borders()[source.path.stem]).T
+        x, y = np.array(cohorts.borders()[source.path.stem]).T
         rows, columns = (np.flatnonzero(region.any(axis)) for axis in (1, 0))
         np.testing.assert_allclose([columns[0], columns[-1]], [x.min(), x.max()], atol=1)
         np.testing.assert_allclose([rows[0], rows[-1]], [y.min(), y.max()], atol=1)
