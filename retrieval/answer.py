@@ -80,13 +80,18 @@ class Evidence:
     prior : dict
         Value to its share among the patients of the index.
     set : list of str
-        Smallest set of values that holds 90 % of the probability.
+        Calibrated, the values that hold the true one in 90 % of new patients, may be none: then no
+        value looks as its patients usually do. Else the smallest set with 90 % of the probability.
     abstain : bool
-        True when the neighbours say nothing.
+        True when the neighbours say nothing; the probabilities are then the prior.
     neighbours : int
         Patients that voted.
     calibrated : bool
-        Whether the probabilities were calibrated on unseen patients.
+        Whether probabilities and set were calibrated (see :mod:`retrieval.calibration`).
+    calibrated_on : int
+        Known patients it was calibrated on.
+    reason : str, optional
+        Why it abstains, where that is not for want of labelled neighbours.
     """
 
     probabilities: dict[str, float]
@@ -95,17 +100,32 @@ class Evidence:
     abstain: bool
     neighbours: int
     calibrated: bool = False
+    calibrated_on: int = 0
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Ranked cases for one query, with evidence and what the user should know."""
+    """Ranked cases for one query, with evidence and what the user should know.
+
+    Attributes
+    ----------
+    query : Query
+    hits : list of Hit
+    evidence : dict of str to Evidence
+        By label column.
+    notes : list of str
+    notice : str
+    familiar : bool, optional
+        Whether the index knows anything like the query; None where it cannot tell.
+    """
 
     query: Query
     hits: list[Hit]
     evidence: dict[str, Evidence]
     notes: list[str] = field(default_factory=list)
     notice: str = NOTICE
+    familiar: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of ``cbir query --json`` (schema 1)."""

@@ -23,6 +23,7 @@ SMALL = 5000
 class _Sequence:
     """The slices of one sequence, grouped by item."""
 
+    name: str | None
     embeddings: NDArray[np.float32]
     weights: NDArray[np.float32]
     items: NDArray[np.int64]  # that have the sequence, ascending
@@ -49,11 +50,14 @@ class CrossMatch:
     names, patients : list of str
         One entry an item.
     labels : list of dict
+    in_sample : ndarray of bool, shape (n,)
+        Whether the encoder was trained on the item's patient.
     """
 
     names: list[str]
     patients: list[str]
     labels: list[dict[str, str]]
+    in_sample: NDArray[np.bool_] = field(repr=False)
     sequences: Sequence[_Sequence] = field(repr=False)
 
     @classmethod
@@ -72,6 +76,7 @@ class CrossMatch:
             items, starts = np.unique(item[order], return_index=True)
             sequences.append(
                 _Sequence(
+                    name=sequence,
                     embeddings=vectors.gather(contents.slice_ids[rows[order]]),
                     weights=contents.slice_weight[rows[order]],
                     items=items,
@@ -82,6 +87,7 @@ class CrossMatch:
             names=list(names),
             patients=[contents.patient_ids[c] for c in cases],
             labels=[contents.labels[c] for c in cases],
+            in_sample=contents.in_sample[cases],
             sequences=sequences,
         )
 
@@ -110,6 +116,9 @@ class CrossMatch:
     ) -> tuple[Evaluation, Evaluation]:
         """The protocol on the index's own labelled items.
 
+        Patients whom the encoder was trained on answer and do not ask, as long as there are others
+        with the label; else the figures are in-sample, which :meth:`asked_in_sample` tells.
+
         Parameters
         ----------
         label, folds : str
@@ -130,6 +139,8 @@ class CrossMatch:
         """
         labels = self.column(label)
         fold = None if folds is None else self.column(folds)
+        fresh = ~self.in_sample & [bool(value) for value in labels]
+        asks = fresh if fresh.any() else None
         by_class = predicted_class_similarity(self.similarities, labels, self.patients, folds=fold)
         ranking, baseline = (
             evaluate(
@@ -141,10 +152,15 @@ class CrossMatch:
                 folds=fold,
                 bootstrap=bootstrap,
                 seed=seed,
+                queries=asks,
             )
             for similarity in (self.similarities, by_class)
         )
         return ranking, baseline
+
+    def asked_in_sample(self, queries: NDArray[np.int64]) -> int:
+        """How many patients of some items the encoder was trained on."""
+        return len({self.patients[q] for q in queries if self.in_sample[q]})
 
     @cached_property
     def similarities(self) -> Similarity:

@@ -19,8 +19,8 @@ NEIGHBOURS = 15
 """Patients that vote."""
 FEW = 12
 """A column with more distinct values is no class label."""
-PROTOCOL_COLUMNS = {"fold", "split"}
-"""Columns that organise an evaluation and say nothing of a patient."""
+PROTOCOL_COLUMNS = {"fold", "split", "collection"}
+"""Columns that say how an evaluation is organised or where a case is from, and nothing of a patient."""
 MASS = 0.9
 """Probability that the set of values holds."""
 

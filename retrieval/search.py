@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers
+from indexer import readers, reference
 from indexer.case_index import CaseIndex, Snapshot
 from indexer.catalog import Contents
 from indexer.encoder import Encoder, look
-from indexer.errors import QueryError
+from indexer.errors import QueryError, ReadError
 from indexer.ingest import input_hash
 from indexer.preprocess import Preprocessing, prepared, with_region
 from indexer.scan import Scan
+from indexer.strangeness import LIMIT
 from indexer.vectors import EXACT_BELOW
 from retrieval.answer import Answer, Evidence, Hit, Query
+from retrieval.calibration import SIMILARITY, TYPICALITY, Calibration, familiarity
 from retrieval.evidence import class_columns, vote
 from retrieval.ranking import Matches, fuse, late_interaction
 
@@ -29,6 +31,7 @@ SHORTLIST = 100
 DEPTH = 64
 """Slices that the approximate search fetches for each query slice."""
 WHOLE, REGION = 0, 1
+STRANGE = "nothing similar here: this scan is unlike almost every one that is known"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class QueryScan:
     positions : ndarray of int64, shape (n,)
     weights : ndarray of float32, shape (n,)
     embeddings : ndarray of float32, shape (n, dimension)
+    strangeness : float
+        Distance from what the encoder was trained on; NaN where it cannot say.
     """
 
     source: str
@@ -49,6 +54,7 @@ class QueryScan:
     positions: NDArray[np.int64]
     weights: NDArray[np.float32]
     embeddings: NDArray[np.float32]
+    strangeness: float
 
 
 class Index:
@@ -65,7 +71,7 @@ class Index:
     def refresh(self) -> None:
         """Take up what has been committed since."""
         snapshot = self.case_index.snapshot()
-        self._state = _State(snapshot)
+        self._state = _State(snapshot, Calibration.load(self.case_index))
 
     def close(self) -> None:
         """Release the files."""
@@ -274,12 +280,44 @@ class Index:
             If the file is gone or cannot be read.
         """
         path = Path(source)
+        if reference.is_reference(str(path)):
+            raise ReadError(path, "a reference case comes without pictures: see its collection and id")
         record = self.case_index.catalog.record(str(path))
         if record is not None:
             return readers.read(readers.Source.from_record(path, record))
         # a series that shares its folder with others has a name of its own
         scans = readers.read(path if path.exists() else path.parent)
         return [replace(scan, region=None) for scan in scans if path.exists() or scan.source == path]
+
+    def vector(self, hit: Hit, view: int = WHOLE) -> tuple[NDArray[np.float32], int] | None:
+        """The embedding of a hit's slice, with its view.
+
+        Parameters
+        ----------
+        hit : Hit
+        view : int
+            `WHOLE` or `REGION`; the former takes its place where the slice has no outlined region.
+
+        Returns
+        -------
+        embedding : ndarray of float32, shape (dimension,)
+        view : int
+            Or nothing, if the slice is not in the index any more.
+        """
+        state = self._state
+        contents = state.contents
+        scans = [
+            scan
+            for scan, held in enumerate(zip(contents.scan_source, contents.scan_sequence, strict=True))
+            if held == (hit.source, hit.sequence)
+        ]
+        rows = np.flatnonzero(np.isin(contents.slice_scan, scans) & (contents.slice_position == hit.slice))
+        views = contents.slice_view[rows]
+        for wanted in dict.fromkeys((view, WHOLE)):
+            if (views == wanted).any():
+                row = rows[views == wanted][:1]
+                return state.vectors.gather(contents.slice_ids[row])[0], wanted
+        return None
 
     def has_patient(self, patient: str) -> bool:
         """Whether a patient is in the index, by the id in the files or in the index."""
@@ -295,7 +333,9 @@ class Index:
             rows = np.flatnonzero(ready.views == view)
             if not len(rows):
                 raise QueryError(scan.source, "the region is empty", "mark a part of the image")
-            vectors, weights = look(encoder, ready.pixels[rows], ready.boxes[rows], ready.weights[rows])
+            vectors, weights, strange = look(
+                encoder, ready.pixels[rows], ready.boxes[rows], ready.weights[rows]
+            )
             embedded.append(
                 QueryScan(
                     source=str(scan.source),
@@ -303,6 +343,7 @@ class Index:
                     positions=ready.positions[rows].astype(np.int64),
                     weights=weights,
                     embeddings=vectors,
+                    strangeness=float(np.average(strange, weights=weights)),
                 )
             )
         return embedded, identical
@@ -365,15 +406,21 @@ class Index:
                 )
             )
         if where:  # a filter on one label would make the vote on it a foregone conclusion
-            cases, scores, _ = state.rank(embedded, view, eligible, SHORTLIST, [])
-        return Answer(asked, hits, _evidence(contents, cases, scores, silent | excluded), notes)
+            cases, scores, pairs = state.rank(embedded, view, eligible, SHORTLIST, [])
+        silent = silent | excluded
+        strange = state.strange(embedded, pairs.matches, silent, view)
+        if strange:
+            notes.append(STRANGE)
+        evidence = _evidence(state, cases, scores, silent, len(embedded), view, strange=bool(strange))
+        return Answer(asked, hits, evidence, notes, familiar=None if strange is None else not strange)
 
 
 class _State:
     """A snapshot with what every query needs of it worked out once."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, calibration: Calibration | None = None) -> None:
         self.contents, self.vectors = snapshot.contents, snapshot.vectors
+        self.calibration = calibration
         contents = self.contents
         self.slice_case = contents.scan_case[contents.slice_scan]
         names = {name: n for n, name in enumerate(dict.fromkeys(contents.scan_sequence))}
@@ -402,6 +449,7 @@ class _State:
                     positions=contents.slice_position[rows],
                     weights=contents.slice_weight[rows],
                     embeddings=self.vectors.gather(contents.slice_ids[rows]),
+                    strangeness=float(contents.scan_strangeness[scan]),
                 )
             )
         return scans
@@ -450,6 +498,33 @@ class _State:
             rows.append(row)
         cases, scores, best = fuse(matches)
         return cases, scores, _Pairs(queries, matches, rows, cases, best)
+
+    def strange(
+        self, queries: Sequence[QueryScan], matches: Sequence[Matches], silent: set[str], view: int
+    ) -> bool | None:
+        """Whether a query is unlike what the index knows; None where nothing can tell.
+
+        What the index has learnt of its own patients decides; where it has learnt nothing, what the
+        encoder was trained on.
+        """
+        typical = [(q.sequence, -q.strangeness) for q in queries]
+        near = [(q.sequence, self.nearest(m, silent)) for q, m in zip(queries, matches, strict=True)]
+        signals = {SIMILARITY: near, TYPICALITY: typical}
+        learnt = self.calibration
+        found = learnt.strange(signals, region=view == REGION) if learnt else None
+        if learnt and learnt.tells(TYPICALITY):
+            return found
+        values = [value for _, value in typical if not np.isnan(value)]
+        foreign = bool(np.mean(values) < -LIMIT) if values else None
+        return found if foreign is None else bool(found) or foreign
+
+    def nearest(self, matches: Matches, silent: set[str]) -> float:
+        """The familiarity of a query's scan, without some patients."""
+        patients = self.contents.patient_ids
+        places = np.argsort(-matches.scores, kind="stable")
+        ranked = [patients[case] for case in matches.cases[places]]
+        voters = [place for place in _first_of_each(ranked) if ranked[place] not in silent]
+        return familiarity(matches.scores[places][voters])
 
     def _propose(self, query: QueryScan, pool: NDArray[np.bool_], depth: int) -> NDArray[np.int64]:
         keep = None if pool.all() else self.contents.slice_ids[pool]
@@ -511,19 +586,56 @@ def open_index(folder: str | os.PathLike[str], encoder: Encoder | None = None) -
     return Index(CaseIndex.open(Path(folder)), encoder)
 
 
+def open_reference(encoder: Encoder | None = None) -> Index:
+    """Open the reference cases that come with cbir (see :mod:`indexer.reference`) for questions.
+
+    Parameters
+    ----------
+    encoder : Encoder, optional
+        Instead of the installed one that made them; it must be the same.
+
+    Returns
+    -------
+    Index
+
+    Raises
+    ------
+    CaseIndexError
+        If there are none, or they are damaged.
+    EncoderError
+        If the encoder that made them is not installed.
+    """
+    cases = reference.opened()
+    encoder = encoder or cases.load_encoder()
+    reference.require(encoder)
+    return Index(cases, encoder)
+
+
 def _evidence(
-    contents: Contents, cases: NDArray[np.int64], scores: NDArray[np.float32], silent: set[str]
+    state: _State,
+    cases: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    silent: set[str],
+    scans: int,
+    view: int,
+    *,
+    strange: bool,
 ) -> dict[str, Evidence]:
+    contents, learnt = state.contents, state.calibration
     by_patient = dict(zip(contents.patient_ids, contents.labels, strict=True))
     table = [row for patient, row in by_patient.items() if patient not in silent]
     patients = [contents.patient_ids[c] for c in cases]
     voters = [place for place in _first_of_each(patients) if patients[place] not in silent]
+    if strange:  # whoever is nearest is not like the query: the prior is all there is to say
+        voters = []
     evidence = {}
     for name in class_columns(table):
         counts = Counter(row[name] for row in table if name in row)
         prior = {value: n / counts.total() for value, n in sorted(counts.items())}
         values = [contents.labels[cases[place]].get(name) for place in voters]
-        evidence[name] = vote(scores[voters], values, prior)
+        said = vote(scores[voters], values, prior)
+        fit = learnt.fit(name, scans, region=view == REGION) if learnt else None
+        evidence[name] = replace(said, reason=STRANGE) if strange else fit(said) if fit else said
     return evidence
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -46,3 +48,15 @@ def test_scans_of_different_sequences_cannot_be_compared(index):
 def test_an_unknown_column_names_the_known_ones(index):
     with pytest.raises(QueryError, match="the index has: who_grade"):
         CrossMatch.of(index.snapshot()).evaluate("grade")
+
+
+def test_patients_of_the_training_answer_and_do_not_ask(index):
+    items = CrossMatch.of(index.snapshot())
+    assert items.asked_in_sample(np.arange(7)) == 0
+    seen = np.array([name in ("P-01", "P-04", "P-05") for name in items.names])
+    ranking, _ = replace(items, in_sample=seen).evaluate("who_grade", bootstrap=0)
+    assert {items.names[q] for q in ranking.queries} == {"P-00", "P-02", "P-03", "P-06"}
+    assert ranking.items == 7
+    every = replace(items, in_sample=np.ones(7, bool))
+    ranking, _ = every.evaluate("who_grade", bootstrap=0)
+    assert len(ranking.queries) == every.asked_in_sample(ranking.queries) == 7

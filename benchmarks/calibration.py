@@ -1,0 +1,279 @@
+"""Are the probabilities right, do the sets cover, and does a stranger get no answer?
+
+Nested, by patient: each fold as given is judged with what was learnt from the other folds, whose
+patients alone are known and asked, as an index of them would do for a new patient. Beside the error of
+calibration stands what perfectly calibrated probabilities would score on as many patients, because it
+is not 0. Strangers ask the whole cohort: photographs, other body parts, phantoms, noise.
+
+    python -m benchmarks.calibration [--encoder NAME] [--cache FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from benchmarks import results
+from indexer.case_index import CaseIndex
+from indexer.demo import write_cohort
+from indexer.encoder import load_encoder
+from indexer.errors import CbirError
+from retrieval.calibration import SIMILARITY, Asked, Fit, Kind, Known, asked, calibrate, tempered, votes
+from retrieval.metrics import chance_calibration_error, expected_calibration_error
+from retrieval.search import Index
+
+COHORTS = {
+    "figshare": ("tumour",),
+    "tcga-lgg": ("who_grade",),
+    "brats-lesions": ("grade_group", "who_grade"),
+}
+RESAMPLES = 1000
+
+
+def part(questions: Asked, rows: NDArray[np.bool_], items: NDArray[np.bool_]) -> Asked:
+    """Some of the questions, asked of some of the items."""
+    known = questions.known
+    places = np.flatnonzero(rows)
+    return Asked(
+        Known(known.patients[items], [known.labels[i] for i in np.flatnonzero(items)]),
+        questions.patients[rows],
+        [questions.labels[i] for i in places],
+        questions.similarity[np.ix_(rows, items)],
+        [questions.sequences[i] for i in places],
+        questions.scans[rows],
+    )
+
+
+def nested(
+    questions: Asked, column: str, of_question: NDArray[Any], of_item: NDArray[Any]
+) -> dict[str, Any] | None:
+    """Figures of the votes on a column, each fold judged with what the others taught.
+
+    `of_question` and `of_item` are the folds, ``""`` where a patient has none and is known in all of them.
+    Similarities may come from one encoder, or for each fold
+    from one that was trained without it.
+    """
+    values = sorted({row[column] for row in questions.known.labels if row.get(column)})
+    raw, after, sets, truth, weights, patients = [], [], [], [], [], []
+    for fold in sorted(set(of_question) - {""}):
+        known = of_item != fold
+        fit = Fit.of(votes(part(questions, of_question != fold, known), column))
+        judged = part(questions, of_question == fold, known)
+        said = votes(judged, column)
+        if fit is None or said.values != values:
+            return None
+        raw.append(said.probabilities)
+        after.append(tempered(said.probabilities, fit.temperature))
+        sets.append(fit.sets(values, after[-1]))
+        truth.append(said.truth)
+        weights.append(said.weights)
+        patients.append(judged.patients[[bool(row.get(column)) for row in judged.labels]])
+    y, w, p, held = (np.concatenate(x) for x in (truth, weights, after, sets))
+    who = np.unique(np.concatenate(patients), return_inverse=True)[1]
+    covered = held[np.arange(len(y)), y]
+    before = np.concatenate(raw)
+    return {
+        "patients": int(who.max()) + 1,
+        "questions": len(y),
+        "accuracy": mean(p.argmax(axis=1) == y, w),
+        "uncalibrated": errors(before, y, w),
+        "calibrated": errors(p, y, w),
+        "coverage": interval(covered, w, who),
+        "coverage_by_value": {
+            value: interval(covered[y == c], w[y == c], who[y == c]) for c, value in enumerate(values)
+        },
+        "set_size": mean(held.sum(axis=1), w),
+        "empty_sets": mean(~held.any(axis=1), w),
+    }
+
+
+def errors(p: NDArray[np.float64], y: NDArray[np.int64], w: NDArray[np.float64]) -> dict[str, float]:
+    """Calibration error of the most likely value, what it would be at best, and log loss."""
+    right = p.argmax(axis=1) == y
+    return {
+        "ece": expected_calibration_error(p.max(axis=1), right, weights=w),
+        "ece_if_perfect": chance_calibration_error(p, weights=w),
+        "log_loss": mean(-np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)), w),
+    }
+
+
+def mean(values: NDArray[Any], w: NDArray[np.float64]) -> float:
+    """Every patient counts once."""
+    return float(w @ values / w.sum())
+
+
+def interval(values: NDArray[Any], w: NDArray[np.float64], who: NDArray[np.int64]) -> dict[str, float]:
+    """A mean and its 95 % interval, bootstrap over patients."""
+    _, place = np.unique(who, return_inverse=True)
+    top, below = np.bincount(place, w * values), np.bincount(place, w)
+    draws = np.random.default_rng(0).integers(len(top), size=(RESAMPLES, len(top)))
+    low, high = np.percentile(top[draws].sum(axis=1) / below[draws].sum(axis=1), [2.5, 97.5])
+    return {"value": mean(values, w), "low": float(low), "high": float(high)}
+
+
+def abstained(
+    singles: Asked, of_question: NDArray[Any], of_item: NDArray[Any], index: Index
+) -> dict[str, Any]:
+    """How many known patients would be called strangers, by single scans and by whole cases."""
+    case_of = index.contents.scan_case
+    alone, together = [], []
+    for fold in sorted(set(of_question) - {""}):
+        known = of_item != fold
+        kind = Kind.of(part(singles, of_question != fold, known), (), {})
+        judged = part(singles, of_question == fold, known)
+        near = list(zip(judged.sequences, judged.nearest.tolist(), strict=True))
+        alone += [bool(kind.strange(SIMILARITY, [one])) for one in near]
+        for case in np.unique(case_of[judged.scans]):
+            # some of its scans stand for all
+            own = np.flatnonzero(case_of[judged.scans] == case)
+            together.append(bool(kind.strange(SIMILARITY, [near[i] for i in own])))
+    return {
+        "scans": float(np.mean(alone)),
+        "cases": float(np.mean(together)),
+        "n_scans": len(alone),
+        "n_cases": len(together),
+    }
+
+
+# ---- strangers -----------------------------------------------------------------------------------
+
+
+def strangers(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Images that are no brain tumours: what installed packages ship, and what can be drawn."""
+
+    def save(name: str, pixels: NDArray[Any]) -> Path:
+        low, high = np.percentile(pixels, [0.5, 99.5])
+        grey = 255 * np.clip((pixels - low) / max(high - low, 1e-9), 0, 1)
+        path = folder / f"{name}.png"
+        Image.fromarray(grey.astype(np.uint8)).save(path)
+        return path
+
+    yield from _photographs(save)
+    yield from _body_parts(save)
+    y, x = np.mgrid[-1:1:256j, -1:1:256j]
+    disc = 180.0 * (x**2 + y**2 < 0.7)
+    yield "phantom", save("disc", disc)
+    rods = disc.copy()
+    for k in range(6):
+        at = 0.5 * np.exp(1j * k * np.pi / 3)
+        rods[(x - at.real) ** 2 + (y - at.imag) ** 2 < (0.03 + 0.015 * k) ** 2] = 20
+    yield "phantom", save("rods", rods)
+    stripes = (np.arange(256) // 12) % 2
+    yield "phantom", save("grid", disc * (stripes[None] ^ stripes[:, None]))
+    for name in write_cohort(folder / "drawn", 3).grades:
+        yield "phantom", folder / "drawn" / name / f"{name}_t1ce.nii.gz"
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        yield "noise", save(f"noise{i}", rng.random((256, 256)))
+    for sigma in (2, 8):
+        yield "noise", save(f"smooth{sigma}", gaussian_filter(rng.normal(size=(256, 256)), sigma))
+
+
+def _photographs(save: Callable[[str, NDArray[Any]], Path]) -> Iterator[tuple[str, Path]]:
+    import matplotlib
+    import sklearn
+
+    images = Path(sklearn.__file__).parent / "datasets" / "images"
+    sample = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    for path in (images / "china.jpg", images / "flower.jpg", sample):
+        if path.exists():
+            yield "photograph", save(path.stem, np.asarray(Image.open(path).convert("L"), float))
+
+
+def _body_parts(save: Callable[[str, NDArray[Any]], Path]) -> Iterator[tuple[str, Path]]:
+    """CT and MR of the trunk, bone scans, ultrasound; a CT of the head too, which is the nearest."""
+    import pydicom
+
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    names = (
+        "693_J2KI",
+        "CT_small",
+        "JPEG2000",
+        "examples_overlay",
+        "examples_jpeg2k",
+        "examples_palette",
+        "examples_rgb_color",
+        "J2K_pixelrep_mismatch",
+    )
+    for name in names:
+        if (folder / f"{name}.dcm").exists():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                pixels = pydicom.dcmread(folder / f"{name}.dcm").pixel_array.astype(float)
+            yield "other body part", save(name, pixels.mean(axis=2) if pixels.ndim == 3 else pixels)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--encoder", default="imagenet", metavar="NAME", help="of the cached indexes")
+    parser.add_argument("--cache", type=Path, default=results.CACHE, metavar="FOLDER")
+    options = parser.parse_args()
+    encoder = load_encoder(options.encoder)
+    table: dict[str, Any] = {}
+    for cohort, columns in COHORTS.items():
+        folder = options.cache / f"{cohort}-{encoder.name}"
+        if not (folder / "manifest.json").exists():
+            raise CbirError(folder, "there is no index", "run `python -m benchmarks.baseline` first")
+        with Index(CaseIndex.open(folder), encoder) as index, tempfile.TemporaryDirectory() as scratch:
+            contents = index.contents
+            cases = [contents.patient_ids.index(p) for p in dict.fromkeys(contents.patient_ids)]
+            questions = asked(index, cases, np.random.default_rng(0))
+            of_item = np.array([row.get("fold", "") for row in contents.labels])
+            entry = table[cohort] = {"votes": {}, "abstained": {}}
+            for kind, one in questions.items():
+                of_question = np.array([row.get("fold", "") for row in one.labels])
+                for column in columns:
+                    found = nested(one, column, of_question, of_item)
+                    if found:
+                        entry["votes"][f"{column}, {kind}"] = found
+                        print(cohort, column, kind, _line(found), flush=True)
+            singles = questions["scan"]
+            of_question = np.array([row.get("fold", "") for row in singles.labels])
+            known = abstained(singles, of_question, of_item, index)
+            entry["abstained"]["unseen patients of the cohort"] = known
+            calibrate(index)
+            index.refresh()
+            met: dict[str, list[tuple[str, bool]]] = {}
+            for what, path in strangers(Path(scratch)):
+                answer = index.query(path, 3)
+                met.setdefault(what, []).append((path.name, answer.familiar is False))
+            for what, found in met.items():
+                entry["abstained"][what] = {
+                    "n": len(found),
+                    "share": float(np.mean([a for _, a in found])),
+                    "answered": [name for name, abstains in found if not abstains],
+                }
+            print(cohort, "abstained:", entry["abstained"], flush=True)
+    results.save(
+        f"calibration-{encoder.name}",
+        table,
+        data="figshare, tcga-lgg, brats-lesions: folds as given",
+        encoder=encoder.version,
+        bootstrap=RESAMPLES,
+        seed=0,
+    )
+
+
+def _line(found: dict[str, Any]) -> str:
+    """One result, short."""
+    before, after, c = found["uncalibrated"], found["calibrated"], found["coverage"]
+    by_value = ", ".join(f"{v} {x['value']:.2f}" for v, x in found["coverage_by_value"].items())
+    return (
+        f"ECE {before['ece']:.3f} → {after['ece']:.3f} (perfect {after['ece_if_perfect']:.3f}), "
+        f"log loss {before['log_loss']:.3f} → {after['log_loss']:.3f}, "
+        f"coverage {c['value']:.3f} ({c['low']:.3f}–{c['high']:.3f}; {by_value}), "
+        f"set {found['set_size']:.2f}, empty {found['empty_sets']:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
