@@ -6,7 +6,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: demo pacs test lint format docs kill-test benchmarks cross-validation debian clean help
+.PHONY: demo pacs test lint format docs kill-test benchmarks cross-validation weights figures reference debian clean help
 
 # torch comes first and alone, from the one constraints file: no resolver may choose another build
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -52,14 +52,29 @@ kill-test: $(VENV)/installed-test  ## kill -9 an indexing run at 30 random momen
 
 benchmarks: $(VENV)/installed-test  ## measure again what the documents state (needs ../shared/data)
 	$(BIN)/python -m benchmarks.baseline
+	nice $(BIN)/python -m benchmarks.paper
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.service
 	$(BIN)/python -m benchmarks.live
 	$(BIN)/python -m benchmarks.sample
 	$(BIN)/python -m benchmarks.documents
 
-cross-validation: $(VENV)/installed-test  ## train and judge five networks on the figshare folds (2 hours of one core)
-	nice $(BIN)/python -m benchmarks.figshare --train
+cross-validation: $(VENV)/installed-test  ## train the networks of the five folds (2.5 hours of one core)
+	nice $(BIN)/python -m benchmarks.cohorts
+
+weights: $(VENV)/installed-test  ## train the encoder that is shipped (half an hour of one core)
+	nice $(BIN)/python -m benchmarks.cohorts --final
+
+figures: $(VENV)/installed-test  ## judge the networks of the folds, and write the tables
+	$(BIN)/python -m benchmarks.figshare
+	$(BIN)/python -m benchmarks.grades
+	$(BIN)/python -m benchmarks.volumes
+	$(BIN)/python -m benchmarks.ablation
+	$(BIN)/python -m benchmarks.documents
+
+reference: $(VENV)/installed-test  ## make the reference cases of the package anew (needs ../shared/data)
+	$(BIN)/python -m benchmarks.reference
+	$(BIN)/python -m benchmarks.reference --calibrate
 
 clean:  ## remove what make made
 	rm -rf $(VENV) demo artifacts build dist

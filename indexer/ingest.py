@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers
+from indexer import readers, reference
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.encoder import Encoder, look, trained_on
@@ -53,6 +53,8 @@ class IngestReport:
         What was taken as what, with counts.
     pruned : int
         Sources taken out because their files are gone.
+    reference : int
+        Reference cases in the index, if they were asked for.
     notes : list of str
         What the user should know: labels without data, data without labels, ….
     """
@@ -67,6 +69,7 @@ class IngestReport:
     embedded: int = 0
     taken: dict[str, int] = field(default_factory=dict)
     pruned: int = 0
+    reference: int = 0
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,6 +97,7 @@ def ingest(
     *,
     labels: Labels | None = None,
     prune: bool = False,
+    with_reference: bool = False,
     progress: Callable[[int, int, int], None] = lambda done, total, slices: None,
 ) -> IngestReport:
     """Bring the index up to date with the files below the given paths.
@@ -109,6 +113,8 @@ def ingest(
         above it.
     prune : bool
         Take sources below `roots` out of the index whose files are gone.
+    with_reference : bool
+        Add the cases that come with cbir (see :mod:`indexer.reference`).
     progress : callable
         Called with sources done, sources in all, slices embedded.
 
@@ -123,9 +129,11 @@ def ingest(
     CaseIndexError
         If another process writes to the index.
     EncoderError
-        If the index was made by another encoder.
+        If the index, or the reference cases, were made by another encoder.
     """
     index.require(encoder)
+    if with_reference:
+        reference.require(encoder)
     start = time.perf_counter()
     report = IngestReport()
     with index.writing("index"):
@@ -143,6 +151,8 @@ def ingest(
             )
         _file(index, list(sources.values()), tables, encoder, report, progress)
         index.catalog.set_labels(tables)
+        if with_reference:
+            report.reference = reference.join(index)
         if labels is not None:
             for root in roots:
                 index.catalog.set_labels_file(str(root), str(labels.path))
@@ -226,6 +236,8 @@ def _file(
         else:
             fresh.append((source, fingerprint))
     failed = len(report.failed)
+    # who is known by a scan need not be known by a reference case, too
+    reference.leave(index, {source.patient_id for source in sources})
     for group in _groups(_read_ahead(fresh, Preprocessing.of(encoder), report)):
         entries = _embed(index, encoder, group, report)
         patients = {scan.patient_id for entry in entries for scan in entry.scans}
@@ -423,7 +435,10 @@ def _groups(read: Iterable[_Read]) -> Iterator[list[_Read]]:
 def _embed(index: CaseIndex, encoder: Encoder, group: list[_Read], report: IngestReport) -> list[Entry]:
     """Embed what is new in a group; equal inputs are embedded once."""
     scans = [scan for one in group for scan in one.scans]
-    known = index.catalog.embedded([digest for _, _, digest in scans])
+    counts = {digest: np.count_nonzero(ready.views == 0) for _, ready, digest in scans}
+    known = index.catalog.embedded(list(counts))
+    # of a reference case not all slices are filed
+    known = {digest: held for digest, held in known.items() if len(held[0]) == counts[digest]}
     fresh = {digest: ready for _, ready, digest in scans if digest not in known}
     blocks = [(ready, ready.views == 0) for ready in fresh.values()]
     blocks += [(ready, ready.views == 1) for _, ready, _ in scans]
@@ -432,11 +447,11 @@ def _embed(index: CaseIndex, encoder: Encoder, group: list[_Read], report: Inges
         for part in ("pixels", "boxes", "weights")
     )
     start = time.perf_counter()
-    vectors, weights = look(encoder, pixels, boxes, weights)
+    found = look(encoder, pixels, boxes, weights)
     report.encoder_seconds += time.perf_counter() - start
-    report.embedded += len(vectors)
+    report.embedded += len(pixels)
     ends = np.cumsum([np.count_nonzero(rows) for _, rows in blocks])[:-1]
-    split = list(zip(np.split(vectors, ends), np.split(weights, ends), strict=True))
+    split = list(zip(*(np.split(part, ends) for part in found), strict=True))
     known |= dict(zip(fresh, split, strict=False))
     of_region = iter(split[len(fresh) :])
     return [
@@ -460,9 +475,10 @@ def _filed(
     scan: Scan,
     ready: Prepared,
     digest: str,
-    *views: tuple[NDArray[np.float32], NDArray[np.float32]],
+    whole: Sequence[NDArray[np.float32]],
+    region: Sequence[NDArray[np.float32]],
 ) -> EmbeddedScan:
-    embeddings, weights = (np.concatenate(parts) for parts in zip(*views, strict=True))
+    embeddings, weights, _ = (np.concatenate(parts) for parts in zip(whole, region, strict=True))
     return EmbeddedScan(
         case_id=index.case(source.patient_id, source.study_id),
         patient_id=index.patient(source.patient_id),
@@ -477,6 +493,7 @@ def _filed(
         weights=weights,
         embeddings=embeddings,
         in_sample=trained_on(encoder, source.patient_id),
+        strangeness=float(np.average(whole[2], weights=whole[1])),
     )
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retrieval.answer import Answer, Evidence, Hit, Query
-    from retrieval.search import Index, open_index
+    from retrieval.search import Index, open_index, open_reference
 
-__all__ = ["Answer", "Evidence", "Hit", "Index", "Query", "open_index"]
+__all__ = ["Answer", "Evidence", "Hit", "Index", "Query", "open_index", "open_reference"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +17,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'retrieval' has no attribute {name!r}")
     from retrieval import answer, search
 
-    return getattr(search if name in ("Index", "open_index") else answer, name)
+    return getattr(search if name in ("Index", "open_index", "open_reference") else answer, name)

@@ -80,9 +80,12 @@ def index(
     ] = None,
     keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Store patient ids as they are.")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Take out what is gone from these paths.")] = False,
+    with_reference: Annotated[
+        bool, typer.Option("--with-reference", help="Add the public graded cases that come with cbir.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if a file could not be read.")] = False,
     encoder: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Encoder of a new index.", show_default="imagenet")
+        str | None, typer.Option(metavar="NAME", help="Encoder of a new index.", show_default="cbir")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -90,11 +93,14 @@ def index(
 
     Example: `cbir index ./mri --labels grades.csv`
     """
+    from indexer import reference
     from indexer.case_index import CaseIndex
     from indexer.encoder import DEFAULT, load_encoder
     from indexer.errors import CaseIndexError
     from indexer.ingest import ingest
     from indexer.labels import load_labels
+    from retrieval.calibration import calibrate, due
+    from retrieval.search import Index
 
     table = load_labels(labels) if labels else None
     for path in paths:
@@ -108,6 +114,8 @@ def index(
         model = load_encoder(encoder) if encoder else case_index.load_encoder()
     else:
         model = load_encoder(encoder or DEFAULT)
+        if with_reference:  # before there is a folder
+            reference.require(model)
         case_index = CaseIndex.create(index, model, keep_ids=keep_ids)
     with case_index, _progress() as progress:
         try:
@@ -117,11 +125,16 @@ def index(
                 model,
                 labels=table,
                 prune=prune,
+                with_reference=with_reference,
                 progress=progress,
             )
         except KeyboardInterrupt:
             _say("cbir: stopped; what was committed stays, run it again to go on")
             raise typer.Exit(130) from None
+        learnt = None
+        if due(case_index):
+            with _spinner("learning what the votes are worth"):
+                learnt = calibrate(Index(case_index, model))
     for failure in report.failed:
         _say(f"not indexed: {failure['source']}: {failure['reason']}")
     for note in report.notes:
@@ -135,7 +148,11 @@ def index(
         print(f"indexed   {counts}")
         if prune:
             print(f"pruned    {report.pruned}")
+        if with_reference:
+            print(f"reference {report.reference} cases that come with cbir")
         print(f"index     {index}: {report.cases} cases, {report.slices} slices")
+        if learnt:
+            print(f"evidence  {learnt}")
         rate = f" ({report.embedded / report.seconds:.0f} slices/s)" if report.embedded else ""
         print(f"time      {report.seconds:.1f} s{rate}")
     nothing = report.indexed + report.unchanged + report.pruned == 0
@@ -144,6 +161,7 @@ def index(
 
 @app.command()
 def query(
+    context: typer.Context,
     source: Annotated[Path | None, typer.Argument(metavar="FILE|DIR", help="The scan to ask with.")] = None,
     index: IndexOption = DEFAULT_INDEX,
     k: Annotated[int, typer.Option("-k", min=1, help="Hits to show.")] = 10,
@@ -172,9 +190,12 @@ def query(
 ) -> None:
     """Find the cases most similar to a scan.
 
+    Before there is an index, the public graded cases that come with cbir answer.
+
     Example: `cbir query scan.nii -k 5 --report hits.html`
     """
-    from retrieval.search import open_index
+    from indexer import reference
+    from retrieval.search import open_index, open_reference
 
     if (source is None) == (not like):
         raise typer.BadParameter("ask with a file or folder, or with --like: one of them")
@@ -188,7 +209,9 @@ def query(
         wanted = parse_where(where or ())
     if source is not None and not source.exists():
         raise CbirError(source, "does not exist", "name a file or folder to ask with")
-    with open_index(index) as opened:
+    unnamed = getattr(context.get_parameter_source("index"), "name", "") == "DEFAULT"
+    borrowed = unnamed and not index.exists() and reference.available()
+    with open_reference() if borrowed else open_index(index) as opened:
         for patient in exclude_patient or []:
             if not opened.has_patient(patient):
                 _say(f"note: no patient {patient} is in the index: nobody is left out for it")
@@ -206,10 +229,20 @@ def query(
                 exclude_patient=exclude_patient,
                 all_cases=all_cases,
             )
+        if borrowed:
+            known = "; ".join(f"{name}: {', '.join(e.prior)}" for name, e in answer.evidence.items())
+            answer.notes.insert(
+                0,
+                f"no index in ./{index}: answered from the {len(opened.contents.case_ids)} reference cases "
+                f"that come with cbir ({known}; no others); `cbir index FOLDER` makes your own",
+            )
         if report:
+            from retrieval.explain import explanation
             from retrieval.report import write_report
 
-            write_report(answer, report, load=opened.read, index=str(index))
+            why = explanation(opened, answer, mask)
+            name = "the reference cases of cbir" if borrowed else str(index)
+            write_report(answer, report, load=opened.read, index=name, explain=why)
     for note in answer.notes:
         _say(f"note: {note}")
     if as_json:
@@ -257,14 +290,23 @@ def evaluate(
     with CaseIndex.open(index) as opened, _spinner("comparing all with all"):
         items = CrossMatch.of(opened.snapshot(), by)
         result, by_class = items.evaluate(label, ks=ks, folds=folds, bootstrap=bootstrap, seed=seed)
+    seen = items.asked_in_sample(result.queries)
+    if seen:
+        _say(
+            f"the encoder was trained on {seen} of the {result.patients} patients who ask: "
+            "these figures are in-sample and say nothing about a new patient"
+        )
     if plot:
         result.plot(plot)
     if as_json:
         baseline = by_class.to_dict()["metrics"]
-        _print_json({**result.to_dict(), "by": by, "rank_by_predicted_class": baseline})
+        found = {**result.to_dict(), "by": by, "in_sample_patients": seen}
+        _print_json({**found, "rank_by_predicted_class": baseline})
         return
     split = "each fold among the others" if folds else "among all other patients"
     print(f"{label}: {len(result.queries)} {by}s of {result.patients} patients ask, {split}")
+    if not seen and (n := int(items.in_sample.sum())):
+        print(f"{n} {by}s of patients whom the encoder was trained on answer, and do not ask")
     for reason, n in result.excluded.items():
         if n:
             print(f"left out: {n} {reason}")
@@ -357,6 +399,9 @@ def remove(
     patient: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="Take out all cases of a patient; repeatable.")
     ] = None,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Take out all cases that come with cbir.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Take cases out of the index (files stay where they are).
@@ -364,9 +409,10 @@ def remove(
     Example: `cbir remove c-0123456789abcdef`
     """
     from indexer.case_index import CaseIndex
+    from indexer.reference import leave
 
-    if not case_ids and not patient:
-        raise typer.BadParameter("name cases, or a patient with --patient")
+    if not (case_ids or patient or reference):
+        raise typer.BadParameter("name cases, a patient with --patient, or --reference")
     with CaseIndex.open(index) as opened, opened.writing("remove"):
         contents = opened.catalog.contents()
         wanted = set(case_ids or [])
@@ -382,6 +428,8 @@ def remove(
                 raise QueryError(name, "the index has no such patient", "see `cbir info --cases`")
             wanted |= found
         removed = opened.catalog.remove_cases(wanted)
+        if reference:
+            removed += leave(opened)
         opened.file_vectors()
         opened.catalog.log("remove", {"cases": removed})
     if as_json:
@@ -628,6 +676,7 @@ def _print_json(data: dict[str, Any]) -> None:
 def _print_answer(answer: Answer) -> None:
     columns = list(dict.fromkeys(name for hit in answer.hits for name in hit.labels))
     shown = [name for name in columns if name in answer.evidence] or columns[:3]
+    shown += [name for name in ("collection",) if name in columns and name not in shown]
     header = ["#", "score", "case", *shown, "sequence", "slice", "source"]
     rows = [
         [
@@ -644,13 +693,16 @@ def _print_answer(answer: Answer) -> None:
     _print_table(header, rows)
     for name, evidence in answer.evidence.items():
         if evidence.abstain:
-            print(f"{name}: no labelled neighbours")
+            print(f"{name}: {evidence.reason or 'no labelled neighbours'}")
             continue
         shares = ", ".join(
             f"{value} {p:.0%} (prior {evidence.prior.get(value, 0):.0%})"
             for value, p in sorted(evidence.probabilities.items(), key=lambda item: -item[1])
         )
-        kind = "calibrated" if evidence.calibrated else "not calibrated"
+        kind = "not calibrated"
+        if evidence.calibrated:
+            likely = " or ".join(evidence.set) or "no value"
+            kind = f"calibrated on {evidence.calibrated_on} known patients: {likely} plausible"
         print(f"{name}: {shares}; {evidence.neighbours} neighbours, {kind}")
     print(answer.notice)
 

@@ -176,7 +176,7 @@ def test_info_verify_remove_compact(indexed, cbir):
     about = json.loads(out)
     assert code == 0
     assert (about["cases"], about["scans"], about["patients"]) == (6, 12, 6)
-    assert about["encoder"].startswith("imagenet")
+    assert about["encoder"].startswith("cbir ")
     assert about["slices"] == indexed[1]["slices"]
     check = json.loads(cbir("info", "--check", "--json")[1])
     assert check["recall_at_10"] == 1
