@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import results
 
-DOCUMENTS = ("README.md", "docs/evaluation.md", "docs/cli.md")
+DOCUMENTS = ("README.md", "docs/evaluation.md", "docs/deployment.md", "docs/cli.md")
 VERBS = ("index", "query", "eval", "info", "verify", "remove", "compact", "demo", "train", "serve", "token")
 METHODS = (
     "frozen ImageNet",
@@ -26,6 +26,14 @@ METHODS = (
     "raw pixels",
 )
 COMBINATIONS = ("frozen ImageNet", "slices combined: unweighted", "slices combined: mean vector")
+PIPELINE = (
+    "all features, nearest",
+    "first level, nearest",
+    "both levels, nearest",
+    "both levels, fuzzy clusters",
+)
+SPLITS = ("by slice", "by patient")
+RETRIEVED = "AP of the 10 retrieved"
 METRICS = ("P@1", "P@5", "P@10", "R-precision", "mAP", "MAP@R", "nDCG@10")
 
 
@@ -45,7 +53,11 @@ def figure(entry: dict[str, Any], metric: str, average: str) -> str:
 def origin(content: dict[str, Any]) -> str:
     """One line that says where figures come from."""
     p = content["provenance"]
-    return f"Commit {p['commit']}, {p['date']}, encoder {p['encoder']}, {p['machine']}."
+    encoder = p["encoder"]
+    if not isinstance(encoder, str):  # one a fold
+        encoder = ", ".join(encoder.values())
+        return f"{p['data']}. Commit {p['commit']}, {p['date']}, encoders {encoder}, {p['machine']}."
+    return f"Commit {p['commit']}, {p['date']}, encoder {encoder}, {p['machine']}."
 
 
 def baseline(metrics: tuple[str, ...], averages: tuple[str, ...], methods: tuple[str, ...]) -> str:
@@ -91,6 +103,241 @@ def ingest() -> str:
     return "\n".join([markdown(rows), "", markdown(memory), "", origin(content)])
 
 
+def paper() -> str:
+    """The published pipeline under both splits: its steps, the canary, and how the slices of a scan count."""
+    content = results.load("paper")
+    columns = [("P@10", "micro"), ("P@10", "macro"), ("mAP", "micro"), ("mAP", "macro"), (RETRIEVED, "micro")]
+    head = [*(f"{m} {a}" for m, a in columns), "own patient among the 10"]
+    parts = []
+    for name, cohort in content["results"]["cohorts"].items():
+        rows = [["split", "method", *head]]
+        for split in SPLITS:
+            methods = cohort["methods"][split]
+            for method in PIPELINE:
+                found = methods[method]
+                cells = [figure(found, m, a) for m, a in columns]
+                rows.append([split, method, *cells, f"{found['own_patient']:.3f}"])
+            metrics = methods[PIPELINE[0]]["metrics"]
+            rows.append([split, "chance", *(f"{metrics[m][a]['chance']:.3f}" for m, a in columns), ""])
+        features = " → ".join(str(n) for n in cohort["features"])
+        parts += [
+            f"**{name}, {cohort['label']}** ({cohort['slices']} slices, {cohort['patients']} patients, "
+            f"{features} features)",
+            "",
+            markdown(rows),
+            "",
+        ]
+    rows = [["labels shuffled between patients", "split", "method", "P@10 micro", "chance"]]
+    for name, cohort in content["results"]["cohorts"].items():
+        for split in SPLITS:
+            for method, found in cohort["canary"][split].items():
+                rows.append([name, split, method, f"{found['value']:.3f}", f"{found['chance']:.3f}"])
+    parts += [markdown(rows), ""]
+    rows = [["brats-lesions, slices a scan", "split", *head]]
+    counts = content["results"]["cohorts"]["brats-lesions"]["slices a scan"]
+    for count in sorted(counts, key=int):
+        for split in SPLITS:
+            found = counts[count][split]
+            cells = [figure(found, m, a) for m, a in columns]
+            rows.append([count, split, *cells, f"{found['own_patient']:.3f}"])
+    return "\n".join([*parts, markdown(rows), "", origin(content)])
+
+
+TASKS = {"outlined": "outline given", "proposed": "no outline"}
+CUTS = ("mAP", "P@1", "P@10", "P@20")
+REACH = {"outlined": (0.972, 0.963), "proposed": (0.950, 0.940)}
+"""What mAP and P@10 on figshare must come to."""
+
+
+def trained() -> str:
+    """The trained encoder in one table, beside the frozen one and what others have published."""
+    figshare, grades = results.load("figshare"), results.load("grades")
+    frozen = results.load("baseline")["results"]
+    published = "; ".join(f"{who} {v:.4f}" for who, v in figshare["provenance"]["published"].items())
+    rows = [["task, unseen patients of five folds", "figure", "trained", "frozen ImageNet", "chance"]]
+    for task, name in TASKS.items():
+        for metric in ("mAP", "P@10"):
+            found = figshare["results"][task]
+            before = frozen["figshare, image"]["frozen ImageNet"]
+            rows.append(
+                [
+                    f"figshare, tumour, {name}",
+                    f"{metric} (mean of folds; interval of all queries)",
+                    f"**{found['mean of folds'][metric]:.3f}** {_span(found, metric, 'micro')}",
+                    figure(before, metric, "micro") if task == "proposed" else "",
+                    f"{found['metrics'][metric]['micro']['chance']:.3f}",
+                ]
+            )
+    for task, metrics in (
+        ("brats-lesions, grade_group", ("mAP", "P@10")),
+        ("brats-lesions, who_grade", ("mAP", "P@10")),
+        ("tcga-lgg, who_grade", ("P@5", "mAP")),
+    ):
+        for metric in metrics:
+            found = grades["results"][task]["trained"]
+            before = frozen.get(f"{task.split(',')[0]}, patient", {}).get("frozen ImageNet")
+            known = before is not None and task != "brats-lesions, who_grade"
+            rows.append(
+                [
+                    task.replace("grade_group", "HGG/LGG").replace("who_grade", "WHO grade"),
+                    f"{metric} macro",
+                    f"**{found['metrics'][metric]['macro']['value']:.3f}** {_span(found, metric, 'macro')}",
+                    figure(before, metric, "macro") if known else "",
+                    f"{found['metrics'][metric]['macro']['chance']:.3f}",
+                ]
+            )
+    note = f"Published on the same figshare folds, outline given, mAP: {published}."
+    return "\n".join([markdown(rows), "", note, "", origin(figshare)])
+
+
+def _span(entry: dict[str, Any], metric: str, average: str) -> str:
+    found = entry["metrics"][metric][average]
+    return f"({found['low']:.3f}–{found['high']:.3f})"
+
+
+def figshare() -> str:
+    """The official folds one by one, all queries, classes, and the baselines."""
+    content = results.load("figshare")
+    parts = []
+    for task, name in TASKS.items():
+        found = content["results"][task]
+        rows = [[name, *(f"{m}" for m in CUTS)]]
+        for fold, values in found["folds"].items():
+            rows.append([f"fold {fold}", *(f"{values[m]:.4f}" for m in CUTS)])
+        rows.append(["**mean of folds**", *(f"**{found['mean of folds'][m]:.4f}**" for m in CUTS)])
+        must = REACH[task]
+        rows.append(["to be reached", f"{must[0]:.3f}", "", f"{must[1]:.3f}", ""])
+        for label, entry, average in (
+            ("all queries, micro", found, "micro"),
+            ("all queries, macro", found, "macro"),
+            ("patients one by one", found, "patient_mean"),
+            ("rank by predicted class, micro", found["rank by predicted class"], "micro"),
+            ("MR numbers of one fold only, micro", found["MR numbers of one fold"], "micro"),
+        ):
+            rows.append([label, *(figure(entry, m, average) for m in CUTS)])
+        for label, entry in found["classes"].items():
+            rows.append([label, *(f"{entry['figures'][m]['value']:.3f}" for m in CUTS)])
+        rows.append(["chance, micro", *(f"{found['metrics'][m]['micro']['chance']:.3f}" for m in CUTS)])
+        canary = found["canary"]
+        said = f"{sum(canary['P@10']) / len(canary['P@10']):.3f}"
+        rows.append(["labels shuffled between patients", "", "", said, ""])
+        parts += [markdown(rows), ""]
+    region = content["results"]["proposed region"]
+    parts.append(
+        f"The region that the network proposes overlaps the outline's box by {region['mean IoU']:.2f} "
+        f"(intersection over union, mean); {region['share of IoU above 0.5']:.0%} by more than a half."
+    )
+    return "\n".join([*parts, "", origin(content)])
+
+
+def grades() -> str:
+    """Grades of TCGA-LGG and BraTS, with everything that was measured beside."""
+    content = results.load("grades")
+    parts = []
+    columns = ("P@5", "P@10", "mAP", "nDCG@10")
+    for task, table in content["results"].items():
+        rows = [["macro", *columns]]
+        for method, entry in table.items():
+            if "metrics" in entry:
+                rows.append([method, *(figure(entry, m, "macro") for m in columns)])
+        first = table["trained"]
+        rows.append(["chance", *(f"{first['metrics'][m]['macro']['chance']:.3f}" for m in columns)])
+        rows.append(
+            ["labels shuffled between patients, P@10 micro", "", f"{table['canary']['P@10']:.3f}", "", ""]
+        )
+        folds = "; ".join(f"fold {f} {v['mAP']:.3f}" for f, v in table["by fold"].items())
+        head = f"**{task}** ({first['queries']} queries, {first['patients']} patients)"
+        parts += [head, "", markdown(rows), "", f"mAP macro by fold: {folds}.", ""]
+    return "\n".join([*parts, origin(content)])
+
+
+def volumes() -> str:
+    """Six patients' full volumes as queries."""
+    content = results.load("volumes")
+    rows = [
+        [
+            "cohort, label",
+            "method",
+            "hits of the right grade among 10",
+            "share of the right grade in the vote (prior)",
+        ]
+    ]
+    for task, methods in content["results"].items():
+        for method, patients in methods.items():
+            found = list(patients.values())
+            hits = ", ".join(f"{p['hits of the truth']}/{p['hits']}" for p in found)
+            votes = ", ".join(
+                f"{p['share of the truth in the vote']:.2f} ({p['share by chance']:.2f})" for p in found
+            )
+            rows.append([task, method, hits, votes])
+    return "\n".join([markdown(rows), "", origin(content)])
+
+
+def ablation() -> str:
+    """What parts of the trained encoder are worth."""
+    content = results.load("ablation")
+    parts = []
+    for task, table in content["results"].items():
+        average = "micro" if task == "figshare" else "macro"
+        columns = ("mAP", "P@10") if task == "figshare" else ("mAP", "P@5", "P@10")
+        rows = [[f"{task}, {average}", *columns]]
+        rows += [[row, *(figure(entry, m, average) for m in columns)] for row, entry in table.items()]
+        parts += [markdown(rows), ""]
+    return "\n".join([*parts, origin(content)])
+
+
+def measured(name: str, write: Callable[[dict[str, Any]], str]) -> str:
+    """What is written from a result, or how to get it where there is none yet."""
+    try:
+        content = results.load(name)
+    except FileNotFoundError:
+        return f"Not measured yet: `python -m benchmarks.{name}`."
+    return write(content)
+
+
+def service(content: dict[str, Any]) -> str:
+    """A warm query over the bare encoder, and many clients beside a writer."""
+    warm, load = content["results"]["warm"], content["results"]["load"]
+    query = [
+        ["volume, slices", "query over HTTP, s", "encoder alone on its slices, s", "ratio"],
+        [
+            str(warm["slices"]),
+            f"{warm['query_seconds']:.2f}",
+            f"{warm['encoder_seconds']:.2f}",
+            f"{warm['ratio']:.2f}",
+        ],
+    ]
+    head = ["queries", "errors", "503, came again", "median, s", "p99, s", "longest, s"]
+    clients = [[f"{load['clients']} clients", *head]]
+    for name, r in (("alone", load["idle"]), ("while the index is filled", load["while_indexing"])):
+        seconds = [f"{r[key]:.2f}" for key in ("p50", "p99", "longest")]
+        clients.append([name, *(str(r[key]) for key in ("queries", "errors", "sent_away")), *seconds])
+    filled, memory = load["filled"], load["memory_mib"]
+    words = (
+        f"The p99 beside the writer is {load['p99_ratio']:.2f} times that of the clients alone. Meanwhile "
+        f"{filled['series']} scans ({filled['slices']} slices) were indexed in {filled['jobs']} jobs, "
+        f"{filled['failed']} of which failed, and {filled['removed']} cases removed. The server's memory: "
+        f"{memory['before']} MiB before, {', '.join(map(str, memory['fifths']))} MiB as means of the fifths "
+        f"of that time, {memory['most']} MiB at most."
+    )
+    return "\n".join([markdown(query), "", markdown(clients), "", words, "", origin(content)])
+
+
+def live(content: dict[str, Any]) -> str:
+    """From the last slice of a series to the first answer with it."""
+    found, provenance = content["results"], content["provenance"]
+    columns = {
+        "sending": f"C-STORE of {found['slices']} slices, s",
+        "orthanc": f"last slice to stable (`StableAge` {provenance['stable_age']}), s",
+        "ours": "stable to answered, s",
+        "total": "last slice to answered, s",
+    }
+    rows = [[f"{len(found['rounds'])} rounds", *columns.values()]]
+    for kind in ("median", "most"):
+        rows.append([kind, *(f"{found['summary'][name][kind]:.2f}" for name in columns)])
+    return "\n".join([markdown(rows), "", origin(content)])
+
+
 def help_of(verb: str = "") -> str:
     """What ``cbir VERB --help`` prints, 100 columns wide and without colour."""
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
@@ -120,6 +367,14 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "combination": lambda: baseline(("mAP", "P@5"), ("macro",), COMBINATIONS),
     "canary": canary,
     "ingest": ingest,
+    "trained": trained,
+    "figshare": figshare,
+    "grades": grades,
+    "volumes": volumes,
+    "ablation": ablation,
+    "paper": paper,
+    "service": lambda: measured("service", service),
+    "live": lambda: measured("live", live),
     "help": cli_help,
     "sample": sample,
 }
