@@ -73,7 +73,7 @@ def warm(encoder: Encoder, folder: Path, rounds: int) -> dict[str, Any]:
     with CaseIndex.create(folder / "warm", encoder) as index:
         ingest(index, [path.parent for path in paths[:-1]], encoder)
     (scan,) = readers.read(asking)
-    ready = prepared(scan, Preprocessing(encoder.size))
+    ready = prepared(scan, Preprocessing.of(encoder))
     pixels = ready.pixels[ready.views == 0]
     content = asking.read_bytes()
     asked, alone = [], []

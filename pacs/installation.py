@@ -62,6 +62,8 @@ class Installation:
     folder : Path
         For Orthanc's data, logs and configuration, the tokens, and the index where `index` names no other.
     index : Path, optional
+    logs : Path, optional
+        Folder for what the servers print, where it is to outlive the others.
     stable_age : int
         Seconds without a new image after which Orthanc calls a series stable.
     http, dicom, service : int
@@ -78,6 +80,7 @@ class Installation:
         folder: Path,
         *,
         index: Path | None = None,
+        logs: Path | None = None,
         stable_age: int = 1,
         http: int = 0,
         dicom: int = 0,
@@ -85,7 +88,7 @@ class Installation:
     ) -> None:
         if absent := missing():
             raise CbirError("Orthanc", "is not installed", f"apt-get install {' '.join(absent)}")
-        self.folder, self.index = folder, index or folder / "index"
+        self.folder, self.index, self._logs = folder, index or folder / "index", logs or folder
         self.http_port, self.dicom_port, self.service_port = (
             free_port(http),
             free_port(dicom),
@@ -125,6 +128,8 @@ class Installation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for process in self._processes.values():
+            process.terminate()  # all of them before any is waited for
         for name in list(self._processes):
             self.stop(name)
 
@@ -171,16 +176,20 @@ class Installation:
         process.kill()
         process.wait()
 
+    def log_file(self, name: str) -> Path:
+        """Where what ``orthanc`` or ``service`` prints is written to."""
+        return self._logs / f"{name}.log"
+
     def log(self, name: str) -> str:
         """What ``orthanc`` or ``service`` has printed."""
-        return (self.folder / f"{name}.log").read_text("utf-8", "replace")
+        return self.log_file(name).read_text("utf-8", "replace")
 
     def ended(self) -> str | None:
         """Name of a server that has ended by itself."""
         return next((name for name, p in self._processes.items() if p.poll() is not None), None)
 
     def _start(self, name: str, command: Sequence[str], environment: dict[str, str]) -> None:
-        with (self.folder / f"{name}.log").open("ab") as log:
+        with self.log_file(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 command,
                 env=environment,
@@ -194,7 +203,7 @@ class Installation:
     def _wait(self, name: str, url: str) -> None:
         def answers() -> bool:
             if self._processes[name].poll() is not None:
-                raise CbirError(name, "ended at once", f"see {self.folder / name}.log")
+                raise CbirError(name, "ended at once", f"see {self.log_file(name)}")
             with contextlib.suppress(httpx.HTTPError):
                 return httpx.get(url, trust_env=False).is_success
             return False

@@ -30,7 +30,7 @@ def main() -> None:
     """Run until Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--folder", type=Path, default=Path("demo/pacs"), help="where cohort and index are kept"
+        "--folder", type=Path, default=Path("demo/pacs"), help="where cohort, index and logs are kept"
     )
     parser.add_argument("--patients", type=int, default=24, help="size of the cohort")
     arguments = parser.parse_args()
@@ -41,10 +41,13 @@ def main() -> None:
     except CbirError as error:
         sys.exit(f"pacs: {error}")
     except KeyboardInterrupt:
-        print("\nstopped")
+        print("stopped")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, signal.SIG_IGN)  # who presses twice must not leave a server behind
+    print("\nstopping…", file=sys.stderr)
     raise KeyboardInterrupt
 
 
@@ -56,9 +59,10 @@ def run(folder: Path, patients: int) -> None:
     CbirError
         If something cannot start, or ends by itself.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="cbir-pacs-") as scratch,
-        Installation(Path(scratch), stable_age=2, http=8042, dicom=4242, service=8043) as pacs,
+        Installation(Path(scratch), logs=folder, stable_age=2, http=8042, dicom=4242, service=8043) as pacs,
     ):
         print(f"cohort    {patients} synthetic patients in {folder / 'cohort'}", flush=True)
         write_cohort(folder / "cohort", patients)
@@ -83,7 +87,7 @@ def run(folder: Path, patients: int) -> None:
         print("          and press “Find similar cases”. Ctrl-C stops everything.", flush=True)
         while (name := pacs.ended()) is None:
             time.sleep(0.5)
-        raise CbirError(name, "has ended", "see what it printed above")
+        raise CbirError(name, "has ended", f"see {pacs.log_file(name)}")
 
 
 def new_study(cohort: Path, folder: Path) -> dict[str, list[Path]]:

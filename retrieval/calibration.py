@@ -661,7 +661,10 @@ class _Answers:
     def __init__(self, state: State, view: int, asks: Sequence[_Ask]) -> None:
         self.state, self.view = state, view
         scans = {id(scan): scan for ask in asks for scan in ask.scans}
-        pools = {s: np.flatnonzero(state.pool(s, view, [])) for s in {q.sequence for q in scans.values()}}
+        pools = {
+            s: np.flatnonzero(state.pool(s, view, np.ones(len(state.slice_case), bool), []))
+            for s in {q.sequence for q in scans.values()}
+        }
         self.rows: dict[int, NDArray[np.float32]] | None = {}
         if max((len(pool) for pool in pools.values()), default=0) > EXACT_BELOW:
             self.rows = None

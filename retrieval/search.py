@@ -454,21 +454,23 @@ class _State:
             )
         return scans
 
-    def pool(self, sequence: str | None, view: int, notes: list[str]) -> NDArray[np.bool_]:
-        """Slices that a query slice of this sequence and view is compared with."""
+    def pool(
+        self, sequence: str | None, view: int, eligible: NDArray[np.bool_], notes: list[str]
+    ) -> NDArray[np.bool_]:
+        """Slices that a query slice of this sequence and view is compared with, of those that may be."""
         of_view = self.contents.slice_view == view
         same: NDArray[np.bool_] = (
             np.ones(len(of_view), bool)
             if sequence is None
             else self.slice_sequence == self.sequences.get(sequence, -1)
         )
-        if not same.any():
-            notes.append(f"the index has no {sequence}: compared with all sequences")
+        if not (same & eligible).any():
+            notes.append(f"no other case has {sequence}: compared with all sequences")
             same[:] = True
-        if view == REGION and not (of_view & same).any():
+        if view == REGION and not (of_view & same & eligible).any():
             notes.append("the index has no outlined regions: the region is compared with whole slices")
             of_view = self.contents.slice_view == WHOLE
-        return np.asarray(of_view & same)
+        return np.asarray(of_view & same & eligible)
 
     def rank(
         self,
@@ -483,7 +485,7 @@ class _State:
         Where many slices are eligible, an approximate search proposes `depth` cases and these are
         ranked exactly; else all are.
         """
-        pools = [self.pool(q.sequence, view, notes) & eligible[self.slice_case] for q in queries]
+        pools = [self.pool(q.sequence, view, eligible[self.slice_case], notes) for q in queries]
         notes[:] = list(dict.fromkeys(notes))
         if max(int(pool.sum()) for pool in pools) > EXACT_BELOW:
             short = np.zeros(len(eligible), bool)

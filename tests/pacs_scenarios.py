@@ -225,6 +225,7 @@ def test_a_file_opened_in_the_viewer_passes_through_orthanc(world: World, browse
     page.locator("#hits ol li").first.wait_for(timeout=60_000)
     assert "#query=" in page.url
     assert "flair" in page.locator("#asked").inner_text()
+    assert page.locator("#filing button").is_disabled(), "a file belongs to no study of the PACS"
     page.close()
 
 
@@ -277,6 +278,33 @@ def test_a_report_is_stored_beside_the_images_and_names_nobody_else(world: World
     assert "Comprehensive3DSR" in told.stdout + told.stderr
     assert not [line for line in told.stderr.splitlines() if line.startswith("Error")]
     world.caught_up(filed=3, ignored=1)  # the report itself is no image
+
+
+@pytest.mark.browser
+def test_the_viewer_files_a_report_of_what_it_shows(world: World, browser: Any, scan: list[Path]) -> None:
+    page = browser.new_page(viewport={"width": 1366, "height": 768})
+    page.goto(f"{world.orthanc_url}/cbir/ui/viewer#series={orthanc_id(world, uid(scan))}&where=who_grade=4")
+    page.locator("#hits ol li").first.wait_for(timeout=60_000)
+    assert page.locator("#filing button").is_enabled()
+    page.keyboard.press("f")
+    page.locator("#sure").wait_for()
+    page.keyboard.press("Enter")
+    page.locator("#filing a").wait_for(timeout=60_000)
+    assert "Filed in the study" in page.locator("#filing p").inner_text()
+    assert page.locator("#filing button").is_disabled()
+    page.screenshot(path=ARTIFACTS / "pacs-filed.png")
+    with page.expect_popup() as opening:
+        page.locator("#filing a").click()
+    opening.value.wait_for_url(lambda address: "/app/explorer.html#instance?uuid=" in address)
+    stored = opening.value.url.rpartition("=")[2]
+    page.close()
+    with world.asking_orthanc() as orthanc:
+        report = pydicom.dcmread(io.BytesIO(orthanc.get(f"/instances/{stored}/file").content))
+        kept = orthanc.get(f"/studies/{orthanc_id(world, uid(scan, 'StudyInstanceUID'))}").json()["Series"]
+        kinds = [orthanc.get(f"/series/{one}").json()["MainDicomTags"]["Modality"] for one in kept]
+    assert sorted(kinds) == ["MR", "SR"]
+    assert (report.Modality, report.StudyInstanceUID) == ("SR", uid(scan, "StudyInstanceUID"))
+    world.caught_up(filed=3, ignored=2)
 
 
 def test_late_slices_replace_the_series(world: World) -> None:
@@ -477,6 +505,14 @@ def test_nginx_asks_who_it_is_and_passes_the_rest_on(world: World) -> None:
             assert len(same.json()["hits"]) == 2
             other = client.post("/cbir/ui/query", data=asked, headers={"Origin": "https://elsewhere.example"})
             assert other.status_code == 403
+        # the audit trail tells where a question came from, whatever the client says of itself
+        far = httpx.HTTPTransport(verify=trusted, local_address="127.0.0.7", trust_env=False)
+        with httpx.Client(base_url=url, transport=far, auth=("reader", "secret"), timeout=60) as client:
+            lie = {"X-Forwarded-For": "203.0.113.9"}
+            assert client.post("/cbir/ui/query", data=asked, headers=lie).status_code == 200
+        trail = (world.index / "audit" / "dicom-audit.xml").read_text()
+        assert 'NetworkAccessPointID="127.0.0.7"' in trail
+        assert "203.0.113.9" not in trail
     finally:
         server.terminate()
         server.wait()

@@ -202,7 +202,7 @@ def test_a_sequence_the_index_lacks_is_compared_with_all_and_said(make, cohort, 
     index = make(cohort(3, ("t1ce",)))
     answer = index.query(write_nifti(tmp_path / "new_t2.nii.gz", phantom(7)))
     assert len(answer.hits) == 3
-    assert any("no t2" in note for note in answer.notes)
+    assert any("no other case has t2" in note for note in answer.notes)
 
 
 def test_a_folder_of_several_patients_is_no_query(make, cohort):
@@ -298,3 +298,12 @@ def test_an_encoder_that_looks_takes_the_region_as_a_box(tmp_path, looking, coho
         for hit in answer.hits:
             best = (stored[case == contents.case_ids.index(hit.case_id)] @ vector[0]).max()
             assert hit.score == pytest.approx(min(best, 1), abs=1e-5)
+
+
+def test_a_sequence_that_only_the_excluded_patient_has_is_compared_with_all_and_said(make, cohort, tmp_path):
+    root = cohort(4)
+    flair = write_nifti(root / "P-09" / "P-09_flair.nii.gz", phantom(9))
+    index = make(root)
+    answer = index.query(flair, exclude_patient="P-09")
+    assert {hit.patient_id for hit in answer.hits} == {f"P-0{i}" for i in range(4)}
+    assert any("no other case has flair" in note for note in answer.notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gzip
 import io
 import json
@@ -476,6 +477,19 @@ def test_files_of_one_name_in_one_upload_are_all_kept(client, tmp_path):
     assert client.get("/info").json()["scans"] == 9
 
 
+def test_a_file_whose_name_says_nothing_asks_but_is_not_indexed(client, tmp_path):
+    """Its patient would be another one each time, and each would vote."""
+    scan = write_nifti(tmp_path / "P-90" / "t1ce.nii.gz", phantom(77, 4))
+    assert client.post("/query", files=sent(scan)).status_code == 200
+    for upload in (sent(scan), sent(scan, "ses-1_t1ce.nii.gz")):
+        reply = client.post("/index", files=upload)
+        assert reply.status_code == 422
+        assert "does not say whose scan it is; call it after patient and sequence" in reply.json()["detail"]
+    for indexed in (1, 0):  # in an archive, the folder says it
+        assert done(client, client.post("/index", files=zipped(scan.parent)))["report"]["indexed"] == indexed
+    assert not scratch()
+
+
 def test_the_last_file_that_fails_does_not_hide_the_others(client, tmp_path, monkeypatch):
     monkeypatch.setattr(intake, "GROUP", 1)
     client.app.state.service._cost = 1000.0  # no renewal but the last
@@ -803,7 +817,8 @@ def test_settings_files_above_an_upload_are_not_taken_for_its_own(client, tmp_pa
     service = client.app.state.service
     from indexer.readers.names import find_config
 
-    config = find_config(service.new_folder())
+    with service.new_folder() as folder:
+        config = find_config(folder)
     assert config is not None
     assert config.path.parent == service._scratch
     assert (config.channels, config.stack) == ((), None)
@@ -1175,6 +1190,46 @@ def test_a_structured_report_is_stored_on_request(pacs):
     assert (report.Modality, report.PatientID) == ("SR", "D-01")
     assert pacs.post("/sr").status_code == 422
     assert pacs.post("/sr", data={"series": "9"}).status_code == 404
+    folder = pacs.app.state.service.settings.index / "audit"
+    lines = [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
+    assert [(line["event"], line["outcome"]) for line in lines] == [
+        ("store", "success"),
+        ("store", "failure"),
+        ("store", "failure"),
+    ]
+    assert len(lines[0]["patients"]) == 1, "nobody but the patient of the series"
+
+
+def test_a_structured_report_says_what_was_asked(pacs):
+    asked = {"series": "1.2.3", "k": "2", "where": "who_grade=3", "region": "4,4,20,20@5"}
+    assert pacs.post("/sr", data=asked).status_code == 201
+    for parameter in (b"hits: 2", b"region: 4,4,20,20@5", b"hits only with: who_grade=3"):
+        assert parameter in Drawer.stored[0]
+
+
+def test_a_report_without_a_hit_is_not_stored(pacs, monkeypatch):
+    ask = Index.ask
+    monkeypatch.setattr(Index, "ask", lambda *a, **b: dataclasses.replace(ask(*a, **b), hits=[]))
+    reply = pacs.post("/sr", data={"series": "1.2.3"})
+    assert (reply.status_code, "nothing to report" in reply.json()["detail"]) == (422, True)
+    assert not Drawer.stored
+
+
+def test_the_patient_of_a_series_is_left_out_whoever_else_is(pacs):
+    done(pacs, pacs.post("/index", data={"series": "1.2.3"}))
+    with open_index(pacs.app.state.service.settings.index) as index:
+        own = index.case_index.patient("D-01")
+    others = {hit["patient_id"] for hit in pacs.post("/query", data={"series": "1.2.3"}).json()["hits"]}
+    assert own not in others
+    other = min(others)
+    for path in ("/query", f"/queries/{_asked_once(pacs)}"):
+        fields = {"series": "1.2.3"} if path == "/query" else {}
+        answer = pacs.post(path, data={**fields, "exclude_patient": other}).json()
+        assert {hit["patient_id"] for hit in answer["hits"]} == others - {other}
+
+
+def _asked_once(pacs: TestClient) -> str:
+    return str(pacs.post("/query", data={"series": "1.2.3"}).json()["query"]["id"])
 
 
 def test_without_a_pacs_there_is_nothing_to_ask_of_it(client):
@@ -1229,6 +1284,23 @@ def test_the_viewer_is_served(client):
     for path in ("/", "/viewer"):
         reply = client.get(path)
         assert reply.headers["content-type"].startswith("text/html")
+        assert reply.headers["cache-control"] == "no-cache"
+
+
+def test_an_updated_viewer_is_taken_up_and_one_that_is_the_same_not_sent_again(client):
+    first = client.get("/static/viewer.js")
+    assert first.headers["cache-control"] == "no-cache"
+    again = client.get("/static/viewer.js", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["cache-control"] == "no-cache"
+
+
+def test_info_says_what_the_caller_may_do(guarded, client):
+    assert client.get("/info").json()["role"] == "admin", "without tokens everybody may do everything"
+    strict, tokens, _ = guarded
+    for role, token in tokens.items():
+        reply = strict.get("/info", headers={"Authorization": f"Bearer {token}"})
+        assert reply.json()["role"] == role
 
 
 def test_a_server_starts_answers_and_ends_when_it_is_told(real_index, tmp_path, monkeypatch, capsys):

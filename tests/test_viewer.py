@@ -611,6 +611,96 @@ def test_a_series_is_fetched_from_the_pacs_once(page: Any, service: str, demo: P
 
 
 @pytest.mark.browser
+def test_a_report_is_filed_on_request_and_only_once(page: Any, service: str, demo: Path) -> None:
+    """The PACS is played; `pacs_scenarios.py` has a real one."""
+    page.goto(service)
+    told, _ = answer(page, lambda: page.set_input_files("#file", new_scan(demo)))
+    assert page.is_hidden("#filing"), "this service has no PACS"
+    again = f"{service}queries/{told['query']['id']}"
+    sent: list[dict[str, list[str]]] = []
+    refusals = [{"status": 502, "json": {"detail": "the PACS does not answer"}}]
+
+    def stored(route: Any) -> None:
+        sent.append(posted(route.request))
+        route.fulfill(**(refusals.pop() if refusals else {"status": 201, "json": {"stored": "a-b-c"}}))
+
+    page.route("**/query", lambda route: route.fulfill(response=route.fetch(url=again)))
+    page.route("**/sr", stored)
+    joined(page)
+    page.goto(f"{service}viewer#series=1.2.3&where=who_grade=4")
+    page.wait_for_function(SHOWN)
+    button, said = page.locator("#filing button"), page.locator("#filing p")
+    assert button.is_enabled()
+    page.keyboard.press("f")
+    assert page.is_visible("#sure")
+    keep(page, "filing")
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#sure")
+    button.focus()
+    page.keyboard.press("Enter")
+    page.locator("#sure .cancel").click()
+    assert not sent, "nothing is filed unless it is meant"
+
+    page.keyboard.press("f")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#alert:visible")
+    assert "PACS does not answer" in page.inner_text("#alert p")
+    page.locator("#alert .retry").click()
+    page.wait_for_function("() => document.querySelector('#filing p').textContent.startsWith('Filed')")
+    assert sent == [{"series": ["1.2.3"], "where": ["who_grade=4"]}] * 2
+    assert button.is_disabled()
+    page.keyboard.press("f")
+    assert page.is_hidden("#sure"), "once is enough"
+    keep(page, "filed")
+    filter_on(page, "who grade").select_option("")
+    page.wait_for_function("() => !document.querySelector('#filing button').disabled")
+    assert said.inner_text() == "", "another answer may be filed, too"
+    page.go_back()
+    page.wait_for_function("() => document.querySelector('#filing p').textContent.startsWith('Filed')")
+
+
+def joined(page: Any, **more: Any) -> None:
+    """Let the page take the service for one with a PACS."""
+
+    def told(route: Any) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, json={**response.json(), "pacs": True, **more})
+
+    page.route("**/info", told)
+
+
+@pytest.mark.browser
+def test_where_nothing_can_be_filed_the_page_says_why(page: Any, service: str, demo: Path) -> None:
+    joined(page)
+    page.goto(service)
+    assert page.is_hidden("#filing")
+    told, _ = answer(page, lambda: page.set_input_files("#file", new_scan(demo)))
+    button, said = page.locator("#filing button"), page.locator("#filing p")
+    assert button.is_disabled()
+    assert "a series of the PACS" in said.inner_text()
+    page.keyboard.press("f")
+    assert page.is_hidden("#sure")
+
+    again = f"{service}queries/{told['query']['id']}"
+    shown: list[dict[str, Any]] = []
+
+    def asked(route: Any) -> None:
+        response = route.fetch(url=again)
+        route.fulfill(response=response, json={**response.json(), "hits": shown})
+
+    page.route("**/query", asked)
+    for more, hits, why in (({"role": "read"}, told["hits"], "role write"), ({}, [], "no case")):
+        shown = hits
+        page.unroute("**/info")
+        joined(page, **more)
+        page.goto("about:blank")
+        page.goto(f"{service}viewer#series=1.2.3")
+        page.wait_for_selector("#filing:visible")
+        assert button.is_disabled()
+        assert why in said.inner_text()
+
+
+@pytest.mark.browser
 def test_links_that_lead_nowhere_say_so(page: Any, service: str) -> None:
     page.goto(f"{service}#query=gone")
     page.wait_for_selector("#alert:visible")

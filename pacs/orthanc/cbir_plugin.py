@@ -117,6 +117,8 @@ def forward(output, request, method, path, body=None, content_type=None):
     """Answer with what the service answers."""
     accept = request["headers"].get("accept", "*/*")
     headers = {"Accept": accept}
+    if "x-forwarded-for" in request["headers"]:  # from the proxy in front, for the audit trail
+        headers["X-Forwarded-For"] = request["headers"]["x-forwarded-for"]
     if content_type:
         # Orthanc keeps multipart/form-data for its own upload page, so uploads come under another name
         headers["Content-Type"] = content_type.replace("multipart/x-form-data", "multipart/form-data")

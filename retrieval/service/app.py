@@ -106,12 +106,21 @@ def create_app(
     app.add_middleware(Guard, settings=settings)
     for route in ROUTES:
         _add(app, route, tokens)
-    app.mount("/static", StaticFiles(directory=STATIC, check_dir=False))
+    app.mount("/static", _Static(directory=STATIC, check_dir=False))
     app.add_exception_handler(CbirError, _refused)
     app.add_exception_handler(Busy, _busy)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     return app
+
+
+class _Static(StaticFiles):
+    """Files that a browser keeps, and asks each time whether they are still the same."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["cache-control"] = "no-cache"
+        return response
 
 
 def serve(settings: Settings, encoder: Encoder | None = None) -> None:
@@ -167,19 +176,19 @@ _bearer = HTTPBearer(auto_error=False, description="A token made by `cbir token`
 
 
 def allowed(role: Role, tokens: Tokens | None) -> Callable[..., Awaitable[None]]:
-    """A dependency that lets a request pass whose token has the role, and knows its name afterwards."""
+    """A dependency that lets a request pass whose token has the role; who asks is known afterwards."""
 
     async def check(
         request: Request,
         credentials: HTTPAuthorizationCredentials | None = Depends(_bearer),  # noqa: B008
     ) -> None:
         if tokens is None:
-            request.state.who = LOCAL
+            request.state.who, request.state.role = LOCAL, Role.ADMIN
             return
         token = tokens.find(credentials.credentials) if credentials else None
         held = Role[token.role.upper()] if token else None
         if token is not None and held is not None and held >= role:
-            request.state.who = token.name
+            request.state.who, request.state.role = token.name, held
             return
         status = 401 if token is None else 403
         address = request.client.host if request.client else ""

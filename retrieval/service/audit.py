@@ -2,8 +2,9 @@
 
 ``audit.jsonl`` has one JSON object a line, for people and scripts. ``dicom-audit.xml`` has the same event
 on the same line as DICOM audit message (PS3.15, A.5): *Query* for questions, *DICOM Instances Accessed*
-for images that were looked at, filed or removed, *Security Alert* for what was refused. Neither holds
-an identifier: patients are the index's keyed hashes, and people are the names of their tokens.
+for images that were looked at, filed or removed and for reports stored in the PACS, *Security Alert* for
+what was refused. Neither holds an identifier: patients are the index's keyed hashes, and people are the
+names of their tokens.
 
 Files are rotated by size and dropped by count, oldest first. All are readable by their owner only.
 """
@@ -33,6 +34,7 @@ EVENTS: Mapping[str, tuple[str, str, str]] = {
     "index": ("110103", "DICOM Instances Accessed", "C"),
     "remove": ("110103", "DICOM Instances Accessed", "D"),
     "report": ("110103", "DICOM Instances Accessed", "R"),
+    "store": ("110103", "DICOM Instances Accessed", "C"),
     "refused": ("110113", "Security Alert", "E"),
 }
 """Event to code and meaning (DICOM context group 400) and action (create, read, delete, execute)."""

@@ -15,6 +15,7 @@ from typing import IO, Any
 import filelock
 import numpy as np
 
+from indexer import reference
 from indexer.case_index import CaseIndex
 from indexer.encoder import DEFAULT, Encoder, load_encoder
 from indexer.errors import CaseIndexError, CbirError, QueryError, WriterBusyError
@@ -22,6 +23,7 @@ from indexer.readers.names import CONFIG
 from indexer.runtime import trim
 from indexer.scan import Scan
 from retrieval.answer import Answer
+from retrieval.calibration import calibrate, due
 from retrieval.parsing import Box
 from retrieval.search import Index
 from retrieval.service.audit import Audit
@@ -107,6 +109,7 @@ class Service:
             self._encoder = self.index.encoder
             self._encoder.encode(np.zeros((32, self._encoder.size, self._encoder.size), np.uint8))  # warm
             self._revision = self._writer.catalog.revision
+            self._calibrated = -1  # the revision at which that was last thought of
             self._renewed = self._trimmed = time.monotonic()
             self._cost = 0.0
             self.jobs = Jobs(settings.queue, idle=self._idle)
@@ -160,7 +163,10 @@ class Service:
             scans = read(folder)
             own = self.index.case_index.patient(scans[0].patient_id)
             answer = self._ask(scans, "the series", question, own)
-            report = structured_report(answer, files, self.index.case_index.about()["encoder"])
+            if not answer.hits:
+                raise QueryError("the series", "no case matches: there is nothing to report")
+            encoder = self.index.case_index.about()["encoder"]
+            report = structured_report(answer, files, encoder, where=question.where)
             patient = self.index.case_index.pseudonym("patient", scans[0].patient_id)
             return pacs.store(report), [patient]
 
@@ -232,7 +238,7 @@ class Service:
             where=question.where,
             region=question.region,
             region_slice=question.region_slice,
-            exclude_patient=question.exclude_patient or own,
+            exclude_patient=[patient for patient in (question.exclude_patient, own) if patient],
             all_cases=question.all_cases,
         )
 
@@ -266,6 +272,8 @@ class Service:
             rows = [row for row in rows if (row["sequence"] or "") == sequence]
         if not rows:
             raise Missing("scan", "the case has no such scan")
+        if reference.is_reference(rows[0]["source"]):
+            raise Missing("scan", "a reference case comes without pictures: see its collection and id")
         try:
             return self.index.read(rows[0]["source"])[rows[0]["channel"]], case["patient_id"]
         except (CbirError, IndexError):
@@ -299,16 +307,14 @@ class Service:
         CbirError
         Busy
         """
-        folder = self.new_folder()
-        try:
-            with scrubbing(folder):
-                unpack(upload, name, folder, self.settings)
-                found, _ = discovered(folder)
-                if not found.sources:
-                    raise found.failures[0]
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+        with self.new_folder() as folder, scrubbing(folder):
+            unpack(upload, name, folder, self.settings)
+            found, _ = discovered(folder)
+            if not found.sources:
+                raise found.failures[0]
+            if any(source.patient_id == folder.name for source in found.sources):  # another one each time
+                remedy = "call it after patient and sequence, such as P-017_t1ce.nii.gz"
+                raise Unreadable("upload", "a file's name does not say whose scan it is", remedy)
         return self.index_folder(folder, who=who, labels=labels, address=address)
 
     def index_series(
@@ -321,12 +327,8 @@ class Service:
         CbirError
         Busy
         """
-        folder = self.new_folder()
-        try:
+        with self.new_folder() as folder:
             self.download(series, folder)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
         return self.index_folder(folder, who=who, labels=labels, address=address)
 
     def index_folder(
@@ -433,9 +435,15 @@ class Service:
 
         return self.jobs.submit("remove", work, who=who)
 
-    def new_folder(self) -> Path:
-        """An empty folder among the temporary ones."""
-        return Path(tempfile.mkdtemp(dir=self._scratch, prefix="upload-"))
+    @contextmanager
+    def new_folder(self) -> Iterator[Path]:
+        """An empty folder among the temporary ones; it is removed again if filling it fails."""
+        folder = Path(tempfile.mkdtemp(dir=self._scratch, prefix="upload-"))
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def _tell_indexed(self, who: str, address: str, taken: Taken) -> None:
         self.audit.record(
@@ -480,14 +488,17 @@ class Service:
         self._trim()
         if self._writer.catalog.revision != self._revision:  # another process wrote
             self._renew(now=False)
+        elif self._calibrated != self._revision:
+            self._calibrated = self._revision
+            if due(self._writer, self.index.contents) and calibrate(self.index):
+                self.index.refresh()
 
     @contextmanager
     def _folder(self) -> Iterator[Path]:
-        folder = self.new_folder()
-        try:
+        """A temporary folder for one question."""
+        with self.new_folder() as folder:
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _scratch() -> Path:

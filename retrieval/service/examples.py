@@ -24,6 +24,7 @@ INFO = {
     "failed": 0,
     "labels": {"who_grade": ["2", "3", "4"]},
     "pacs": True,
+    "role": "write",
     "notice": NOTICE,
 }
 PACS: dict[str, Any] = {
@@ -96,11 +97,14 @@ ANSWER = {
             "set": ["3", "4"],
             "abstain": False,
             "neighbours": 10,
-            "calibrated": False,
+            "calibrated": True,
+            "calibrated_on": 281,
+            "reason": None,
         }
     },
     "notes": [],
     "notice": NOTICE,
+    "familiar": True,
 }
 ACCEPTED = {"job": "9f1c2d3e4a5b6c7d"}
 JOB = {
@@ -172,4 +176,4 @@ INDEX_FORM: dict[str, Any] = {
         "example": '{"who_grade": "4"}',
     },
 }
-SR_FORM: dict[str, Any] = {"series": _SERIES, **_ASKING}
+SR_FORM: dict[str, Any] = {"series": _SERIES, **AGAIN_FORM}

@@ -11,7 +11,6 @@ Orthanc's identifiers and UIDs are kept as keyed hashes only.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sqlite3
 import threading
 import time
@@ -157,12 +156,8 @@ class Follower:
             if self._is_foreign(now):
                 self._memory.put(key, Held(name, now.version, IGNORED))
                 return
-            folder = self._service.new_folder()
-            try:
+            with self._service.new_folder() as folder:
                 self._pacs.series(series, folder)
-            except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
         except NotInPacs:
             return  # deleted meanwhile: the next comparison takes it out
         reason = self._done(self._service.index_folder(folder, who=WHO))

@@ -96,8 +96,11 @@ def described(place: str, scans: Sequence[Mapping[str, Any]]) -> list[dict[str, 
     return told
 
 
-def info(service: Service) -> dict[str, Any]:
-    """The JSON of ``GET /info``: as ``cbir info --json``, with the values of each label."""
+def info(service: Service, role: str) -> dict[str, Any]:
+    """The JSON of ``GET /info``: as ``cbir info --json``, with the values of each label.
+
+    ``pacs`` says whether the service is joined to a PACS, ``role`` what the caller may do.
+    """
     contents = service.index.contents
     by_patient = dict(zip(contents.patient_ids, contents.labels, strict=True))
     values = {
@@ -110,6 +113,7 @@ def info(service: Service) -> dict[str, Any]:
         **about,
         "labels": values,
         "pacs": service.settings.pacs is not None,
+        "role": role,
         "notice": NOTICE,
     }
 

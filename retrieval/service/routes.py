@@ -96,9 +96,10 @@ async def viewer(request: Request) -> Response:
 
 @route("GET", "/info", Role.READ, answer=examples.INFO)
 async def info(request: Request) -> Response:
-    """What is in the index, and the values of each label."""
+    """What is in the index, the values of each label, and what the caller's token allows."""
+    role = request.state.role.name.lower()
     async with _looking(request).place():
-        return JSONResponse(await _looking(request).run(lambda: replies.info(_service(request))))
+        return JSONResponse(await _looking(request).run(lambda: replies.info(_service(request), role)))
 
 
 @route("GET", "/pacs", Role.READ, answer=examples.PACS)
@@ -262,7 +263,7 @@ async def nudge(request: Request) -> Response:
 async def structured_report(request: Request) -> Response:
     """Ask with a series of the PACS and store the answer beside it, as DICOM structured report."""
     service, asking = _service(request), request.app.state.asking
-    with _audited(request, "query") as note:
+    with _audited(request, "store") as note:
         async with asking.place():
             form = await _form(request)
             try:
@@ -271,6 +272,7 @@ async def structured_report(request: Request) -> Response:
                 await form.close()
             if not series:
                 raise QueryError("series", "give the field series")
+            note.detail = _counted(question)
             stored, note.patients = await asking.run(lambda: service.store_report(series, question))
     return JSONResponse({"stored": stored, "notice": NOTICE}, 201)
 
@@ -386,6 +388,12 @@ def _question(form: FormData) -> Question:
     )
 
 
+def _counted(question: Question) -> dict[str, Any]:
+    """What the audit trail tells of a question."""
+    filters, region = len(question.where or {}), question.region is not None
+    return {"k": question.k, "filters": filters, "region": region}
+
+
 def _text(form: FormData, name: str) -> str:
     value = form.get(name)
     return value.strip() if isinstance(value, str) else ""
@@ -417,11 +425,7 @@ async def _asked(request: Request, event: str, *, again: str | None = None) -> _
             form = await _form(request)
             try:
                 question = _question(form)
-                note.detail = {
-                    "k": question.k,
-                    "filters": len(question.where or {}),
-                    "region": question.region is not None,
-                }
+                note.detail = _counted(question)
                 ask, like = _answering(request, form, question, again)
 
                 def work() -> _Asked:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -59,7 +59,9 @@ _IDENTITY = ("PatientID", "PatientName")
 _TEXTS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UC", "UT")
 
 
-def structured_report(answer: Answer, files: Sequence[Path], encoder: str) -> bytes:
+def structured_report(
+    answer: Answer, files: Sequence[Path], encoder: str, *, where: Mapping[str, str] | None = None
+) -> bytes:
     """The report of an answer, to be stored into the PACS.
 
     Parameters
@@ -70,6 +72,8 @@ def structured_report(answer: Answer, files: Sequence[Path], encoder: str) -> by
         The DICOM images of the series that was asked about. Patient and study of the report are theirs.
     encoder : str
         Name and version of the encoder.
+    where : mapping, optional
+        Labels that the hits had to have.
 
     Returns
     -------
@@ -84,7 +88,7 @@ def structured_report(answer: Answer, files: Sequence[Path], encoder: str) -> by
         algorithm_id=AlgorithmIdentification(
             name="cbir",
             version=ours,
-            parameters=[f"encoder: {encoder}", f"slices: {answer.query.slices}", f"hits: {len(answer.hits)}"],
+            parameters=[f"encoder: {encoder}", *_question(answer, where or {})],
         ),
         measurements=[*_scores(answer), *_shares(answer)],
         qualitative_evaluations=[*_findings(answer)],
@@ -126,6 +130,17 @@ def structured_report(answer: Answer, files: Sequence[Path], encoder: str) -> by
     return out.getvalue()
 
 
+def _question(answer: Answer, where: Mapping[str, str]) -> Iterator[str]:
+    """What was asked, as it is written on the command line."""
+    query = answer.query
+    yield f"slices: {query.slices}"
+    yield f"hits: {len(answer.hits)}"
+    if query.region is not None:
+        yield f"region: {','.join(map(str, query.region))}@{query.region_slice}"
+    for name, value in where.items():
+        yield f"hits only with: {name}={value}"
+
+
 def _scores(answer: Answer) -> Iterator[Measurement]:
     for hit in answer.hits:
         yield _number(f"Similarity of the case at rank {hit.rank}", hit.score)
@@ -133,13 +148,15 @@ def _scores(answer: Answer) -> Iterator[Measurement]:
 
 def _shares(answer: Answer) -> Iterator[Measurement]:
     for label, evidence in answer.evidence.items():
+        if evidence.abstain:
+            continue  # what stands there is the prior
         for value, share in evidence.probabilities.items():
             yield _number(f"Share of similar cases with {label} {value}", share)
 
 
 def _findings(answer: Answer) -> Iterator[QualitativeEvaluation]:
     for label, evidence in answer.evidence.items():
-        found = "inconclusive" if evidence.abstain else " or ".join(evidence.set)
+        found = "inconclusive" if evidence.abstain else " or ".join(evidence.set) or "none as usual"
         yield QualitativeEvaluation(_own(f"{label} of most similar cases"), _own(found))
 
 

@@ -3,7 +3,7 @@
 const BASE = new URL(".", document.baseURI); // the page may stand behind a proxy, under a prefix
 const TOKEN = "cbir-token";
 const KEEP = 256 * 2 ** 20; // bytes of volumes kept for going back and forth
-const BEHIND_ORTHANC = BASE.pathname.endsWith("/cbir/ui/");
+export const BEHIND_ORTHANC = BASE.pathname.endsWith("/cbir/ui/");
 
 export class ServiceError extends Error {
   constructor(message, { status = 0, again = false } = {}) {

@@ -4,7 +4,7 @@
 //
 // Whatever comes from the service is put into the page as text, never as markup.
 
-import { bytes, call, door, form, json, ServiceError } from "./service.js";
+import { BEHIND_ORTHANC, bytes, call, door, form, json, ServiceError } from "./service.js";
 import { Pane } from "./pane.js";
 
 const K = [5, 10, 20, 50];
@@ -16,6 +16,7 @@ const $ = (selector) => document.querySelector(selector);
 const panes = { query: new Pane($("#query-pane"), "Query"), hit: new Pane($("#hit-pane"), "Hit") };
 const answers = new Map(); // question to answer
 const series = new Map(); // series to the id of its kept query
+const filed = new Map(); // question to the PACS's id of the report on it; null while that is on its way
 const state = {
   question: "", // the one whose answer is shown
   answer: null,
@@ -42,13 +43,12 @@ const percent = (share) => `${Math.round(share * 100)}\u00a0%`;
 
 // ---- questions -----------------------------------------------------------------------------------
 
+/** Names and values of a question, those that are given, in the order of the names. */
+const pairs = (question, ...names) => names.flatMap((name) => question.getAll(name).map((value) => [name, value]));
+
 /** The address of a question, always in the same order. */
-function address(question) {
-  const address = new URLSearchParams();
-  for (const name of ["series", "query", "like", "k", "where", "region"])
-    for (const value of question.getAll(name)) address.append(name, value);
-  return address.toString();
-}
+const address = (question) =>
+  new URLSearchParams(pairs(question, "series", "query", "like", "k", "where", "region")).toString();
 
 /** Go to the present question with changes: name to a value, a list of values, or null. */
 function go(changes, from = here()) {
@@ -89,7 +89,7 @@ async function visit() {
 async function ask(question) {
   const uid = question.get("series");
   const kept = question.get("query") ?? series.get(uid);
-  const fields = ["k", "where", "region", "like"].flatMap((name) => question.getAll(name).map((value) => [name, value]));
+  const fields = pairs(question, "k", "where", "region", "like");
   const wait = uid && !kept ? "Fetching the series and comparing…" : "Comparing…";
   return busy(wait, async (signal) => {
     if (kept) {
@@ -167,6 +167,7 @@ function show(answer) {
   state.hit = null;
   state.marked.clear();
   draw(null);
+  filing();
   const asked = here();
   const none = !answer;
   $("#start").hidden = !none;
@@ -220,13 +221,15 @@ function evidence(name, vote) {
     );
   };
   const who = vote.neighbours === 1 ? "1 patient" : `${vote.neighbours} patients`;
-  const said = vote.calibrated ? "calibrated" : "not calibrated";
+  const said = vote.calibrated ? `calibrated on ${vote.calibrated_on} patients` : "not calibrated";
+  const plausible = vote.set.length ? `Plausible: ${vote.set.join(" or ")}` : "No value looks as its patients usually do";
+  const silent = vote.reason ? `${vote.reason[0].toUpperCase()}${vote.reason.slice(1)}.` : "The neighbours say nothing.";
   return make(
     "section",
     { "aria-label": `Evidence for ${plain(name)}` },
     make("h3", { textContent: plain(name) }, make("em", { textContent: said })),
     make("ul", {}, ...Object.keys(vote.probabilities).map(share)),
-    make("p", { textContent: vote.abstain ? "The neighbours say nothing." : `Plausible: ${vote.set.join(" or ")} · ${who}` }),
+    make("p", { textContent: vote.abstain ? silent : `${plausible} · ${who}` }),
   );
 }
 
@@ -316,6 +319,45 @@ const step = (by) => {
   const next = answer?.hits[answer.hits.indexOf(hit) + by];
   if (next) choose(next.case_id, false);
 };
+
+// ---- a report in the PACS ------------------------------------------------------------------------
+
+/** Offer to file the answer that is shown, or say why that cannot be, or where it was filed. */
+function filing() {
+  const place = $("#filing");
+  place.hidden = !state.info?.pacs || !state.answer;
+  if (place.hidden) return;
+  const said = [];
+  const stored = filed.get(state.question);
+  if (stored === null) said.push("Filing…");
+  else if (stored) said.push(...whereFiled(stored));
+  else if (!new URLSearchParams(state.question).has("series")) said.push("Only where a series of the PACS was asked with.");
+  else if (!["write", "admin"].includes(state.info.role)) said.push("Your token does not allow it: it lacks the role write.");
+  else if (!state.answer.hits.length) said.push("There is no case to report.");
+  place.querySelector("button").disabled = said.length > 0;
+  place.querySelector("p").replaceChildren(...said);
+}
+
+function whereFiled(stored) {
+  const said = ["Filed in the study of this series, as “Similar cases”."];
+  if (!BEHIND_ORTHANC) return said;
+  const href = `../../app/explorer.html#instance?uuid=${encodeURIComponent(stored)}`;
+  return [...said, " ", make("a", { href, target: "_blank", rel: "noopener", textContent: "Show it" })];
+}
+
+/** File the answer to a question. Nothing stops it once it was sent: it may be in the PACS already. */
+async function file(question = state.question) {
+  const fields = pairs(new URLSearchParams(question), "series", "k", "where", "region");
+  filed.set(question, null);
+  filing();
+  try {
+    filed.set(question, (await json("sr", form(fields))).stored);
+  } catch (error) {
+    filed.delete(question);
+    complain(error, () => file(question));
+  }
+  filing();
+}
 
 // ---- the two images ------------------------------------------------------------------------------
 
@@ -521,6 +563,7 @@ const KEYS = {
   c: () => press("crosshair"),
   l: () => press("linked"),
   e: () => !$("#why").hidden && explain(!pressed("why")),
+  f: () => !$("#filing").hidden && !$("#filing button").disabled && $("#sure").showModal(),
   "+": () => panes.query.zoom(1.25),
   "=": () => panes.query.zoom(1.25),
   "-": () => panes.query.zoom(0.8),
@@ -571,11 +614,12 @@ function listen() {
   $("#filters").addEventListener("submit", (event) => event.preventDefault());
   $("#alert .dismiss").addEventListener("click", () => ($("#alert").hidden = true));
   $("#more button").addEventListener("click", () => {
-    const question = new URLSearchParams();
-    for (const name of ["k", "where"]) for (const value of here().getAll(name)) question.append(name, value);
-    go({ like: [...state.marked.keys()] }, question);
+    go({ like: [...state.marked.keys()] }, new URLSearchParams(pairs(here(), "k", "where")));
   });
   $("#more .clear").addEventListener("click", () => [...state.marked.values()].forEach((hit) => mark(hit, false)));
+  $("#filing button").addEventListener("click", KEYS.f);
+  $("#sure form").addEventListener("submit", () => file());
+  $("#sure .cancel").addEventListener("click", () => $("#sure").close());
   $("#help").addEventListener("click", () => $("#keys").showModal());
   for (const id of ["region", "crosshair", "linked"]) $(`#${id}`).addEventListener("click", () => press(id));
   $("#why").addEventListener("click", () => explain(!pressed("why")));
