@@ -31,10 +31,16 @@ PIXELS = 480
 WINDOW = (0.5, 99.5)
 """Percentiles of a slice that are shown black and white."""
 OUTLINE, BOX = (255, 196, 0), (0, 209, 255)
+HEAT = ((255, 60, 20), (255, 225, 120))
+"""Colours of an explanation, from where little comes from to where the most does."""
 
 Region = tuple[int, int, int, int]
 Key = tuple[str, str | None, int]
 """Source, sequence, slice."""
+Side = tuple[int, bool]
+"""Rank of a hit, and whether the query's slice is meant."""
+Explain = Callable[[Hit, Scan, bool], NDArray[np.float32] | None]
+"""For a hit, the scan of one of its slices, and whether that is the query's: 0…1 over the slice."""
 
 
 def write_report(
@@ -43,6 +49,7 @@ def write_report(
     *,
     load: Callable[[Path], Sequence[Scan]] = read,
     index: str = "",
+    explain: Explain | None = None,
 ) -> None:
     """Write the report of an answer.
 
@@ -60,13 +67,16 @@ def write_report(
         drawn.
     index : str, optional
         Name of the index, for the head of the report.
+    explain : callable, optional
+        Says where the similarity comes from, as :func:`retrieval.explain.explanation` does; this can
+        then be shown over the pictures.
 
     Raises
     ------
     CbirError
         If `path` cannot be written.
     """
-    text = report_page(answer, load=load, index=index)
+    text = report_page(answer, load=load, index=index, explain=explain)
     try:
         with written_whole(path) as aside:
             aside.write_text(text, encoding="utf-8", errors="replace")
@@ -75,9 +85,15 @@ def write_report(
         raise CbirError(path, reason, "name a file in a folder that you may write to") from error
 
 
-def report_page(answer: Answer, *, load: Callable[[Path], Sequence[Scan]] = read, index: str = "") -> str:
+def report_page(
+    answer: Answer,
+    *,
+    load: Callable[[Path], Sequence[Scan]] = read,
+    index: str = "",
+    explain: Explain | None = None,
+) -> str:
     """The HTML that :func:`write_report` writes."""
-    return _page(answer, _pictures(answer, load), index)
+    return _page(answer, *_pictures(answer, load, explain), index)
 
 
 # --- pictures ------------------------------------------------------------------------------------
@@ -102,16 +118,21 @@ class Picture:
     reason: str = ""
 
 
-def _pictures(answer: Answer, load: Callable[[Path], Sequence[Scan]]) -> dict[Key, Picture]:
-    """A picture of every slice the report shows, reading one source after the other."""
+def _pictures(
+    answer: Answer, load: Callable[[Path], Sequence[Scan]], explain: Explain | None
+) -> tuple[dict[Key, Picture], dict[Side, bytes]]:
+    """Every slice the report shows, and what explains it, reading one source after the other."""
+    # the query first: a hit is explained by what it is like
+    sides: dict[Key, list[tuple[Hit, bool]]] = {}
+    for of_query in (True, False):
+        for hit in answer.hits:
+            sides.setdefault(_asked(hit) if of_query else _found(hit), []).append((hit, of_query))
     wanted: dict[str, list[Key]] = {}
-    for hit in answer.hits:
-        for key in (_asked(hit), _found(hit)):
-            keys = wanted.setdefault(key[0], [])
-            if key not in keys:
-                keys.append(key)
+    for key in sides:
+        wanted.setdefault(key[0], []).append(key)
     asked = {_asked(hit) for hit in answer.hits}
     pictures: dict[Key, Picture] = {}
+    heat: dict[Side, bytes] = {}
     for source, keys in wanted.items():
         try:
             scans = load(Path(source))
@@ -125,9 +146,15 @@ def _pictures(answer: Answer, load: Callable[[Path], Sequence[Scan]]) -> dict[Ke
                 if answer.query.region_slice not in (None, key[2]):
                     box = None
                 pictures[key] = picture(scan, key[2], box)
+                if explain is None:
+                    continue
+                for hit, of_query in sides[key]:
+                    values = explain(hit, scan, of_query)
+                    if values is not None:
+                        heat[hit.rank, of_query] = overlay(scan, key[2], values, box)
             except Exception as error:
                 pictures[key] = Picture(reason=_reason(error))
-    return pictures
+    return pictures, heat
 
 
 def _asked(hit: Hit) -> Key:
@@ -183,17 +210,50 @@ def shown(scan: Scan, position: int, pixels: int, box: Region | None = None) -> 
     marked = _boxed(plane, box)
     rows, columns = _field(scan, marked)
     grey = windowed(plane.pixels)[rows, columns]
-    tall, wide = grey.shape
-    across, down = (1.0, 1.0)
-    if scan.spacing is not None:
-        across, down = (s for axis, s in enumerate(scan.spacing) if axis != scan.axis)
-    scale = pixels / max(wide * across, tall * down)
-    size = max(1, round(wide * across * scale)), max(1, round(tall * down * scale))
-    image = Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC).convert("RGB")
+    image = _sized(Image.fromarray(grey), scan, pixels, Image.Resampling.BICUBIC).convert("RGB")
     for region, colour in ((plane.region, OUTLINE), (marked, BOX)):
         if region is not None and region.any():
             _draw(image, region[rows, columns], colour)
     return image
+
+
+def overlay(
+    scan: Scan, position: int, values: NDArray[np.float32], box: Region | None = None, pixels: int = PIXELS
+) -> bytes:
+    """Values over a slice as a PNG that covers its :func:`picture`: the less, the more transparent.
+
+    Parameters
+    ----------
+    scan : Scan
+    position : int
+        The slice.
+    values : ndarray of float32, shape (rows, columns)
+        0…1 over the displayed slice.
+    box : (x0, y0, x1, y1), optional
+        As for the picture.
+    pixels : int
+        Longer side.
+    """
+    part = np.rint(values[_field(scan, _boxed(scan.slice(position), box))] * 255).astype(np.uint8)
+    image = _sized(Image.fromarray(part), scan, pixels, Image.Resampling.BILINEAR)
+    # few colours: half of the bytes, and no step that is seen
+    image = image.point([round(level / 8) for level in range(256)])
+    share = np.linspace(0, 1, 33)[:, None]
+    image.putpalette(np.rint((1 - share) * HEAT[0] + share * HEAT[1]).astype(np.uint8).tobytes())
+    with BytesIO() as out:
+        opacity = np.rint(180 * share**0.75).astype(np.uint8).tobytes()
+        image.save(out, "PNG", transparency=opacity, optimize=True)
+        return out.getvalue()
+
+
+def _sized(image: Image.Image, scan: Scan, pixels: int, how: Image.Resampling) -> Image.Image:
+    """Part of a slice true to size, `pixels` long on its longer side."""
+    across, down = (1.0, 1.0)
+    if scan.spacing is not None:
+        across, down = (s for axis, s in enumerate(scan.spacing) if axis != scan.axis)
+    wide, tall = image.width * across, image.height * down
+    scale = pixels / max(wide, tall)
+    return image.resize((max(1, round(wide * scale)), max(1, round(tall * scale))), how)
 
 
 def windowed(pixels: NDArray[Any]) -> NDArray[np.uint8]:
@@ -248,7 +308,7 @@ def _draw(image: Image.Image, region: NDArray[np.bool_], colour: tuple[int, int,
 # --- page ----------------------------------------------------------------------------------------
 
 
-def _page(answer: Answer, pictures: dict[Key, Picture], index: str) -> str:
+def _page(answer: Answer, pictures: dict[Key, Picture], heat: dict[Side, bytes], index: str) -> str:
     query, now = answer.query, datetime.now().astimezone()
     facts = {
         "Query": Path(query.source).name or query.source,
@@ -258,14 +318,15 @@ def _page(answer: Answer, pictures: dict[Key, Picture], index: str) -> str:
         "Index": index,
         "Written": f"{now:%Y-%m-%d %H:%M}",
     }
-    hits = "".join(_hit(hit, pictures) for hit in answer.hits)
+    hits = "".join(_hit(hit, pictures, heat) for hit in answer.hits)
     return PAGE.substitute(
         title=escape(f"Cases like {facts['Query']}"),
-        style=STYLE.substitute(side=SIDE, notice=_css(answer.notice)),
+        style=STYLE.substitute(side=SIDE, notice=_css(answer.notice), heat=HEAT_CSS),
         facts="".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items() if v),
         evidence="".join(_evidence(name, e) for name, e in answer.evidence.items())
         or "<p>The index has no labels to vote on.</p>",
         notes=_notes(answer.notes),
+        why=WHY if heat else "",
         hits=f'<ol class="hits">{hits}</ol>' if hits else "<p>No case matches.</p>",
         notice=escape(answer.notice),
     )
@@ -294,24 +355,29 @@ def _evidence(name: str, evidence: Evidence) -> str:
             f'<div><b style="width:{100 * p:.1f}%"></b>{mark}</div></li>'
         )
     if evidence.abstain:
-        verdict = "The neighbours say nothing."
+        reason = evidence.reason or "the neighbours say nothing"
+        verdict = f"{escape(reason[:1].upper() + reason[1:])}."
+    elif not evidence.set:
+        verdict = "No value is plausible: none looks as its patients usually do."
     else:
         verdict = f"Plausible: <strong>{escape(' or '.join(evidence.set))}</strong>."
     people = "1 patient" if evidence.neighbours == 1 else f"{evidence.neighbours} patients"
     measured = "Calibrated" if evidence.calibrated else "<strong>Uncalibrated</strong>"
+    if evidence.calibrated_on:
+        people += f", checked on {evidence.calibrated_on} known patients"
     return (
         f'<section class="evidence"><h3>{escape(_words(name))}</h3><ul>{"".join(rows)}</ul>'
         f"<p>{verdict} {measured} vote of {people}.</p></section>"
     )
 
 
-def _hit(hit: Hit, pictures: dict[Key, Picture]) -> str:
+def _hit(hit: Hit, pictures: dict[Key, Picture], heat: dict[Side, bytes]) -> str:
     chips = "".join(
         f"<li><span>{escape(_words(name))}</span> {escape(value)}</li>" for name, value in hit.labels.items()
     )
     chips = chips or "<li><span>no labels</span></li>"
-    asked = _figure("Query", _asked(hit), pictures)
-    found = _figure(f"Hit {hit.rank}", _found(hit), pictures)
+    asked = _figure("Query", _asked(hit), pictures, heat.get((hit.rank, True)))
+    found = _figure(f"Hit {hit.rank}", _found(hit), pictures, heat.get((hit.rank, False)))
     return (
         f'<li class="hit"><article aria-label="Hit {hit.rank}"><div class="facts">'
         f'<h3><span class="rank">{hit.rank}</span><span class="score">{hit.score:.3f}</span>'
@@ -323,14 +389,18 @@ def _hit(hit: Hit, pictures: dict[Key, Picture]) -> str:
     )
 
 
-def _figure(who: str, key: Key, pictures: dict[Key, Picture]) -> str:
+def _figure(who: str, key: Key, pictures: dict[Key, Picture], heat: bytes | None) -> str:
     _, sequence, position = key
     what = f"{sequence or 'unknown sequence'}, slice {position}"
     shown = pictures[key]
     if shown.jpeg:
         data = b64encode(shown.jpeg).decode("ascii")
         side = f"<span>{shown.left}</span>" if shown.left else ""
-        body = f'<img src="data:image/jpeg;base64,{data}" alt="{escape(f"{who}: {what}")}">{side}'
+        body = f'<img src="data:image/jpeg;base64,{data}" alt="{escape(f"{who}: {what}")}">'
+        if heat:
+            data = b64encode(heat).decode("ascii")
+            body += f'<img class="why" src="data:image/png;base64,{data}" alt="">'
+        body += side
     else:
         body = f'<p class="missing">no picture: {escape(shown.reason)}</p>'
     return (
@@ -373,7 +443,7 @@ PAGE = Template("""<!DOCTYPE html>
 $evidence
 $notes
 </aside>
-<main><h2>Cases, most similar first</h2>$hits
+<main><h2>Cases, most similar first</h2>$why$hits
 <p class="key">Left edge of a picture: R the patient's right, A front. Grey values are scaled slice by slice.
 <span class="outline">▢</span> outline kept with the images
 <span class="box">▢</span> box marked in the query</p>
@@ -383,6 +453,14 @@ $notes
 </body>
 </html>
 """)
+
+HEAT_CSS = ", ".join(f"rgb{colour}" for colour in HEAT)
+
+WHY = """
+<input type="checkbox" id="why"><label for="why"> Show where the similarity comes from</label>
+<p class="key heat"><b></b> The parts of each slice that bring it near the other one of the pair: the
+brighter, the more, each slice by itself. It tells what was compared, not where a lesion is.</p>
+"""
 
 STYLE = Template("""
 :root { color-scheme: light dark; --page: #f4f5f6; --card: #fff; --ink: #1b2126; --quiet: #59636c;
@@ -448,6 +526,11 @@ figure { width: 100%; max-width: ${side}px; min-width: 0; }
 .tile img { position: absolute; width: 100%; height: 100%; object-fit: contain; }
 .tile span { position: absolute; left: .5rem; top: 50%; transform: translateY(-50%); color: #d5d9dc;
   font-size: .8rem; }
+.tile .why { display: none; }
+#why:checked ~ .hits .why { display: block; }
+#why, #why + label { cursor: pointer; vertical-align: middle; } #why ~ .hits { margin-top: .6rem; }
+.heat { display: none; } #why:checked ~ .heat { display: block; }
+.heat b { width: 3em; background: linear-gradient(90deg, #000, $heat); }
 .missing { color: #c4cbd1; padding: 1.5rem; text-align: center; font-size: .88rem; overflow-wrap: anywhere; }
 figcaption { padding-top: .35rem; } figcaption b { color: var(--ink); font-weight: 600; }
 footer { position: fixed; inset: auto 0 0 0; padding: .55rem 1.5rem; text-align: center; font-weight: 600;
@@ -464,5 +547,6 @@ footer::first-letter { text-transform: uppercase; }
   aside { margin-bottom: 1rem; }
   .evidence { break-inside: avoid; } figure { width: 62mm; }
   .hit article { grid-template-columns: minmax(0, 1fr) auto auto; gap: .8rem; padding: .7rem; }
+  #why, #why + label { display: none; }
   footer { position: static; margin-top: 1rem; } }
 """)

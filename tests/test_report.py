@@ -382,6 +382,39 @@ def full_report(cases: dict[str, list[Scan]], tmp_path: Path) -> Path:
     return path
 
 
+# --- explanation ---------------------------------------------------------------------------------
+
+
+def test_each_side_of_a_pair_has_its_own_explanation(tmp_path: Path) -> None:
+    asked: list[tuple[int, str, bool]] = []
+
+    def explain(hit: Hit, scan: Scan, of_query: bool) -> np.ndarray | None:
+        asked.append((hit.rank, scan.source.name, of_query))
+        if hit.rank == 2 and not of_query:
+            return None
+        return np.ones(scan.slice(0).pixels.shape, np.float32)
+
+    hits = [hit(1), hit(2), hit(3, source="gone.nii")]
+
+    def load(path: Path) -> list[Scan]:
+        if path.name == "gone.nii":
+            raise FileNotFoundError
+        return [volume(source=path)]
+
+    html = written(answer(hits), tmp_path, load=load, explain=explain)
+    queries = [(rank, "query.nii", True) for rank in (1, 2, 3)]
+    assert asked == [*queries, (1, "hit-1.nii", False), (2, "hit-2.nii", False)], "the query first"
+    assert html.count('<img class="why"') == 4
+    assert html.count(' alt="') == html.count("<img")
+    assert len(images(html)) == 5
+
+
+def test_without_an_explanation_there_is_no_switch(tmp_path: Path) -> None:
+    html = written(answer([hit()]), tmp_path, explain=lambda hit, scan, of_query: None)
+    assert 'id="why"' not in html
+    assert 'class="why"' not in html
+
+
 @pytest.fixture
 def browser() -> Iterator[Any]:
     chromium = shutil.which("chromium")
@@ -442,3 +475,36 @@ def test_on_a_narrow_screen_and_on_paper(browser: Any, full_report: Path) -> Non
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_explanation_is_switched_on_and_off(browser: Any, tmp_path: Path, scheme: str) -> None:
+    def explain(hit: Hit, scan: Scan, of_query: bool) -> np.ndarray:
+        values = np.zeros(scan.slice(0).pixels.shape, np.float32)
+        values[8:16, 8:12] = 1
+        return values
+
+    path = tmp_path / "report.html"
+    write_report(answer([hit(1), hit(2)]), path, load=lambda path: [volume()], explain=explain)
+    page = browser.new_page(viewport={"width": 1366, "height": 768}, color_scheme=scheme)
+    page.goto(path.as_uri())
+
+    def seen(selector: str) -> list[bool]:
+        return [element.is_visible() for element in page.locator(selector).all()]
+
+    assert seen(".why") == [False] * 4
+    assert seen(".heat") == [False]
+    page.get_by_text("where the similarity comes from").click()
+    assert seen(".why") == [True] * 4
+    assert seen(".heat") == [True]
+    for tile in page.locator(".tile").all():
+        below, above = (image.bounding_box() for image in tile.locator("img").all())
+        assert below == above
+    page.emulate_media(media="print")
+    assert seen(".why") == [True] * 4, "what is shown is printed"
+    assert seen("#why, #why + label") == [False] * 2
+    page.emulate_media(media="screen")
+    page.focus("#why")
+    page.keyboard.press("Space")
+    assert seen(".why") == [False] * 4
