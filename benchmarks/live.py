@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
     stable_age = json.loads((HERE / "orthanc.json").read_text())["StableAge"]
-    encoder = load_encoder("imagenet")
+    encoder = load_encoder()
     taken: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
