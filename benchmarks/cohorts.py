@@ -16,7 +16,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import hashlib
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +30,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks import results
 from indexer import network, readers
-from indexer.encoder import TrainedEncoder, load_weights
+from indexer.encoder import SHIPPED, TrainedEncoder, load_weights
 from indexer.labels import load_labels
 from indexer.readers import Source
 from indexer.samples import Cohort, Samples, load, validation
@@ -213,6 +215,9 @@ def main() -> None:
         validate(data, recipe, arguments["validate"])
     elif arguments["final"]:
         trained(data, "final", recipe)
+        shutil.copyfile(weights("final"), SHIPPED)
+        digest = hashlib.sha256(SHIPPED.read_bytes()).hexdigest()
+        SHIPPED.with_suffix(".sha256").write_text(f"{digest}  {SHIPPED.name}\n")
     else:
         for fold in [arguments["fold"]] if arguments["fold"] else FOLDS:
             trained(without_fold(data, fold), f"fold-{fold}", recipe)

@@ -512,6 +512,8 @@ def load_weights(path: Path) -> TrainedEncoder:
     if hashlib.sha256(text.encode()).hexdigest() != envelope["checksum"]:
         raise EncoderError(path, "is damaged: its description does not have its checksum", remedy)
     about = json.loads(text)
+    if "known" not in about:
+        raise EncoderError(path, "is of another version of cbir", "train again, or use that version")
     of_known = {key: tensors.pop(key) for key in list(tensors) if key.startswith(KNOWN)}
     checksums = _version(tensors, about["architecture"]), _version(of_known, KNOWN)
     if checksums != (about["version"], about["known"]):

@@ -238,7 +238,9 @@ def test_ctrl_c_ends_in_one_line_and_keeps_what_was_committed(cohort, tmp_path):
 
     root = cohort(300)
     arguments = [sys.executable, "-m", "retrieval.cli", "index", str(root), "--index", str(tmp_path / "i")]
+    held = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, held)
     for _ in range(3000):
         if (tmp_path / "i" / "writer.json").exists():
             break

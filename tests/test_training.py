@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import sys
@@ -23,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from benchmarks import cohorts, figshare
 from indexer import augmentation, network, readers, training
 from indexer import samples as training_set
-from indexer.encoder import Analyser, Encoder, load_encoder
+from indexer.encoder import FORMAT, Analyser, Encoder, load_encoder
 from indexer.errors import CbirError, EncoderError, LabelsError, ReadError
 from indexer.labels import load_labels
 from indexer.network import INPUT, RetrievalNetwork
@@ -546,6 +547,13 @@ def test_what_is_no_encoder_is_refused(written: Path, tmp_path: Path) -> None:
     save_file(load_file(written), tmp_path / "bare.safetensors")
     with pytest.raises(EncoderError, match="no encoder of cbir"):
         load_encoder(str(tmp_path / "bare.safetensors"))
+    content = load_file(written)
+    about = {"version": "0", "architecture": "earlier"}
+    text = json.dumps(about)
+    envelope = {"format": FORMAT, "about": text, "checksum": hashlib.sha256(text.encode()).hexdigest()}
+    save_file(content, tmp_path / "earlier.safetensors", {"cbir": json.dumps(envelope)})
+    with pytest.raises(EncoderError, match="another version of cbir"):
+        load_encoder(str(tmp_path / "earlier.safetensors"))
     with pytest.raises(EncoderError, match="cannot be read"):
         load_encoder(str(tmp_path / "absent.safetensors"))
     (tmp_path / "folder.safetensors").mkdir()

@@ -572,7 +572,7 @@ def test_an_explanation_is_laid_over_the_images(page: Any, service: str, demo: P
         page.keyboard.press("e")
     page.wait_for_function("() => document.querySelector('#why').ariaPressed === 'true'")
     page.wait_for_function(SHOWN)
-    assert np.abs(picture(page, "query") - before).mean() > 2
+    assert np.abs(picture(page, "query") - before).mean() > 1  # it would be 0 without
     keep(page, "explanation")
     page.keyboard.press("e")
     assert np.abs(picture(page, "query") - before).max() < 3
