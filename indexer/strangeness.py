@@ -20,8 +20,8 @@ RIDGE = 0.05
 LIMIT = 1.7
 """A scan that is farther than this, on the average of its slices, is of another kind.
 
-Of slices of patients that a network has not seen, less than one in a hundred is; so is every photo,
-phantom, noise and CT that was tried, and not every other MR or ultrasound (docs/evaluation.md).
+Tried with the network of one fold, which left fewer than one in a hundred slices of unseen patients
+beyond it, and every photo, phantom, noise and CT; some ultrasound and MR of other parts stayed within.
 """
 
 
