@@ -25,7 +25,7 @@ METHODS = (
     "random weights",
     "raw pixels",
 )
-COMBINATIONS = ("frozen ImageNet", "slices combined: unweighted", "slices combined: mean vector")
+COMBINATIONS = ("frozen ImageNet", "slices combined: unweighted", "slices combined: late interaction")
 PIPELINE = (
     "all features, nearest",
     "first level, nearest",

@@ -152,8 +152,8 @@ def judged(task: Task, label: str, folds: Folds) -> dict[str, Any]:
         "rank by predicted class": predicted_class_similarity(
             similarity, labels, cases.patients, folds=folds.fold
         ),
+        "slices combined: late interaction": folds.similarity("late interaction"),
         "slices combined: unweighted": folds.similarity("unweighted"),
-        "slices combined: mean vector": folds.similarity("mean vector"),
         "size of the lesion": sizes(task, cases.names),
     }
     for sequence in folds.cases.sequences:
