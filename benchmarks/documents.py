@@ -212,6 +212,13 @@ def _span(entry: dict[str, Any], metric: str, average: str) -> str:
 def figshare(content: dict[str, Any]) -> str:
     """The official folds one by one, all queries, classes, and the baselines."""
     parts = []
+    whole = results.load("baseline")["results"]["figshare, image"]
+    untrained = ("frozen ImageNet", "random weights", "raw pixels")
+    sized = content["results"]["outlined"].get("size of the outline")
+    beside = {
+        "outlined": {"size of the outline, micro": sized} if sized else {},
+        "proposed": {f"{name}, all five folds, micro": whole[name] for name in untrained},
+    }
     for task, name in TASKS.items():
         found = content["results"][task]
         rows = [[name, *(f"{m}" for m in CUTS)]]
@@ -231,6 +238,9 @@ def figshare(content: dict[str, Any]) -> str:
         for label, entry in found["classes"].items():
             rows.append([label, *(f"{entry['figures'][m]['value']:.3f}" for m in CUTS)])
         rows.append(["chance, micro", *(f"{found['metrics'][m]['micro']['chance']:.3f}" for m in CUTS)])
+        for label, entry in beside[task].items():
+            known = [figure(entry, m, "micro") if m in entry["metrics"] else "" for m in CUTS]
+            rows.append([label, *known])
         canary = found["canary"]
         said = f"{sum(canary['P@10']) / len(canary['P@10']):.3f}"
         rows.append(["labels shuffled between patients", "", "", said, ""])
@@ -348,6 +358,61 @@ def live(content: dict[str, Any]) -> str:
     return "\n".join([markdown(rows), "", origin(content)])
 
 
+def calibration(content: dict[str, Any]) -> str:
+    """Whether the votes may be believed, and who gets none."""
+    votes = [
+        [
+            "unseen patients ask",
+            "patients",
+            "accuracy",
+            "calibration error (perfect)",
+            "before",
+            "sets of 90 % cover",
+            "values in a set",
+        ]
+    ]
+    told = [["asked of", "who asks", "get no answer", "answered"]]
+    for cohort, entry in content["results"].items():
+        for asked, found in entry["votes"].items():
+            cover = found["coverage"]
+            votes.append(
+                [
+                    f"{cohort}, {asked}",
+                    str(found["patients"]),
+                    f"{found['accuracy']:.2f}",
+                    f"{found['calibrated']['ece']:.3f} ({found['calibrated']['ece_if_perfect']:.3f})",
+                    f"{found['uncalibrated']['ece']:.3f}",
+                    f"{cover['value']:.3f} ({cover['low']:.3f}–{cover['high']:.3f})",
+                    f"{found['set_size']:.2f}",
+                ]
+            )
+        for who, found in entry["abstained"].items():
+            if "n" in found:
+                told.append(
+                    [cohort, who, f"{found['share']:.0%} of {found['n']}", ", ".join(found["answered"])]
+                )
+            else:
+                told.append([cohort, f"{who}, by a scan", f"{found['scans']:.1%} of {found['n_scans']}", ""])
+                told.append(
+                    [cohort, f"{who}, by all scans", f"{found['patients']:.1%} of {found['n_patients']}", ""]
+                )
+    return "\n".join([markdown(votes), "", markdown(told), "", origin(content)])
+
+
+def explanation(content: dict[str, Any]) -> str:
+    """Areas of the deletion and insertion test."""
+    found = content["results"]
+
+    def span(entry: dict[str, float]) -> str:
+        return f"{entry['value']:.3f} ({entry['low']:.3f}–{entry['high']:.3f})"
+
+    rows = [["order of the cells", "deletion (low is good)", "insertion (high is good)"]]
+    for name in found["deletion"]:
+        rows.append([name, *(span(found[test][name]["area"]) for test in ("deletion", "insertion"))])
+    words = f"{found['pairs']} pairs of {found['patients']} patients."
+    return "\n".join([markdown(rows), "", words, "", origin(content)])
+
+
 def speed(content: dict[str, Any]) -> str:
     """The shipped encoder over the plain backbone."""
     first = next(iter(content["results"].values()))
@@ -392,6 +457,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "volumes": lambda: measured("volumes", volumes),
     "ablation": lambda: measured("ablation", ablation),
     "speed": lambda: measured("speed", speed),
+    "calibration": lambda: measured("calibration", calibration),
+    "explanation": lambda: measured("explanation", explanation),
     "paper": paper,
     "service": lambda: measured("service", service),
     "live": lambda: measured("live", live),

@@ -236,6 +236,18 @@ class Asked:
         return np.array([familiarity(row[ranking]) for row, ranking in pairs])
 
 
+def together(parts: Sequence[Asked]) -> Asked:
+    """Questions about the same known items, put to each part's own encoder, as one."""
+    return replace(
+        parts[0],
+        patients=np.concatenate([one.patients for one in parts]),
+        labels=[row for one in parts for row in one.labels],
+        similarity=np.concatenate([one.similarity for one in parts]),
+        sequences=[name for one in parts for name in one.sequences],
+        scans=np.concatenate([one.scans for one in parts]),
+    )
+
+
 @dataclass(frozen=True)
 class Votes:
     """What the neighbours say on one column, and what is true.
