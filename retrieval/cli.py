@@ -655,9 +655,9 @@ def _extra(name: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("indexer", "retrieval"):
             raise
-        raise CbirError(
-            error.name, "is not installed", f"install what this needs: pip install 'cbir[{name}]'"
-        ) from None
+        # with this very Python: where cbir is not installed, pip would look for somebody else's
+        remedy = f"install what this needs: {sys.executable} -m pip install 'cbir[{name}]'"
+        raise CbirError(error.name, "is not installed", remedy) from None
 
 
 @contextmanager
