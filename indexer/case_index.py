@@ -430,6 +430,7 @@ class CaseIndex:
         if not remote:
             return Vectors.load(self.folder / held.file, partition)
         ids = contents.slice_ids
+        self.milvus.load(held.file)
         if held.revision == contents.revision and (n := self.milvus.count(held.file)) != held.entries:
             raise StaleError(
                 f"{manifest.uri} {held.file}",
@@ -515,6 +516,7 @@ class CaseIndex:
         server, ids = self.milvus, contents.slice_ids
         filed = ids[:0]
         if name in server.collections(self.manifest.name):
+            server.load(name)
             filed = server.ids(name, max(0, *ids[-1:].tolist()))
         else:
             name = f"{self.manifest.name}_{contents.revision}_{secrets.token_hex(2)}"

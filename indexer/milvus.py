@@ -97,6 +97,8 @@ class Milvus:
             text = str(getattr(error, "message", "") or error.details())
             if "collection not found" in text or "can't find collection" in text:
                 raise StaleError(self.uri, "the collection is gone", "run `cbir verify --repair`") from error
+            if "not loaded" in text:  # the server was started again
+                raise StaleError(self.uri, "the collection is not loaded", "repeat the command") from error
             reason = " ".join(text.split())[:200]
             raise CaseIndexError(
                 self.uri,
@@ -133,6 +135,11 @@ class Milvus:
         spread = {"num_partitions": min(PARTITIONS, lists)} if lists else {}
         with self._told():
             client.create_collection(name, schema=schema, index_params=index, timeout=3 * PATIENCE, **spread)
+
+    def load(self, name: str) -> None:
+        """Hold a collection ready; a server that was started again does not by itself."""
+        with self._told():
+            self._client.load_collection(name, timeout=3 * PATIENCE)
 
     def drop(self, name: str) -> None:
         """Take a collection away; one that is not there is ignored."""
