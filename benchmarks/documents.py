@@ -393,10 +393,10 @@ def engines(content: dict[str, Any]) -> str:
     rows.append(["recall of the ten nearest slices", f"{recall['faiss']:.3f}", f"{recall['milvus']:.3f}"])
     text = (
         f"{found['slices']} slices of {found['dimension']} numbers in {found['lists']} lists, both engines "
-        f"made to search by lists. Asked slice by slice, {same['slices']:.1%} of the first ten places hold the "
-        f"same similarity; of the first ten cases for a case of the index, {same['cases']:.1%} are the same "
-        "(Milvus looks into the lists of all slices of a question, and so finds more). Moving the index took "
-        f"{found['seconds']['copy']:.0f} s."
+        f"made to search by lists. Asked slice by slice, {same['slices']:.1%} of the first ten places hold "
+        f"the same similarity; of the first ten cases for a case of the index, {same['cases']:.1%} are "
+        "the same (Milvus looks into the lists of all slices of a question, and so finds more). Moving the "
+        f"index took {found['seconds']['copy']:.0f} s."
     )
     return "\n".join([markdown(rows), "", text, "", origin(content)])
 
