@@ -3,7 +3,7 @@
 An entry is a vector in one of the partition's lists; a border vector has two. The list is the
 collection's partition key, so a search goes to the same lists as in FAISS, and within them it is exact
 (Milvus' index type FLAT). What is compared exactly comes from the catalog: reading vectors out of Milvus
-took ten times as long (`benchmarks/engines.py`).
+takes several times as long (`benchmarks/engines.py`).
 
 The collection is changed in place, by the one writer. A snapshot of the index therefore keeps the ids
 it was made with: what a later writer adds is not seen, what it takes out is noticed.
