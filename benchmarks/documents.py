@@ -17,8 +17,28 @@ from typing import Any
 
 from benchmarks import results
 
-DOCUMENTS = ("README.md", "docs/evaluation.md", "docs/deployment.md", "docs/cli.md", "docs/model-card.md")
-VERBS = ("index", "query", "eval", "info", "verify", "remove", "compact", "demo", "train", "serve", "token")
+DOCUMENTS = (
+    "README.md",
+    "docs/evaluation.md",
+    "docs/deployment.md",
+    "docs/cli.md",
+    "docs/model-card.md",
+    "docs/scale.md",
+)
+VERBS = (
+    "index",
+    "query",
+    "eval",
+    "info",
+    "verify",
+    "remove",
+    "compact",
+    "copy",
+    "demo",
+    "train",
+    "serve",
+    "token",
+)
 METHODS = (
     "frozen ImageNet",
     "rank by predicted class",
@@ -422,6 +442,30 @@ def speed(content: dict[str, Any]) -> str:
     return "\n".join([markdown(rows), "", origin(content)])
 
 
+def engines(content: dict[str, Any]) -> str:
+    """The same answers on other engines, and what they cost."""
+    found, same = content["results"], content["results"]["agreement"]
+    rows = [["", "FAISS + SQLite", "Milvus + PostgreSQL"]]
+    for name, near, far in (
+        ("64 neighbours of 30 slices", "search of 30 slices, faiss", "search of 30 slices, milvus"),
+        ("4000 embeddings read from the catalog", "4000 vectors, sqlite", "4000 vectors, postgresql"),
+        ("4000 embeddings read from the vectors", "4000 vectors, faiss", "4000 vectors, milvus"),
+        ("all of the catalog but the embeddings", "contents, sqlite", "contents, postgresql"),
+    ):
+        took = found["seconds"]
+        rows.append([name, f"{took[near] * 1000:.0f} ms", f"{took[far] * 1000:.0f} ms"])
+    recall = found["recall_at_10"]
+    rows.append(["recall of the ten nearest slices", f"{recall['faiss']:.3f}", f"{recall['milvus']:.3f}"])
+    text = (
+        f"{found['slices']} slices of {found['dimension']} numbers in {found['lists']} lists, both engines "
+        f"made to search by lists. Asked slice by slice, {same['slices']:.1%} of the first ten places hold "
+        f"the same similarity; of the first ten cases for a case of the index, {same['cases']:.1%} are "
+        "the same (Milvus looks into the lists of all slices of a question, and so finds more). Moving the "
+        f"index took {found['seconds']['copy']:.0f} s."
+    )
+    return "\n".join([markdown(rows), "", text, "", origin(content)])
+
+
 def help_of(verb: str = "") -> str:
     """What ``cbir VERB --help`` prints, 100 columns wide and without colour."""
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
@@ -462,6 +506,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "paper": paper,
     "service": lambda: measured("service", service),
     "live": lambda: measured("live", live),
+    "engines": lambda: measured("engines", engines),
     "help": cli_help,
     "sample": sample,
 }

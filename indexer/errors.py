@@ -57,5 +57,9 @@ class WriterBusyError(CaseIndexError):
     """Another process writes to the index: it can be tried again."""
 
 
+class StaleError(CaseIndexError):
+    """The index was changed since it was opened: what is asked again is answered from the new state."""
+
+
 class QueryError(CbirError):
     """A question the index cannot answer as asked."""

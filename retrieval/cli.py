@@ -49,6 +49,22 @@ IndexOption = Annotated[
     Path,
     typer.Option("--index", envvar="CBIR_INDEX", metavar="DIR", help="The index folder.", show_default=True),
 ]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(metavar="faiss|milvus", help="What holds the vectors of a new index.", show_default="faiss"),
+]
+UriOption = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="The Milvus server; its token is read from CBIR_MILVUS_TOKEN."),
+]
+CatalogOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="A PostgreSQL database for the catalog of a new index, without password.",
+        show_default="a file in the folder",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 WhereOption = Annotated[
     list[str] | None,
@@ -87,6 +103,9 @@ def index(
     encoder: Annotated[
         str | None, typer.Option(metavar="NAME", help="Encoder of a new index.", show_default="cbir")
     ] = None,
+    engine: EngineOption = None,
+    uri: UriOption = None,
+    catalog: CatalogOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Index images. A second run reads only what is new or changed.
@@ -102,6 +121,7 @@ def index(
     from retrieval.calibration import calibrate, due
     from retrieval.search import Index
 
+    named = _engines(engine, uri, catalog)
     table = load_labels(labels) if labels else None
     for path in paths:
         if not path.exists() and not prune:
@@ -111,12 +131,21 @@ def index(
         case_index = CaseIndex.open(index)
         if keep_ids and not case_index.manifest.keep_ids:
             raise CaseIndexError(index, "was made without --keep-ids", "index again into another folder")
+        for option, wanted in named.items():
+            held = getattr(case_index.manifest, option)
+            if wanted not in (None, held):
+                raise CaseIndexError(
+                    index,
+                    f"was made with {option} {held or 'none'}, not {wanted}",
+                    "move it with `cbir copy`",
+                )
         model = load_encoder(encoder) if encoder else case_index.load_encoder()
     else:
         model = load_encoder(encoder or DEFAULT)
         if with_reference:  # before there is a folder
             reference.require(model)
-        case_index = CaseIndex.create(index, model, keep_ids=keep_ids)
+        chosen = {option: wanted for option, wanted in named.items() if wanted is not None}
+        case_index = CaseIndex.create(index, model, keep_ids=keep_ids, **chosen)
     with case_index, _progress() as progress:
         try:
             report = ingest(
@@ -458,6 +487,36 @@ def compact(index: IndexOption = DEFAULT_INDEX, as_json: JsonOption = False) -> 
 
 
 @app.command()
+def copy(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="The index folder.")],
+    to: Annotated[Path, typer.Argument(metavar="TO", help="Folder of the copy; must not exist.")],
+    engine: EngineOption = None,
+    uri: UriOption = None,
+    catalog: CatalogOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy an index to another engine, and verify it there. It is whole in the end, or not there.
+
+    Example: `cbir copy cbir-index big-index --engine milvus --uri http://host:19530`
+    """
+    from indexer.case_index import CaseIndex
+    from indexer.transfer import transfer
+
+    named = _engines(engine, uri, catalog)
+    chosen = {option: wanted for option, wanted in named.items() if wanted is not None}
+    with CaseIndex.open(index) as opened, _spinner("copying"):
+        transfer(opened, to.absolute(), **chosen)
+    with CaseIndex.open(to) as opened:
+        about = opened.about()
+    if as_json:
+        _print_json({"schema": 1, "index": str(to), **about})
+    else:
+        print(f"{to}: {about['cases']} cases, {about['slices']} slices")
+        print(f"vectors   {about['vectors']}")
+        print(f"catalog   {about['catalog']}")
+
+
+@app.command()
 def train(
     folders: Annotated[list[Path], typer.Argument(metavar="FOLDER…", help="Folders of labelled images.")],
     label: Annotated[list[str], typer.Option(metavar="COLUMN", help="What to learn; repeatable.")],
@@ -645,6 +704,16 @@ def token(
 
 
 # ---- parsing and printing ------------------------------------------------------------------------
+
+
+def _engines(engine: str | None, uri: str | None, catalog: str | None) -> dict[str, str | None]:
+    """What was said about where an index lies; an address of Milvus says that it is Milvus."""
+    engine = engine or ("milvus" if uri else None)
+    if engine not in (None, "faiss", "milvus"):
+        raise typer.BadParameter(f"--engine is faiss or milvus, not {engine}")
+    if (engine == "milvus") != bool(uri):
+        raise typer.BadParameter("--engine milvus and --uri go together")
+    return {"engine": engine, "uri": uri, "catalog": catalog}
 
 
 @contextmanager
