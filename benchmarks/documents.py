@@ -301,6 +301,7 @@ def volumes(content: dict[str, Any]) -> str:
             "method",
             "hits of the right grade among 10",
             "share of the right grade in the vote (prior)",
+            "no answer",
         ]
     ]
     for task, methods in content["results"].items():
@@ -310,7 +311,8 @@ def volumes(content: dict[str, Any]) -> str:
             votes = ", ".join(
                 f"{p['share of the truth in the vote']:.2f} ({p['share by chance']:.2f})" for p in found
             )
-            rows.append([task, method, hits, votes])
+            silent = sum(p["abstains"] for p in found)
+            rows.append([task, method, hits, votes, f"{silent} of {len(found)}"])
     return "\n".join([markdown(rows), "", origin(content)])
 
 
