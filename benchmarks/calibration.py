@@ -33,6 +33,7 @@ from retrieval.calibration import (
     SIMILARITY,
     TYPICALITY,
     Asked,
+    Calibration,
     Fit,
     Kind,
     Known,
@@ -146,8 +147,11 @@ def abstained(
             TYPICALITY: list(zip(judged.sequences, typical[~others].tolist(), strict=True)),
         }
 
-        def strange(rows: Iterable[int], kind: Kind = kind, signals: Any = signals) -> bool:
-            return any(kind.strange(name, [values[i] for i in rows]) for name, values in signals.items())
+        learnt = Calibration({"scan": kind}, "", 0, 0, 0, 0, 0, {})
+
+        def strange(rows: Iterable[int], learnt: Calibration = learnt, signals: Any = signals) -> bool:
+            own = {name: [values[i] for i in rows] for name, values in signals.items()}
+            return bool(learnt.strange(own))
 
         alone += [strange([row]) for row in range(len(judged.patients))]
         whole += [strange(np.flatnonzero(judged.patients == p)) for p in np.unique(judged.patients)]

@@ -770,8 +770,8 @@ def _print_answer(answer: Answer) -> None:
         )
         kind = "not calibrated"
         if evidence.calibrated:
-            likely = " or ".join(evidence.set) or "no value"
-            kind = f"calibrated on {evidence.calibrated_on} known patients: {likely} plausible"
+            told = f"{' or '.join(evidence.set)} plausible" if evidence.set else "less clear than for 9 in 10"
+            kind = f"calibrated on {evidence.calibrated_on} known patients: {told}"
         print(f"{name}: {shares}; {evidence.neighbours} neighbours, {kind}")
     print(answer.notice)
 

@@ -222,7 +222,7 @@ function evidence(name, vote) {
   };
   const who = vote.neighbours === 1 ? "1 patient" : `${vote.neighbours} patients`;
   const said = vote.calibrated ? `calibrated on ${vote.calibrated_on} patients` : "not calibrated";
-  const plausible = vote.set.length ? `Plausible: ${vote.set.join(" or ")}` : "No value looks as its patients usually do";
+  const plausible = vote.set.length ? `Plausible: ${vote.set.join(" or ")}` : "Doubtful: less clear than for nine in ten known patients";
   const silent = vote.reason ? `${vote.reason[0].toUpperCase()}${vote.reason.slice(1)}.` : "The neighbours say nothing.";
   return make(
     "section",
