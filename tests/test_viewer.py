@@ -611,9 +611,14 @@ def test_explanations_are_laid_over_the_images(page: Any, service: str, demo: Pa
         expected = Image.fromarray(planes[1][rows, columns].astype(np.float32))
         shape = left.stop - left.start, top.stop - top.start
         expected = np.asarray(expected.resize(shape, Image.Resampling.BILINEAR))
-        alike = [np.corrcoef(warm[top, left].ravel(), e.ravel())[0, 1] for e in turned(expected)]
+        alike, own = (
+            np.array([np.corrcoef(seen.ravel(), e.ravel())[0, 1] for e in turned(expected)])
+            for seen in (warm[top, left], expected)
+        )
         assert alike[0] > 0.8
-        assert max(alike[1:]) < 0.5, "mirrored it would lie elsewhere"
+        other = own < 0.5  # a map may be its own mirror image one way
+        assert other.sum() >= 2
+        assert alike[other].max() < 0.5, "mirrored it would lie elsewhere"
     keep(page, "explanation")
 
     page.keyboard.press("ArrowRight")

@@ -119,6 +119,8 @@ def info(service: Service, role: str) -> dict[str, Any]:
         for name in class_columns(list(by_patient.values()))
     }
     about = service.index.case_index.about()
+    for place in ("vectors", "catalog"):  # paths and addresses of the server are no client's business
+        del about[place]
     return {
         "schema": 1,
         **about,
