@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from indexer.errors import CaseIndexError
+from indexer.files import disk_full
 
 metadata = sa.MetaData()
 
@@ -267,6 +269,8 @@ class Catalog:
                 yield connection
         except sa.exc.DatabaseError as error:
             where = self.engine.url.database or str(self.engine.url)
+            if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise disk_full(Path(where)) from error
             raise CaseIndexError(
                 where, f"the catalog cannot be used ({error.orig})", "run `cbir verify`, or restore a backup"
             ) from error

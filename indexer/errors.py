@@ -57,5 +57,13 @@ class WriterBusyError(CaseIndexError):
     """Another process writes to the index: it can be tried again."""
 
 
+class DiskFullError(CbirError):
+    """No room is left where something was to be written; what was committed before is whole."""
+
+
+class ClusterError(CbirError):
+    """A Ray cluster that cannot be reached, or whose workers cannot do the work."""
+
+
 class QueryError(CbirError):
     """A question the index cannot answer as asked."""

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from indexer.errors import CbirError, QueryError
+from indexer.files import FULL, disk_full
 from retrieval.parsing import parse_region, parse_where
 
 if TYPE_CHECKING:
+    from indexer.encoder import Encoder
+    from indexer.ingest import Workers
     from retrieval.answer import Answer
 
 app = typer.Typer(
@@ -66,6 +69,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _fail(str(disk_full(Path(error.filename or "output"))))
 
 
 @app.command()
@@ -86,6 +93,10 @@ def index(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if a file could not be read.")] = False,
     encoder: Annotated[
         str | None, typer.Option(metavar="NAME", help="Encoder of a new index.", show_default="cbir")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Read and embed on this Ray cluster: auto, ray://HOST:PORT, local."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -117,7 +128,7 @@ def index(
         if with_reference:  # before there is a folder
             reference.require(model)
         case_index = CaseIndex.create(index, model, keep_ids=keep_ids)
-    with case_index, _progress() as progress:
+    with case_index, _workers(ray, model) as workers, _progress() as progress:
         try:
             report = ingest(
                 case_index,
@@ -126,6 +137,7 @@ def index(
                 labels=table,
                 prune=prune,
                 with_reference=with_reference,
+                workers=workers,
                 progress=progress,
             )
         except KeyboardInterrupt:
@@ -658,6 +670,18 @@ def _extra(name: str) -> Iterator[None]:
         raise CbirError(
             error.name, "is not installed", f"install what this needs: pip install 'cbir[{name}]'"
         ) from None
+
+
+@contextmanager
+def _workers(address: str | None, encoder: Encoder) -> Iterator[Workers | None]:
+    """Those of a Ray cluster, if one is named."""
+    if address is None:
+        yield None
+        return
+    from indexer.cluster import cluster
+
+    with cluster(address, encoder) as workers:
+        yield workers
 
 
 @contextmanager
