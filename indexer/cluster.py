@@ -7,6 +7,7 @@ through Ray's store without passing here. A task whose worker dies runs again el
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,9 @@ def cluster(address: str, encoder: Encoder) -> Iterator[Cluster]:
         If Ray is not installed, or the cluster cannot be reached.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    if address == LOCAL:
+        # Ray replaces 127.0.0.1 by an address that others reach, unless this, read at its import, is set
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         import ray
     except ModuleNotFoundError:
@@ -53,8 +57,10 @@ def cluster(address: str, encoder: Encoder) -> Iterator[Cluster]:
     with tempfile.TemporaryDirectory(prefix="cbir-ray-", ignore_cleanup_errors=True) as folder:
         how: dict[str, Any] = {"address": address}
         if address == LOCAL:
-            how = {"address": LOCAL, "_node_ip_address": "127.0.0.1", "_temp_dir": folder}
-            how["include_dashboard"] = False
+            if not ipaddress.ip_address(ray.util.get_node_ip_address()).is_loopback:
+                reason = "Ray was imported before, and would listen beyond this machine"
+                raise ClusterError(LOCAL, reason, "start it in a process of its own")
+            how |= {"include_dashboard": False, "_temp_dir": folder}
         try:
             ray.init(**how, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # Ray raises whatever it meets; the first line says what

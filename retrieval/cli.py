@@ -96,7 +96,9 @@ def index(
     ] = None,
     ray: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Read and embed on this Ray cluster: auto, ray://HOST:PORT, local."),
+        typer.Option(
+            metavar="ADDRESS", help="Read and embed on this Ray cluster: auto, ray://HOST:PORT, local."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

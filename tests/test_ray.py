@@ -1,0 +1,147 @@
+"""Read and embed on a Ray cluster: the same index as without, whatever happens to its workers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from conftest import TinyEncoder
+
+from indexer import ingest as pipeline
+from indexer import readers
+from indexer.case_index import CaseIndex
+from indexer.cluster import LOCAL, cluster
+from indexer.errors import ClusterError
+from indexer.ingest import ingest
+from indexer.readers import Source
+
+
+@pytest.fixture(scope="module")
+def workers():
+    """A cluster on loopback; its workers import the encoder of the tests."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'cbir[ray]'")
+    paths = os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parent)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", paths)
+        with cluster(LOCAL, TinyEncoder()) as workers:
+            yield workers
+
+
+@pytest.fixture
+def root(cohort, monkeypatch):
+    monkeypatch.setattr(pipeline, "GROUP", 24)  # many groups
+    root = cohort(16)
+    # the same images in the first group, and in the last one
+    for copy in ("P-01", "P-15"):
+        shutil.copy(root / "P-00" / "P-00_t1ce.nii.gz", root / copy / f"{copy}_t1ce.nii.gz")
+    return root
+
+
+def filed(folder, root, **how):
+    """What an index says of a cohort, and the report of the run."""
+    encoder = TinyEncoder()
+    with CaseIndex.create(folder, encoder, keep_ids=True) as index:
+        report = ingest(index, [root], encoder, **how)
+        assert index.verify() == []
+        contents = index.catalog.contents()
+        told = [contents.case_ids, contents.labels, contents.scan_source, contents.scan_sequence]
+        arrays = [contents.slice_ids, contents.slice_scan, contents.slice_position, contents.slice_weight]
+        return told, [*arrays, index.catalog.embeddings(contents.slice_ids)], report
+
+
+def assert_same(found, expected):
+    assert found[0] == expected[0]
+    for one, other in zip(found[1], expected[1], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def listening(process):
+    return [c.laddr.ip for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+
+
+def test_nothing_listens_beyond_this_machine(workers):
+    addresses = {ip for child in psutil.Process().children(recursive=True) for ip in listening(child)}
+    assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_the_index_is_the_same_as_without_ray(workers, root, tmp_path):
+    plain = filed(tmp_path / "plain", root)
+    found = filed(tmp_path / "ray", root, workers=workers)
+    assert_same(found, plain)
+    assert (found[2].indexed, found[2].embedded) == (plain[2].indexed, plain[2].embedded) == (16, 140)
+
+
+def test_a_worker_killed_in_the_middle_changes_nothing(workers, root, tmp_path):
+    killed = []
+
+    def kill(done, total, slices):
+        if not killed:
+            for child in psutil.Process().children(recursive=True):
+                if child.name().startswith("ray::"):
+                    child.kill()
+                    killed.append(child.pid)
+
+    found = filed(tmp_path / "ray", root, workers=workers, progress=kill)
+    assert killed
+    assert found[2].failed == []
+    assert_same(found, filed(tmp_path / "plain", root))
+
+
+@dataclass(frozen=True)
+class Deadly(Source):
+    """Kills whoever receives it."""
+
+    def __reduce__(self):
+        return signal.raise_signal, (signal.SIGKILL,)
+
+
+def test_a_source_that_kills_its_workers_is_named_and_the_rest_goes_on(workers, root, tmp_path, monkeypatch):
+    discover = readers.discover
+
+    def poisoned(*args, **kwargs):
+        found = discover(*args, **kwargs)
+        found.sources[5] = Deadly(**vars(found.sources[5]))
+        return found
+
+    monkeypatch.setattr(readers, "discover", poisoned)
+    _, _, report = filed(tmp_path / "ray", root, workers=workers)
+    assert report.indexed == 15
+    (failure,) = report.failed
+    assert "P-05" in failure["source"]
+    assert "4 workers that read it died" in failure["reason"]
+
+
+def test_an_unreadable_file_is_told_as_without_ray(workers, root, tmp_path):
+    (root / "P-03" / "P-03_t1ce.nii.gz").write_text("this is no image")
+    plain = filed(tmp_path / "plain", root)
+    found = filed(tmp_path / "ray", root, workers=workers)
+    assert found[2].failed == plain[2].failed != []
+    assert_same(found, plain)
+
+
+def test_without_ray_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ClusterError, match=r"pip install 'cbir\[ray\]'"), cluster("auto", TinyEncoder()):
+        pass
+
+
+def test_a_cluster_that_is_not_there_is_one_line(monkeypatch):
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'cbir[ray]'")
+
+    def init(**_):
+        raise ConnectionError("Could not find any running Ray instance.\nPlease specify one")
+
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        pytest.raises(ClusterError, match="any running Ray instance") as error,
+        cluster("auto", TinyEncoder()),
+    ):
+        pass
+    assert "\n" not in str(error.value)
