@@ -172,5 +172,6 @@ def test_no_room_for_the_vectors_leaves_the_index_as_it_was(tmp_path, tiny, coho
 def test_vectors_that_are_cut_short_are_noticed(tmp_path, tiny):
     """FAISS's own writer does not notice that the last bytes found no room; /dev/full has none for any."""
     with CaseIndex.create(tmp_path / "index", tiny) as index:
-        with pytest.raises(OSError, match="No space left"):
-            index.snapshot().vectors.save("/dev/full")
+        vectors = index.snapshot().vectors
+    with pytest.raises(OSError, match="No space left"):
+        vectors.save("/dev/full")
