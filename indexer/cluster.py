@@ -64,8 +64,11 @@ def cluster(address: str, encoder: Encoder) -> Iterator[Cluster]:
         try:
             ray.init(**how, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # Ray raises whatever it meets; the first line says what
+            ray.shutdown()  # what it had started of a cluster
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             remedy = "start it with `ray start --head`, or use `--ray local`"
+            if address == LOCAL:
+                remedy = "run it again when this machine is less busy, or without --ray"
             raise ClusterError(address, f"the cluster cannot be reached ({reason})", remedy) from error
         try:
             yield Cluster(address, encoder)
