@@ -22,9 +22,6 @@ from indexer.errors import ClusterError
 from indexer.ingest import ingest
 from indexer.readers import Source
 
-UNTRIED = pytest.mark.skip(reason="not yet run to its end: the machine was too busy for Ray to start")
-
-
 @pytest.fixture(scope="module")
 def workers():
     """A cluster on loopback; its workers import the encoder of the tests."""
@@ -82,14 +79,13 @@ def test_the_index_is_the_same_as_without_ray(workers, root, tmp_path):
     assert found[2].indexed == 16
 
 
-@UNTRIED
 def test_a_worker_killed_in_the_middle_changes_nothing(workers, root, tmp_path):
     killed = []
 
     def kill(done, total, slices):
         if not killed:
             for child in psutil.Process().children(recursive=True):
-                if child.name().startswith("ray::"):
+                if child.name() in ("ray::_read", "ray::_embed", "ray::IDLE"):  # not Ray's own agents
                     child.kill()
                     killed.append(child.pid)
 
@@ -107,7 +103,6 @@ class Deadly(Source):
         return signal.raise_signal, (signal.SIGKILL,)
 
 
-@UNTRIED
 def test_a_source_that_kills_its_workers_is_named_and_the_rest_goes_on(workers, root, tmp_path, monkeypatch):
     discover = readers.discover
 
@@ -124,7 +119,6 @@ def test_a_source_that_kills_its_workers_is_named_and_the_rest_goes_on(workers, 
     assert "4 workers that read it died" in failure["reason"]
 
 
-@UNTRIED
 def test_an_unreadable_file_is_told_as_without_ray(workers, root, tmp_path):
     (root / "P-03" / "P-03_t1ce.nii.gz").write_text("this is no image")
     plain = filed(tmp_path / "plain", root)
