@@ -10,8 +10,12 @@
     key                    secret that makes patient ids pseudonymous (mode 600)
     lock, writer.json      one writer at a time
 
-The catalog commits on its own. A vectors file that lags behind it is brought up to date in memory
-when the index is opened, so a crash at any moment leaves an index that answers correctly.
+On other engines the catalog is a schema in PostgreSQL, and the vectors are a collection in Milvus; both
+have the name that the manifest gives the index. Passwords are in no file of the index.
+
+The catalog commits on its own. A vectors file or collection that lags behind it is brought
+up to date in memory when the index is opened, so a crash at any moment leaves an index that answers
+correctly.
 """
 
 from __future__ import annotations
@@ -36,11 +40,12 @@ from numpy.typing import NDArray
 
 from indexer.catalog import Catalog, Contents
 from indexer.encoder import Encoder, TrainedEncoder, load_encoder
-from indexer.errors import CaseIndexError, CbirError, EncoderError, WriterBusyError
+from indexer.errors import CaseIndexError, CbirError, EncoderError, StaleError, WriterBusyError
 from indexer.files import ASIDE, needing_room, sha256, written_whole
+from indexer.milvus import Milvus, MilvusVectors
 from indexer.partition import Partition
 from indexer.preprocess import Preprocessing
-from indexer.vectors import EXACT_BELOW, Vectors
+from indexer.vectors import EXACT_BELOW, VectorIndex, Vectors
 
 FORMAT = 1
 WEIGHTS = "encoder.safetensors"
@@ -53,7 +58,10 @@ HELD_OUT = 1000
 
 @dataclass(frozen=True)
 class VectorFile:
-    """The cache files, the catalog revision they were made from, and the last slice id they hold."""
+    """The cache files, the catalog revision they were made from, and the last slice id they hold.
+
+    In Milvus `file` is a collection, whose `entries` are counted, and `sha256` is empty.
+    """
 
     file: str
     sha256: str
@@ -63,11 +71,16 @@ class VectorFile:
     partition: str | None = None
     partition_sha256: str | None = None
     fitted_on: int = 0
+    entries: int = 0
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What made the index, and which files belong to it."""
+    """What made the index, and which files belong to it.
+
+    `engine` is ``faiss`` or ``milvus``, the latter at `uri`; `catalog` is the URL of a database where it
+    is no file in the folder; `name` is what the index is called there.
+    """
 
     encoder: str
     encoder_version: str
@@ -77,6 +90,10 @@ class Manifest:
     keep_ids: bool
     created: str
     vectors: VectorFile | None = None
+    engine: str = "faiss"
+    uri: str | None = None
+    catalog: str | None = None
+    name: str = ""
     format: int = FORMAT
 
     @classmethod
@@ -124,7 +141,7 @@ class Snapshot:
     """One committed state of an index: what is in it, and its vectors."""
 
     contents: Contents
-    vectors: Vectors
+    vectors: VectorIndex
 
 
 @dataclass(frozen=True)
@@ -153,15 +170,38 @@ class CaseIndex:
         self.manifest = manifest
         self.catalog = catalog
         self._key: bytes | None = None
+        self._milvus: Milvus | None = None
 
     @classmethod
-    def create(cls, folder: Path, encoder: Encoder, *, keep_ids: bool = False) -> CaseIndex:
+    def create(
+        cls,
+        folder: Path,
+        encoder: Encoder,
+        *,
+        keep_ids: bool = False,
+        engine: str = "faiss",
+        uri: str | None = None,
+        catalog: str | None = None,
+    ) -> CaseIndex:
         """Make an empty index.
+
+        Parameters
+        ----------
+        folder : Path
+        encoder : Encoder
+        keep_ids : bool
+            Patients keep the ids that the files give them.
+        engine : str
+            ``faiss``, or ``milvus`` on a server.
+        uri : str, optional
+            Of the Milvus server.
+        catalog : str, optional
+            URL of a PostgreSQL database; without one the catalog is a file in the folder.
 
         Raises
         ------
         CaseIndexError
-            If the folder holds something else, or cannot be written.
+            If the folder holds something else or cannot be written, or a server does not answer.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -180,11 +220,6 @@ class CaseIndex:
                 if isinstance(encoder, TrainedEncoder):
                     with written_whole(folder / WEIGHTS) as aside:
                         shutil.copyfile(encoder.path, aside)
-                catalog = Catalog.at(folder / "catalog.sqlite", encoder.dimension, create=True)
-                if catalog.count()["slices"]:
-                    raise CaseIndexError(
-                        folder, "holds a catalog without its manifest", "restore it, or name a new folder"
-                    )
                 manifest = Manifest(
                     encoder=encoder.name,
                     encoder_version=encoder.version,
@@ -193,13 +228,35 @@ class CaseIndex:
                     preprocessing=Preprocessing.of(encoder).version,
                     keep_ids=keep_ids,
                     created=datetime.now(UTC).isoformat(timespec="seconds"),
+                    engine=engine,
+                    uri=uri,
+                    catalog=catalog,
+                    name=f"cbir_{secrets.token_hex(8)}",
                 )
+                made = cls.made(folder, manifest)
+                if made.catalog.count()["slices"]:
+                    raise CaseIndexError(
+                        folder, "holds a catalog without its manifest", "restore it, or name a new folder"
+                    )
                 manifest.save(folder / "manifest.json")
         except OSError as error:
             raise CaseIndexError(
                 folder, f"cannot be written ({error.strerror})", "choose another --index"
             ) from error
-        return cls(folder, manifest, catalog)
+        return made
+
+    @classmethod
+    def made(cls, folder: Path, manifest: Manifest) -> CaseIndex:
+        """Make the catalog that a manifest names, and see that its servers answer.
+
+        Raises
+        ------
+        CaseIndexError
+            If one of them does not.
+        """
+        if manifest.engine == "milvus":
+            Milvus(manifest.uri or "").close()
+        return cls(folder, manifest, _catalog(folder, manifest, create=True))
 
     @classmethod
     def open(cls, folder: Path) -> CaseIndex:
@@ -211,11 +268,27 @@ class CaseIndex:
             If there is none, it is damaged, or of another format.
         """
         manifest = Manifest.load(folder / "manifest.json")
-        return cls(folder, manifest, Catalog.at(folder / "catalog.sqlite", manifest.dimension))
+        return cls(folder, manifest, _catalog(folder, manifest))
 
     def close(self) -> None:
-        """Release the files."""
+        """Release files and connections."""
         self.catalog.close()
+        if self._milvus is not None:
+            self._milvus.close()
+            self._milvus = None
+
+    @property
+    def milvus(self) -> Milvus:
+        """The server that holds the vectors (connected at the first use).
+
+        Raises
+        ------
+        CaseIndexError
+            If it does not answer.
+        """
+        if self._milvus is None:
+            self._milvus = Milvus(self.manifest.uri or "")
+        return self._milvus
 
     def __enter__(self) -> CaseIndex:
         return self
@@ -232,7 +305,7 @@ class CaseIndex:
         WriterBusyError
             If another process writes.
         CaseIndexError
-            If the folder cannot be written.
+            If the folder cannot be written, or the server for the vectors does not answer.
         DiskFullError
             If there is no room in it.
         """
@@ -245,6 +318,8 @@ class CaseIndex:
                 )
                 # another writer may have come and gone since the index was opened
                 self.manifest = Manifest.load(self.folder / "manifest.json")
+                if self.manifest.engine == "milvus":
+                    self.milvus.collections(self.manifest.name)  # before any work is done
                 for leftover in self.folder.glob(f"*{ASIDE}"):
                     leftover.unlink()
                 yield
@@ -320,31 +395,55 @@ class CaseIndex:
         CaseIndexError
             If the cache is damaged.
         """
+        told = CaseIndexError(self.folder, "the vectors file is missing", "run `cbir verify --repair`")
         for _ in range(5):
             manifest = Manifest.load(self.folder / "manifest.json")
             contents = self.catalog.contents()
             try:
-                vectors = self._load_vectors(manifest)
+                vectors = self._load_vectors(manifest, contents)
                 _catch_up(vectors, contents, self.catalog)
             except (FileNotFoundError, KeyError):
                 continue  # a writer replaced the files, or removed cases, between two of our looks
+            except StaleError as error:
+                told = error
+                continue
             self.manifest = manifest
             return Snapshot(contents, vectors)
-        raise CaseIndexError(self.folder, "the vectors file is missing", "run `cbir verify --repair`")
+        raise told
 
-    def _load_vectors(self, manifest: Manifest) -> Vectors:
+    def _load_vectors(self, manifest: Manifest, contents: Contents, *, listed: bool = False) -> VectorIndex:
+        """The vectors as they were filed last.
+
+        `listed` asks Milvus for its ids, even where the manifest says what they are.
+        """
         held = manifest.vectors
         if held is None:
             return _empty(manifest.dimension)
         partition = None
-        for name, checksum in ((held.file, held.sha256), (held.partition, held.partition_sha256)):
+        remote = manifest.engine == "milvus"
+        file = None if remote else held.file
+        for name, checksum in ((file, held.sha256), (held.partition, held.partition_sha256)):
             if name is not None and sha256(self.folder / name) != checksum:
                 raise CaseIndexError(
                     self.folder / name, "does not match its checksum", "run `cbir verify --repair`"
                 )
         if held.partition is not None:
             partition = Partition.load(self.folder / held.partition)
-        return Vectors.load(self.folder / held.file, partition)
+        if not remote:
+            return Vectors.load(self.folder / held.file, partition)
+        ids = contents.slice_ids
+        self.milvus.load(held.file)
+        if held.revision == contents.revision and (n := self.milvus.count(held.file)) != held.entries:
+            raise StaleError(
+                f"{manifest.uri} {held.file}",
+                f"holds {n} entries instead of {held.entries}",
+                "run `cbir verify --repair`",
+            )
+        if listed or held.revision != contents.revision:
+            ids = self.milvus.ids(held.file, max(held.last, *ids[-1:].tolist()))
+        return MilvusVectors(
+            self.milvus, held.file, manifest.dimension, partition, ids, self.catalog.embeddings
+        )
 
     def lag(self) -> float:
         """Slices that came or went since the vectors file was written, over all slices; 0 to 1."""
@@ -364,42 +463,73 @@ class CaseIndex:
         refit : bool
             Fit the partition in any case.
         """
-        revision, count = self.catalog.revision, self.catalog.count()["slices"]
+        contents = self.catalog.contents()
+        revision, count = contents.revision, len(contents.slice_ids)
         old = self.manifest.vectors
         partition, fitted_on = None, 0
+        kept = old is not None and not old.partition and not refit
         if count >= EXACT_BELOW:
             if old and old.partition and not refit and old.fitted_on <= count <= 2 * old.fitted_on:
                 path = self.folder / old.partition
                 if path.is_file() and sha256(path) == old.partition_sha256:
                     partition, fitted_on = Partition.load(path), old.fitted_on
+            kept = partition is not None
             if partition is None:
                 partition, fitted_on = self._fit(), count
-        vectors, last = _empty(self.manifest.dimension, partition), 0
-        for ids, embeddings in self.catalog.embedding_blocks():
-            vectors.add(ids, embeddings)
-            last = int(ids[-1])
-
-        file, partition_file = f"vectors-{revision}.faiss", f"partition-{revision}.npz"
-        with written_whole(self.folder / file) as aside:
-            vectors.save(aside)
+        remote = self.manifest.engine == "milvus"
+        entries = 0
+        if remote:
+            file = old.file if old is not None and kept else ""
+            file, entries = self._file_in_milvus(file, partition, contents)
+        else:
+            vectors = _empty(self.manifest.dimension, partition)
+            for ids, embeddings in self.catalog.embedding_blocks():
+                vectors.add(ids, embeddings)
+            file = f"vectors-{revision}.faiss"
+            with written_whole(self.folder / file) as aside:
+                vectors.save(aside)
+        partition_file = f"partition-{revision}.npz"
         if partition is not None:
             with written_whole(self.folder / partition_file) as aside:
                 partition.save(aside)
         held = VectorFile(
             file=file,
-            sha256=sha256(self.folder / file),
+            sha256="" if remote else sha256(self.folder / file),
             revision=revision,
             slices=count,
-            last=last,
+            last=int(contents.slice_ids[-1]) if count else 0,
             partition=partition_file if partition is not None else None,
             partition_sha256=sha256(self.folder / partition_file) if partition is not None else None,
             fitted_on=fitted_on,
+            entries=entries,
         )
         self.manifest = replace(self.manifest, vectors=held)
         self.manifest.save(self.folder / "manifest.json")
         for path in [*self.folder.glob("vectors-*.faiss"), *self.folder.glob("partition-*.npz")]:
             if path.name not in (held.file, held.partition):
                 path.unlink()
+        if remote:
+            for name in self.milvus.collections(self.manifest.name):
+                if name != held.file:
+                    self.milvus.drop(name)
+
+    def _file_in_milvus(self, name: str, partition: Partition | None, contents: Contents) -> tuple[str, int]:
+        """Bring a collection up to date, or fill a new one; its name, and the entries in it."""
+        server, ids = self.milvus, contents.slice_ids
+        filed = ids[:0]
+        if name in server.collections(self.manifest.name):
+            server.load(name)
+            filed = server.ids(name, max(0, *ids[-1:].tolist()))
+        else:
+            name = f"{self.manifest.name}_{contents.revision}_{secrets.token_hex(2)}"
+            lists = 0 if partition is None else len(partition.centroids)
+            server.create(name, self.manifest.dimension, lists, f"cbir index {self.folder}")
+        server.delete(name, np.setdiff1d(filed, ids))
+        new: NDArray[np.int64] = np.setdiff1d(ids, filed)
+        for start in range(0, len(new), 4096):
+            block = new[start : start + 4096]
+            server.insert(name, block, self.catalog.embeddings(block), partition)
+        return name, server.count(name)
 
     def _fit(self) -> Partition:
         """A partition of a sample, its probing calibrated on patients that are not in the sample."""
@@ -434,7 +564,7 @@ class CaseIndex:
             mended = bool(repair and path)
             damaged.add(path)
             told = f"{what}; taken out: index it again" if mended else what
-            problems.append(Problem(path or str(self.folder / "catalog.sqlite"), told, mended))
+            problems.append(Problem(path or self.catalog.where, told, mended))
         if repair:
             self.catalog.remove_sources(damaged - {""})
 
@@ -454,7 +584,7 @@ class CaseIndex:
         return problems + cache + self._verify_key(repair)
 
     def _compare(self, contents: Contents, held: VectorFile) -> Iterator[Problem]:
-        vectors = self._load_vectors(self.manifest)
+        vectors = self._load_vectors(self.manifest, contents, listed=True)
         ids = np.sort(vectors.ids())
         if held.revision != contents.revision:
             lag = len(np.setxor1d(ids, contents.slice_ids))
@@ -475,7 +605,7 @@ class CaseIndex:
         present = np.intersect1d(ids, contents.slice_ids)
         for start in range(0, len(present), 4096):
             block = present[start : start + 4096]
-            differ += int((vectors.gather(block) != self.catalog.embeddings(block)).any(axis=1).sum())
+            differ += int((vectors.filed(block) != self.catalog.embeddings(block)).any(axis=1).sum())
         if differ:
             yield Problem(held.file, f"{differ} vectors differ from the catalog's")
 
@@ -509,9 +639,18 @@ class CaseIndex:
             "created": self.manifest.created,
             "sequences": ", ".join(sorted({s or "unknown" for s in contents.scan_sequence})),
             "labels": ", ".join(sorted({name for row in contents.labels for name in row})) or "none",
+            "vectors": self._place(),
+            "catalog": self.catalog.where,
             "search": "exact" if held is None or held.partition is None else "fuzzy partition",
             "failed": len(self.catalog.failed()),
         }
+
+    def _place(self) -> str:
+        """Where the vectors are."""
+        held, uri = self.manifest.vectors, self.manifest.uri
+        if self.manifest.engine == "milvus":
+            return f"Milvus {uri} {held.file if held else self.manifest.name}"
+        return f"FAISS {held.file}" if held else "FAISS"
 
     def check(self, queries: int = 200, k: int = 10) -> dict[str, Any]:
         """Recall of the search against exact search, and the shape of the partition.
@@ -541,6 +680,12 @@ class CaseIndex:
             "max": int(sizes.max()),
         }
         return {f"recall_at_{k}": round(float(found), 4), "queries": len(asking), **summary}
+
+
+def _catalog(folder: Path, manifest: Manifest, *, create: bool = False) -> Catalog:
+    if manifest.catalog is None:
+        return Catalog.at(folder / "catalog.sqlite", manifest.dimension, create=create)
+    return Catalog.on(manifest.catalog, manifest.dimension, manifest.name, create=create)
 
 
 @contextmanager
@@ -583,7 +728,7 @@ def _empty(dimension: int, partition: Partition | None = None) -> Vectors:
     return Vectors.build(np.empty(0, np.int64), np.empty((0, dimension), np.float32), partition)
 
 
-def _catch_up(vectors: Vectors, contents: Contents, catalog: Catalog) -> None:
+def _catch_up(vectors: VectorIndex, contents: Contents, catalog: Catalog) -> None:
     filed = vectors.ids()
     removed = np.setdiff1d(filed, contents.slice_ids)
     if len(removed):

@@ -1,7 +1,8 @@
 """The catalog: cases, scans, slices with their embeddings, labels, failures and history, in SQL.
 
-The catalog is the truth of an index; the FAISS file is a cache made from it. Each public method
-that writes is one transaction, so a crash leaves the last whole one.
+The catalog is the truth of an index; the vectors are a cache made from it. Each public method
+that writes is one transaction, so a crash leaves the last whole one. It is an SQLite file in the
+index folder, or a schema of its own in a PostgreSQL database.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from indexer.errors import CaseIndexError
 from indexer.files import disk_full
 
 metadata = sa.MetaData()
-
+CATALOG_EXAMPLE = "name one such as postgresql://user@host/database"
+Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts up in INTEGER only
 meta = sa.Table(
     "meta",
     metadata,
@@ -35,7 +37,7 @@ meta = sa.Table(
 sources = sa.Table(
     "sources",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("id", Id, primary_key=True),
     sa.Column("path", sa.String, nullable=False, unique=True),
     sa.Column("fingerprint", sa.String, nullable=False),
     sa.Column("record", sa.JSON, nullable=False),  # how to read it again
@@ -44,7 +46,7 @@ sources = sa.Table(
 cases = sa.Table(
     "cases",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("id", Id, primary_key=True),
     sa.Column("case_id", sa.String, nullable=False, unique=True),
     sa.Column("patient_id", sa.String, nullable=False, index=True),
     sqlite_autoincrement=True,
@@ -52,7 +54,7 @@ cases = sa.Table(
 scans = sa.Table(
     "scans",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("id", Id, primary_key=True),
     sa.Column("source", sa.ForeignKey("sources.id", ondelete="CASCADE"), nullable=False, index=True),
     sa.Column("case", sa.ForeignKey("cases.id", ondelete="CASCADE"), nullable=False, index=True),
     sa.Column("channel", sa.Integer, nullable=False),
@@ -68,7 +70,7 @@ scans = sa.Table(
 slices = sa.Table(
     "slices",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("id", Id, primary_key=True),
     sa.Column("scan", sa.ForeignKey("scans.id", ondelete="CASCADE"), nullable=False, index=True),
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("view", sa.Integer, nullable=False),  # 0 the whole slice, 1 its outlined region
@@ -108,7 +110,7 @@ failures = sa.Table(
 history = sa.Table(
     "history",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("id", Id, primary_key=True),
     sa.Column("time", sa.String, nullable=False),
     sa.Column("command", sa.String, nullable=False),
     sa.Column("outcome", sa.JSON, nullable=False),
@@ -223,17 +225,22 @@ class Catalog:
     Parameters
     ----------
     url : str
-        An SQLAlchemy URL.
+        An SQLAlchemy URL, of SQLite or PostgreSQL.
     dimension : int
         Length of an embedding.
+    schema : str, optional
+        The schema of a PostgreSQL database that holds the tables.
+
+    Raises
+    ------
+    CaseIndexError
+        If the URL is of another database, holds a password, or its driver is not installed.
     """
 
-    def __init__(self, url: str, dimension: int) -> None:
+    def __init__(self, url: str, dimension: int, schema: str | None = None) -> None:
         self.dimension = dimension
-        self.engine = sa.create_engine(url)
-        if self.engine.dialect.name == "sqlite":
-            sa.event.listen(self.engine, "connect", _configure_sqlite)
-            sa.event.listen(self.engine, "begin", _begin_sqlite)
+        self.schema = schema
+        self.engine = _engine(url, schema)
 
     @classmethod
     def at(cls, path: Path, dimension: int, *, create: bool = False, immutable: bool = False) -> Catalog:
@@ -252,11 +259,51 @@ class Catalog:
         else:  # WAL needs a writable folder; in a read-only one nobody writes either
             catalog = cls(f"sqlite:///file:{path}?immutable=1&uri=true", dimension)
         with catalog._transaction() as connection:
-            if create or (_later(connection) and writable):
-                metadata.create_all(connection)
-            if connection.scalar(sa.select(meta.c.value).where(meta.c.key == "revision")) is None:
-                connection.execute(meta.insert().values(key="revision", value=0))
+            if create or (catalog._later(connection) and writable):
+                catalog._make_tables(connection)
         return catalog
+
+    @classmethod
+    def on(cls, url: str, dimension: int, schema: str, *, create: bool = False) -> Catalog:
+        """The catalog in a schema of a PostgreSQL database.
+
+        Raises
+        ------
+        CaseIndexError
+            If the database cannot be reached, or holds no such schema.
+        """
+        catalog = cls(url, dimension, schema)
+        with catalog._transaction() as connection:
+            if create:
+                connection.execute(sa.schema.CreateSchema(schema))
+            elif not sa.inspect(connection).has_schema(schema):
+                raise CaseIndexError(catalog.where, "the catalog is missing", "restore it from a backup")
+            if create or catalog._later(connection):
+                catalog._make_tables(connection)
+        return catalog
+
+    def _later(self, connection: sa.Connection) -> bool:
+        """Whether a catalog of an earlier version lacks tables that have come since."""
+        held = set(sa.inspect(connection).get_table_names(self.schema))
+        return "cases" in held and not held >= set(metadata.tables)
+
+    def _make_tables(self, connection: sa.Connection) -> None:
+        metadata.create_all(connection)
+        if connection.scalar(sa.select(meta.c.value).where(meta.c.key == "revision")) is None:
+            connection.execute(meta.insert().values(key="revision", value=0))
+
+    def drop(self) -> None:
+        """Take the whole schema out of its database; the SQLite file is the folder's to remove."""
+        if self.schema is not None:
+            with self._transaction() as connection:
+                connection.execute(sa.schema.DropSchema(self.schema, cascade=True, if_exists=True))
+
+    @property
+    def where(self) -> str:
+        """The file, or the database without what belongs to a user."""
+        if self.schema is None:
+            return self.engine.url.database or str(self.engine.url)
+        return f"{self.engine.url.render_as_string()} schema {self.schema}"
 
     def close(self) -> None:
         """Release the database."""
@@ -264,16 +311,26 @@ class Catalog:
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
+        with self._told(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            with self.engine.begin() as connection:
-                yield connection
-        except sa.exc.DatabaseError as error:
-            where = self.engine.url.database or str(self.engine.url)
+            yield
+        except sa.exc.DBAPIError as error:
             if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-                raise disk_full(Path(where)) from error
-            raise CaseIndexError(
-                where, f"the catalog cannot be used ({error.orig})", "run `cbir verify`, or restore a backup"
-            ) from error
+                raise disk_full(Path(self.where)) from error
+            reason = " ".join(str(error.orig).split())
+            away = self.schema is not None and (
+                error.connection_invalidated or isinstance(error, sa.exc.OperationalError)
+            )
+            remedy = (
+                "see that the database is running and lets you in, and repeat the command"
+                if away
+                else "run `cbir verify`, or restore a backup"
+            )
+            raise CaseIndexError(self.where, f"the catalog cannot be used ({reason})", remedy) from error
 
     # ---- writing -------------------------------------------------------------------------------
 
@@ -391,14 +448,32 @@ class Catalog:
             connection.execute(history.insert().values(time=now, command=command, outcome=dict(outcome)))
 
     def compact(self) -> None:
-        """Give free pages back to the file system."""
-        if self.engine.dialect.name == "sqlite":
+        """Give free pages back: to the file system by SQLite, to the tables by PostgreSQL."""
+        if self.schema is not None:
+            with self._told(), self.engine.connect() as connection:
+                connection.execution_options(isolation_level="AUTOCOMMIT")
+                for name in metadata.tables:
+                    connection.exec_driver_sql(f'VACUUM (ANALYZE) "{self.schema}"."{name}"')
+        else:
             raw = self.engine.raw_connection()  # VACUUM must not stand in a transaction
             try:
                 raw.cursor().execute("VACUUM")
                 raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             finally:
                 raw.close()
+
+    def take_over(self, other: Catalog) -> None:
+        """Become the same as another catalog, ids included."""
+        with other._transaction() as source, self._transaction() as connection:
+            for table in metadata.sorted_tables:
+                connection.execute(table.delete())
+                rows = sa.select(table).order_by(*table.primary_key).execution_options(yield_per=1000)
+                for block in source.execute(rows).mappings().partitions():
+                    connection.execute(table.insert(), [dict(row) for row in block])
+                if self.schema is not None and "id" in table.c:  # its counter knows nothing of these ids
+                    counter = sa.func.pg_get_serial_sequence(f"{self.schema}.{table.name}", "id")
+                    last = sa.select(sa.func.max(table.c.id)).scalar_subquery()
+                    connection.execute(sa.select(sa.func.setval(counter, last)).where(last.is_not(None)))
 
     # ---- reading -------------------------------------------------------------------------------
 
@@ -608,8 +683,9 @@ class Catalog:
     def failed(self) -> list[dict[str, str]]:
         """What could not be read, with the reason."""
         with self._transaction() as connection:
-            rows = connection.execute(sa.select(failures).order_by(failures.c.path))
-            return [{"source": row.path, "reason": row.reason} for row in rows]
+            rows = connection.execute(sa.select(failures)).all()
+        # databases sort text in different ways
+        return sorted(({"source": row.path, "reason": row.reason} for row in rows), key=lambda f: f["source"])
 
     def count(self) -> dict[str, int]:
         """How many cases, scans, slices, patients and sources there are."""
@@ -631,7 +707,7 @@ class Catalog:
             The path is empty where the database as a whole is unsound.
         """
         with self._transaction() as connection:
-            if self.engine.dialect.name == "sqlite":
+            if self.schema is None:
                 for (line,) in connection.exec_driver_sql("PRAGMA integrity_check"):
                     if line != "ok":
                         yield "", f"the database says: {line}"
@@ -652,10 +728,35 @@ class Catalog:
                 yield "", f"{lost} slices belong to no scan"
 
 
-def _later(connection: sa.Connection) -> bool:
-    """Whether a catalog of an earlier version lacks tables that have come since."""
-    held = set(sa.inspect(connection).get_table_names())
-    return "cases" in held and not held >= set(metadata.tables)
+def _engine(url: str, schema: str | None) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        raise CaseIndexError("--catalog", "is not a database URL", CATALOG_EXAMPLE) from None
+    where = parsed.set(query={}).render_as_string()
+    if schema is None:
+        engine = sa.create_engine(parsed)
+        sa.event.listen(engine, "connect", _configure_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if parsed.get_backend_name() != "postgresql":
+        raise CaseIndexError(where, "is no PostgreSQL database", CATALOG_EXAMPLE)
+    if parsed.password or "password" in parsed.query:
+        raise CaseIndexError(where, "holds a password", "put it into ~/.pgpass or the variable PGPASSWORD")
+    try:
+        # a question sees one state, and a server that was restarted meanwhile is no error
+        return sa.create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            isolation_level="REPEATABLE READ",
+            pool_pre_ping=True,
+            execution_options={"schema_translate_map": {None: schema}},
+        )
+    except ModuleNotFoundError as error:
+        raise CaseIndexError(
+            error.name or "psycopg",
+            "is not installed",
+            "install what this needs: pip install 'cbir[postgres]'",
+        ) from None
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

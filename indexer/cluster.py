@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from indexer.encoder import Encoder
@@ -25,6 +26,14 @@ RETRIES = 3
 """Times that a task is tried again after its worker has died."""
 LOCAL = "local"
 """Address that stands for a cluster on this machine alone, started for one run."""
+STARTS = 3
+"""Times that such a cluster is started: Ray waits 30 s for its parts, which a busy machine exceeds."""
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anybody
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # they are told here, in one line
+    "RAY_worker_niceness": "0",  # as without Ray; of a cluster that is started here
+}
+"""Of Ray, read from the environment, unless the user has chosen otherwise."""
 
 _encoders: dict[str, Encoder] = {}
 """In a worker: the encoder, loaded once."""
@@ -46,7 +55,8 @@ def cluster(address: str, encoder: Encoder) -> Iterator[Cluster]:
     ClusterError
         If Ray is not installed, or the cluster cannot be reached.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     if address == LOCAL:
         # Ray replaces 127.0.0.1 by an address that others reach, unless this, read at its import, is set
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -54,7 +64,10 @@ def cluster(address: str, encoder: Encoder) -> Iterator[Cluster]:
         import ray
     except ModuleNotFoundError:
         raise ClusterError("--ray", "Ray is not installed", "pip install 'cbir[ray]'") from None
-    with tempfile.TemporaryDirectory(prefix="cbir-ray-", ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="cbir-ray-", ignore_cleanup_errors=True) as folder,
+        redirect_stdout(sys.stderr),  # where Ray says which worker died; stdout is the caller's
+    ):
         how: dict[str, Any] = {"address": address}
         if address == LOCAL:
             if not ipaddress.ip_address(ray.util.get_node_ip_address()).is_loopback:
@@ -62,18 +75,29 @@ def cluster(address: str, encoder: Encoder) -> Iterator[Cluster]:
                 raise ClusterError(LOCAL, reason, "start it in a process of its own")
             how |= {"include_dashboard": False, "_temp_dir": folder}
         try:
+            _start(how)
+            yield Cluster(address, encoder)
+        finally:
+            ray.shutdown()
+
+
+def _start(how: dict[str, Any]) -> None:
+    import ray
+
+    address = how["address"]
+    for tries in range(STARTS if address == LOCAL else 1, 0, -1):
+        try:
             ray.init(**how, log_to_driver=False, logging_level="ERROR")
+            return
         except Exception as error:  # Ray raises whatever it meets; the first line says what
-            ray.shutdown()  # what it had started of a cluster
+            if tries > 1:
+                ray.shutdown()  # what it had started
+                continue
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             remedy = "start it with `ray start --head`, or use `--ray local`"
             if address == LOCAL:
                 remedy = "run it again when this machine is less busy, or without --ray"
             raise ClusterError(address, f"the cluster cannot be reached ({reason})", remedy) from error
-        try:
-            yield Cluster(address, encoder)
-        finally:
-            ray.shutdown()
 
 
 class Cluster:

@@ -57,6 +57,10 @@ class WriterBusyError(CaseIndexError):
     """Another process writes to the index: it can be tried again."""
 
 
+class StaleError(CaseIndexError):
+    """The index was changed since it was opened: what is asked again is answered from the new state."""
+
+
 class DiskFullError(CbirError):
     """No room is left where something was to be written; what was committed before is whole."""
 

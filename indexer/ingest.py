@@ -592,7 +592,7 @@ def _sent(index: CaseIndex, workers: Workers, group: list[_Fresh], pending: Coll
     regions: list[Pick] = []
     for one in group:
         for number, scan in enumerate(one.read.scans):
-            counts[scan.digest] = np.count_nonzero(scan.views == 0)
+            counts[scan.digest] = int(np.count_nonzero(scan.views == 0))
             first.setdefault(scan.digest, (one.read.images, number, 0))
             regions.append((one.read.images, number, 1))
     known = index.catalog.embedded(list(counts))

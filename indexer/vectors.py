@@ -1,4 +1,4 @@
-"""The FAISS index behind three calls: add, remove, search.
+"""The FAISS index behind three calls: add, remove, search; what any engine has to offer.
 
 Without a partition the index is flat and exact. With one it is an inverted file whose lists are
 filled and probed as the partition says, holding a border vector in two lists; scores and ids come
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import faiss as _faiss
 import numpy as np
@@ -37,6 +37,35 @@ BLOCK = 20_000
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+
+
+class VectorIndex(Protocol):
+    """What an engine offers: the calls of :class:`Vectors`, where they are described."""
+
+    partition: Partition | None
+
+    def __len__(self) -> int: ...
+
+    def ids(self) -> Ints:
+        """All ids, ascending."""
+
+    def list_sizes(self) -> Ints:
+        """Entries of each list."""
+
+    def add(self, ids: Ints, x: Floats) -> None:
+        """File vectors."""
+
+    def remove(self, ids: Ints) -> int:
+        """Take vectors out."""
+
+    def search(self, q: Floats, k: int, keep: Ints | None = None) -> tuple[Floats, Ints]:
+        """Nearest vectors by cosine similarity."""
+
+    def gather(self, ids: Ints) -> Floats:
+        """The vectors of these ids, to be compared exactly."""
+
+    def filed(self, ids: Ints) -> Floats:
+        """The vectors of these ids as the engine holds them, to be compared with the catalog's."""
 
 
 class Vectors:
@@ -207,6 +236,10 @@ class Vectors:
                 x[rows] = lists[number[rows[0]]][1][position[rows]]
         return x
 
+    def filed(self, ids: Ints) -> Floats:
+        """The same as :meth:`gather`: there is one copy."""
+        return self.gather(ids)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the FAISS index to a file; the partition is saved by itself."""
         # by a Python file: FAISS's own does not notice that closing it failed, and a full disk cuts it short
@@ -289,7 +322,7 @@ class Vectors:
             False,
             settings,
         )
-        return _distinct(scores, ids, k)
+        return distinct(scores, ids, k)
 
 
 def _view(pointer: Any, size: int, dtype: Any) -> NDArray[Any]:
@@ -298,8 +331,8 @@ def _view(pointer: Any, size: int, dtype: Any) -> NDArray[Any]:
     return faiss.rev_swig_ptr(pointer, size).view(dtype) if size else np.empty(0, dtype)
 
 
-def _distinct(scores: Floats, ids: Ints, k: int) -> tuple[Floats, Ints]:
-    """First k distinct ids of each row, in the order they come in."""
+def distinct(scores: Floats, ids: Ints, k: int) -> tuple[Floats, Ints]:
+    """First k distinct ids of each row, in the order they come in; −1 is no id."""
     by_id = np.argsort(ids, axis=1, kind="stable")
     in_order = np.take_along_axis(ids, by_id, axis=1)
     again = np.zeros(ids.shape, bool)

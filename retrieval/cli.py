@@ -52,6 +52,22 @@ IndexOption = Annotated[
     Path,
     typer.Option("--index", envvar="CBIR_INDEX", metavar="DIR", help="The index folder.", show_default=True),
 ]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(metavar="faiss|milvus", help="What holds the vectors of a new index.", show_default="faiss"),
+]
+UriOption = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="The Milvus server; its token is read from CBIR_MILVUS_TOKEN."),
+]
+CatalogOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="A PostgreSQL database for the catalog of a new index, without password.",
+        show_default="a file in the folder",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 WhereOption = Annotated[
     list[str] | None,
@@ -94,6 +110,9 @@ def index(
     encoder: Annotated[
         str | None, typer.Option(metavar="NAME", help="Encoder of a new index.", show_default="cbir")
     ] = None,
+    engine: EngineOption = None,
+    uri: UriOption = None,
+    catalog: CatalogOption = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -115,22 +134,36 @@ def index(
     from retrieval.calibration import calibrate, due
     from retrieval.search import Index
 
+    named = _engines(engine, uri, catalog)
     table = load_labels(labels) if labels else None
     for path in paths:
         if not path.exists() and not prune:
+            if path.parts[0].endswith(":"):  # s3:, https:
+                raise CbirError(path, "is no local path", "mount what it names, and give the folder")
             raise CbirError(path, "does not exist", "name a file or folder of images")
-    exists = (index / "manifest.json").exists()
-    if exists:
-        case_index = CaseIndex.open(index)
-        if keep_ids and not case_index.manifest.keep_ids:
+    existing = CaseIndex.open(index) if (index / "manifest.json").exists() else None
+    if existing:
+        if keep_ids and not existing.manifest.keep_ids:
             raise CaseIndexError(index, "was made without --keep-ids", "index again into another folder")
-        model = load_encoder(encoder) if encoder else case_index.load_encoder()
+        for option, wanted in named.items():
+            held = getattr(existing.manifest, option)
+            if wanted not in (None, held):
+                raise CaseIndexError(
+                    index,
+                    f"was made with {option} {held or 'none'}, not {wanted}",
+                    "move it with `cbir copy`",
+                )
+        model = load_encoder(encoder) if encoder else existing.load_encoder()
     else:
         model = load_encoder(encoder or DEFAULT)
         if with_reference:  # before there is a folder
             reference.require(model)
-        case_index = CaseIndex.create(index, model, keep_ids=keep_ids)
-    with case_index, _workers(ray, model) as workers, _progress() as progress:
+    chosen = {option: wanted for option, wanted in named.items() if wanted is not None}
+    with (
+        _workers(ray, model) as workers,  # before there is a folder
+        existing or CaseIndex.create(index, model, keep_ids=keep_ids, **chosen) as case_index,
+        _progress() as progress,
+    ):
         try:
             report = ingest(
                 case_index,
@@ -472,6 +505,36 @@ def compact(index: IndexOption = DEFAULT_INDEX, as_json: JsonOption = False) -> 
 
 
 @app.command()
+def copy(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="The index folder.")],
+    to: Annotated[Path, typer.Argument(metavar="TO", help="Folder of the copy; must not exist.")],
+    engine: EngineOption = None,
+    uri: UriOption = None,
+    catalog: CatalogOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy an index to another engine, and verify it there. It is whole in the end, or not there.
+
+    Example: `cbir copy cbir-index big-index --engine milvus --uri http://host:19530`
+    """
+    from indexer.case_index import CaseIndex
+    from indexer.transfer import transfer
+
+    named = _engines(engine, uri, catalog)
+    chosen = {option: wanted for option, wanted in named.items() if wanted is not None}
+    with CaseIndex.open(index) as opened, _spinner("copying"):
+        transfer(opened, to.absolute(), **chosen)
+    with CaseIndex.open(to) as opened:
+        about = opened.about()
+    if as_json:
+        _print_json({"schema": 1, "index": str(to), **about})
+    else:
+        print(f"{to}: {about['cases']} cases, {about['slices']} slices")
+        print(f"vectors   {about['vectors']}")
+        print(f"catalog   {about['catalog']}")
+
+
+@app.command()
 def train(
     folders: Annotated[list[Path], typer.Argument(metavar="FOLDER…", help="Folders of labelled images.")],
     label: Annotated[list[str], typer.Option(metavar="COLUMN", help="What to learn; repeatable.")],
@@ -661,6 +724,16 @@ def token(
 # ---- parsing and printing ------------------------------------------------------------------------
 
 
+def _engines(engine: str | None, uri: str | None, catalog: str | None) -> dict[str, str | None]:
+    """What was said about where an index lies; an address of Milvus says that it is Milvus."""
+    engine = engine or ("milvus" if uri else None)
+    if engine not in (None, "faiss", "milvus"):
+        raise typer.BadParameter(f"--engine is faiss or milvus, not {engine}")
+    if (engine == "milvus") != bool(uri):
+        raise typer.BadParameter("--engine milvus and --uri go together")
+    return {"engine": engine, "uri": uri, "catalog": catalog}
+
+
 @contextmanager
 def _extra(name: str) -> Iterator[None]:
     """Packages that only some need."""
@@ -669,9 +742,9 @@ def _extra(name: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("indexer", "retrieval"):
             raise
-        raise CbirError(
-            error.name, "is not installed", f"install what this needs: pip install 'cbir[{name}]'"
-        ) from None
+        # with this very Python: where cbir is not installed, pip would look for somebody else's
+        remedy = f"install what this needs: {sys.executable} -m pip install 'cbir[{name}]'"
+        raise CbirError(error.name, "is not installed", remedy) from None
 
 
 @contextmanager
@@ -727,8 +800,8 @@ def _print_answer(answer: Answer) -> None:
         )
         kind = "not calibrated"
         if evidence.calibrated:
-            likely = " or ".join(evidence.set) or "no value"
-            kind = f"calibrated on {evidence.calibrated_on} known patients: {likely} plausible"
+            told = f"{' or '.join(evidence.set)} plausible" if evidence.set else "less clear than for 9 in 10"
+            kind = f"calibrated on {evidence.calibrated_on} known patients: {told}"
         print(f"{name}: {shares}; {evidence.neighbours} neighbours, {kind}")
     print(answer.notice)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ from indexer import readers, reference
 from indexer.case_index import CaseIndex, Snapshot
 from indexer.catalog import Contents
 from indexer.encoder import Encoder, look
-from indexer.errors import QueryError, ReadError
+from indexer.errors import QueryError, ReadError, StaleError
 from indexer.ingest import input_hash
 from indexer.preprocess import Preprocessing, prepared, with_region
 from indexer.scan import Scan
@@ -24,13 +26,14 @@ from indexer.vectors import EXACT_BELOW
 from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.calibration import SIMILARITY, TYPICALITY, Calibration, familiarity
 from retrieval.evidence import class_columns, vote
-from retrieval.ranking import Matches, fuse, late_interaction
+from retrieval.ranking import Matches, compared, fuse
 
 SHORTLIST = 100
 """Cases that the approximate search proposes for exact ranking, at least."""
 DEPTH = 64
 """Slices that the approximate search fetches for each query slice."""
 WHOLE, REGION = 0, 1
+Asked = ParamSpec("Asked")
 STRANGE = "nothing similar here: this scan is unlike almost every one that is known"
 
 
@@ -55,6 +58,22 @@ class QueryScan:
     weights: NDArray[np.float32]
     embeddings: NDArray[np.float32]
     strangeness: float
+
+
+def _again(
+    question: Callable[Concatenate[Index, Asked], Answer],
+) -> Callable[Concatenate[Index, Asked], Answer]:
+    """Ask once more, of the new state, where another process has changed the index in between."""
+
+    @wraps(question)
+    def ask(index: Index, /, *args: Asked.args, **kwargs: Asked.kwargs) -> Answer:
+        try:
+            return question(index, *args, **kwargs)
+        except StaleError:
+            index.refresh()
+            return question(index, *args, **kwargs)
+
+    return ask
 
 
 class Index:
@@ -163,6 +182,7 @@ class Index:
             all_cases=all_cases,
         )
 
+    @_again
     def ask(
         self,
         scans: Sequence[Scan],
@@ -226,6 +246,7 @@ class Index:
             notes=notes,
         )
 
+    @_again
     def like(
         self,
         case_ids: str | Sequence[str],
@@ -496,7 +517,8 @@ class _State:
         for query, pool in zip(queries, pools, strict=True):
             row = np.flatnonzero(pool)
             stored = self.vectors.gather(self.contents.slice_ids[row])
-            matches.append(late_interaction(query.embeddings @ stored.T, query.weights, self.slice_case[row]))
+            weights = self.contents.slice_weight[row]
+            matches.append(compared(query.embeddings, query.weights, stored, weights, self.slice_case[row]))
             rows.append(row)
         cases, scores, best = fuse(matches)
         return cases, scores, _Pairs(queries, matches, rows, cases, best)

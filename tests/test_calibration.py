@@ -23,6 +23,8 @@ from retrieval.calibration import (
     ENOUGH,
     FILE,
     SIMILARITY,
+    SURE,
+    TYPICALITY,
     Asked,
     Calibration,
     Fit,
@@ -162,6 +164,18 @@ def test_strangers_by_the_mean_over_their_scans():
     held = Calibration({"scan": kind}, "1", 1, 0, 10, 10, 10, {})
     assert held.strange({SIMILARITY: [("t1", 0.8)], "typicality": [("t1", -2.0)]}) is True
     assert held.strange({SIMILARITY: [("t1", 0.8)]}, region=True) is None
+
+
+def test_a_typical_scan_is_no_stranger_for_being_unlike_the_known_ones():
+    held = Calibration(
+        {"scan": Kind({}, {SIMILARITY: {"": 0.5}, TYPICALITY: {"": -1.6}})}, "v", 1, 0, 30, 30, 30, {}
+    )
+    far = [("t1", 0.2)]
+    assert held.strange({SIMILARITY: far, TYPICALITY: [("t1", -SURE + 0.1)]}) is False
+    assert held.strange({SIMILARITY: far, TYPICALITY: [("t1", -SURE - 0.1)]}) is True
+    assert held.strange({SIMILARITY: far, TYPICALITY: [("t1", float("nan"))]}) is True
+    assert held.strange({SIMILARITY: far}) is True
+    assert held.strange({SIMILARITY: [("t1", 0.9)], TYPICALITY: [("t1", -1.7)]}) is True
 
 
 # ---- an index ------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from indexer.errors import ClusterError
 from indexer.ingest import ingest
 from indexer.readers import Source
 
+
 @pytest.fixture(scope="module")
 def workers():
     """A cluster on loopback; its workers import the encoder of the tests."""
