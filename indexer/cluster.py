@@ -63,7 +63,9 @@ def cluster(address: str, encoder: Encoder) -> Iterator[Cluster]:
     try:
         import ray
     except ModuleNotFoundError:
-        raise ClusterError("--ray", "Ray is not installed", "pip install 'cbir[ray]'") from None
+        raise ClusterError(
+            "--ray", "Ray is not installed", "install what this needs: pip install 'cbir[ray]'"
+        ) from None
     with (
         tempfile.TemporaryDirectory(prefix="cbir-ray-", ignore_cleanup_errors=True) as folder,
         redirect_stdout(sys.stderr),  # where Ray says which worker died; stdout is the caller's

@@ -17,10 +17,11 @@ from conftest import TinyEncoder
 from indexer import ingest as pipeline
 from indexer import readers
 from indexer.case_index import CaseIndex
-from indexer.cluster import LOCAL, cluster
+from indexer.cluster import LOCAL, STARTS, cluster
 from indexer.errors import ClusterError
 from indexer.ingest import ingest
 from indexer.readers import Source
+from retrieval.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +148,54 @@ def test_a_cluster_that_is_not_there_is_one_line(monkeypatch):
     ):
         pass
     assert "\n" not in str(error.value)
+
+
+def test_a_cluster_that_is_not_there_leaves_no_new_index(cohort, tmp_path, monkeypatch, capsys):
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'cbir[ray]'")
+
+    def init(**_):
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(ray, "init", init)
+    index = tmp_path / "index"
+    monkeypatch.setattr(
+        sys, "argv", ["cbir", "index", str(cohort(2)), "--index", str(index), "--ray", "auto"]
+    )
+    with pytest.raises(SystemExit) as code:
+        main()
+    assert code.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot be reached" in line
+    assert not index.exists()
+
+
+def test_a_local_cluster_that_is_slow_to_start_is_started_again(monkeypatch):
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'cbir[ray]'")
+    tried = []
+
+    def init(**_):
+        tried.append(1)
+        raise RuntimeError("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    with pytest.raises(ClusterError, match="less busy"), cluster(LOCAL, TinyEncoder()):
+        pass
+    assert len(tried) == STARTS
+
+
+def test_a_cluster_that_would_listen_beyond_this_machine_is_refused(monkeypatch):
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'cbir[ray]'")
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("it was started"))
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "192.0.2.1")
+    with pytest.raises(ClusterError, match="beyond this machine"), cluster(LOCAL, TinyEncoder()):
+        pass
+
+
+def test_a_url_is_one_line_that_says_what_to_do(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["cbir", "index", "s3://bucket/mri", "--index", str(tmp_path / "index")])
+    with pytest.raises(SystemExit) as code:
+        main()
+    assert code.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is no local path; mount" in line
