@@ -72,9 +72,9 @@ SIMILARITY = "similarity"
 TYPICALITY = "typicality"
 """Minus the strangeness (:mod:`indexer.strangeness`) of a scan."""
 SURE = 1.4
-"""A scan of less strangeness is no stranger for being unlike the known ones: a trained encoder's unseen
-whole heads reach 1.3, ours and other people's phantoms begin at 1.5. Whole heads that ask an index of
-lesion crops would else get no answer."""
+"""A scan of less strangeness is no stranger, however unlike the known ones: whole heads that a trained
+encoder has not seen reach 1.3, phantoms and other parts of the body begin at 1.5. Else whole heads that
+ask an index of lesion crops, or tumours from another scanner, would get no answer."""
 SHORTLIST = 100
 """Cases that an approximate search proposes."""
 
@@ -528,12 +528,12 @@ class Calibration:
             None where nothing was learnt.
         """
         typical = [value for _, value in signals.get(TYPICALITY, ()) if not np.isnan(value)]
-        sure = bool(typical) and float(np.mean(typical)) > -SURE
+        if typical and float(np.mean(typical)) > -SURE:
+            return False
         found = []
         for signal, values in signals.items():  # a scan is as typical as it is, whatever part of it asks
             kind = self.kinds.get("region" if region and signal != TYPICALITY else "scan")
-            told = kind.strange(signal, values) if kind else None
-            found.append(told and not (sure and signal == SIMILARITY))
+            found.append(kind.strange(signal, values) if kind else None)
         return None if all(strange is None for strange in found) else any(found)
 
 
