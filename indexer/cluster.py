@@ -11,6 +11,7 @@ import ipaddress
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stdout
@@ -89,7 +90,8 @@ def _start(how: dict[str, Any]) -> None:
     address = how["address"]
     for tries in range(STARTS if address == LOCAL else 1, 0, -1):
         try:
-            ray.init(**how, log_to_driver=False, logging_level="ERROR")
+            with warnings.catch_warnings(action="ignore"):  # the error says it again
+                ray.init(**how, log_to_driver=False, logging_level="ERROR")
             return
         except Exception as error:  # Ray raises whatever it meets; the first line says what
             if tries > 1:
