@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -27,7 +28,8 @@ from retrieval.cli import main
 @pytest.fixture(scope="module")
 def workers():
     """A cluster on loopback; its workers import the encoder of the tests."""
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'cbir[ray]'")
+    if importlib.util.find_spec("ray") is None:  # not imported: `cluster` does that, set to stay on loopback
+        pytest.skip("Ray is not installed: pip install 'cbir[ray]'")
     paths = os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parent)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", paths)
