@@ -242,7 +242,9 @@ class Vectors:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the FAISS index to a file; the partition is saved by itself."""
-        faiss.write_index(self._index, os.fspath(path))
+        # by a Python file: FAISS's own does not notice that closing it failed, and a full disk cuts it short
+        with Path(path).open("wb") as file:
+            faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], partition: Partition | None = None) -> Vectors:
