@@ -305,7 +305,7 @@ def test_old_report_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(CbirError, match="No space left on device"):
+    with pytest.raises(CbirError, match="the disk is full"):
         write_report(answer(), path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
