@@ -87,7 +87,7 @@ JUDGED = 20_000
 """Vectors outside the fit that list sizes and borders are measured on, at most."""
 FILED_TWICE = (0.0, 0.2, 0.5)
 """Shares of vectors in a second list that the calibration compares."""
-WORTH = 0.97
+WORTH = 0.9
 """A second list must bring the distance computations of a query below this share."""
 BORDER = 0.01
 """A second membership below this share of the first is no border, however few those are."""
@@ -464,8 +464,8 @@ class Partition:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all fields to an npz file without pickle; the name is taken as it is."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "probings"}
-        table = {
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "probings"}
+        table: dict[str, Any] = {
             PROBING + f.name: np.array([getattr(p, f.name) for p in self.probings]) for f in fields(Probing)
         }
         with Path(path).open("wb") as file:

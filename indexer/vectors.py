@@ -109,6 +109,9 @@ class Vectors:
         """
         vectors = cls(_empty(x.shape[1], partition), partition)
         vectors.add(ids, x)
+        if partition is not None:
+            vectors._held, vectors._rows = vectors._added, vectors._added_rows
+            vectors._added, vectors._added_rows = vectors._added[:0], vectors._added_rows[:0]
         return vectors
 
     @staticmethod
@@ -142,7 +145,7 @@ class Vectors:
         with Path(rows).open("wb") as file:
             for ids, x in blocks:
                 _file(index, partition, ids, x)
-                file.write(np.ascontiguousarray(x, "<f4"))
+                np.ascontiguousarray(x, "<f4").tofile(file)
         faiss.write_index(index, os.fspath(path))
 
     def __len__(self) -> int:
@@ -290,7 +293,7 @@ class Vectors:
         if rows is not None and self.partition is not None:
             with Path(rows).open("wb") as file:
                 for begin in range(0, len(self), BLOCK):
-                    file.write(self._read(self._ids[begin : begin + BLOCK]).astype("<f4"))
+                    self._read(self._ids[begin : begin + BLOCK]).astype("<f4").tofile(file)
 
     @classmethod
     def load(
@@ -391,12 +394,19 @@ class Vectors:
     def _compared_again(self, q: Floats, ids: Ints, k: int) -> tuple[Floats, Ints]:
         """The k best of some candidates for each query, by their vectors."""
         scores = np.full(ids.shape, -np.inf, np.float32)
-        height = max(1, BLOCK // ids.shape[1])
-        for begin in range(0, len(q), height):
-            rows = slice(begin, begin + height)
-            found = ids[rows] >= 0
-            x = self._read(np.where(found, ids[rows], self._ids[0]).ravel()).reshape(*found.shape, -1)
-            scores[rows] = np.where(found, np.matmul(x, q[rows, :, None])[..., 0], -np.inf)
+        if not len(self._added):  # compared in place, without a copy of what is read
+            at = np.where(ids < 0, -1, np.searchsorted(self._held, ids))
+            faiss.fvec_inner_products_by_idx(
+                *(faiss.swig_ptr(a) for a in (scores, q, self._rows, at)), q.shape[1], *ids.shape
+            )
+        else:
+            found = ids >= 0
+            height = max(1, BLOCK // ids.shape[1])
+            for begin in range(0, len(q), height):
+                rows = slice(begin, begin + height)
+                x = self._read(np.where(found[rows], ids[rows], self._ids[0]).ravel())
+                products = np.einsum("qkd,qd->qk", x.reshape(*ids[rows].shape, -1), q[rows])
+                scores[rows] = np.where(found[rows], products, -np.inf)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, best, axis=1), np.take_along_axis(ids, best, axis=1)
 
