@@ -40,7 +40,7 @@ from indexer import vectors as engine
 from indexer.case_index import CaseIndex
 from indexer.encoder import load_encoder
 from indexer.ingest import ingest
-from indexer.partition import Partition, lists_for_count
+from indexer.partition import Partition
 from indexer.vectors import Vectors, distinct
 
 faiss: Any = _faiss
@@ -120,6 +120,15 @@ def embedded(encoder: str = "cbir") -> Slices:
         return Slices(
             index.catalog.embeddings(contents.slice_ids[whole]), np.array(contents.patient_ids)[case]
         )
+
+
+def read(vectors: Path | None) -> tuple[Slices, dict[str, str]]:
+    """Slices from an npz, else all that there are; and where they come from."""
+    if vectors is None:
+        return embedded(), {"data": "all of ../shared/data", "encoder": load_encoder("cbir").version}
+    held = np.load(vectors)
+    slices = Slices(np.ascontiguousarray(held["x"]), held["patients"])
+    return slices, {"data": str(held["data"]), "encoder": str(held["encoder"])}
 
 
 def other_patients(slices: Slices, seed: int = 0) -> Task:
@@ -317,7 +326,7 @@ def ivf_sq8(task: Task) -> Iterator[Line]:
     d = task.base.shape[1]
     for lists in root_lists(len(task.base)):
         index = faiss.IndexIVFScalarQuantizer(
-            faiss.IndexFlatL2(d), d, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+            faiss.IndexFlatL2(d), d, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
         )
         index = trained(task, index)
         index.add(task.base)
@@ -329,7 +338,9 @@ def ivf_pq(task: Task) -> Iterator[Line]:
     d = task.base.shape[1]
     for lists in root_lists(len(task.base), (1, 4)):
         coarse = faiss.IndexFlatL2(d)
-        inner = trained(task, faiss.IndexIVFPQ(coarse, d, lists, d // 4, 8, faiss.METRIC_INNER_PRODUCT))
+        inner = faiss.IndexIVFPQ(coarse, d, lists, d // 4, 8, faiss.METRIC_INNER_PRODUCT)
+        inner.by_residual = False
+        inner = trained(task, inner)
         index = faiss.IndexRefineFlat(inner)
         index.k_factor = 10
         index.add(task.base)
@@ -413,13 +424,11 @@ def main() -> None:
     )
     parser.add_argument("--enlarged", type=int, action="append", default=[], metavar="N")
     parser.add_argument("--embed", action="store_true", help="only index what there is")
-    parser.add_argument("--vectors", type=Path, help="an npz with x and patients, to try things; not saved")
+    parser.add_argument(
+        "--vectors", type=Path, help="an npz with x, patients, data and encoder, instead of embedding"
+    )
     options = parser.parse_args()
-    if options.vectors:
-        held = np.load(options.vectors)
-        slices = Slices(np.ascontiguousarray(held["x"]), held["patients"])
-    else:
-        slices = embedded()
+    slices, origin = read(options.vectors)
     if options.embed:
         return
     tasks = {"other patients": other_patients(slices), "near duplicates": near_duplicates(slices)}
@@ -431,16 +440,8 @@ def main() -> None:
         task = enlarged(slices, n)
         print(f"enlarged to {n}", flush=True)
         tables[f"enlarged to {n:,}".replace(",", " ")] = compared(task)
-    if not options.vectors:
-        patients = len(np.unique(slices.patients))
-        results.save(
-            "index",
-            tables,
-            encoder=load_encoder("cbir").version,
-            slices=len(slices.x),
-            patients=patients,
-            lists=lists_for_count(len(slices.x)),
-        )
+    patients = len(np.unique(slices.patients))
+    results.save("index", tables, slices=len(slices.x), patients=patients, **origin)
 
 
 if __name__ == "__main__":

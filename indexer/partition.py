@@ -69,8 +69,8 @@ faiss: Any = _faiss  # the type stubs that come with it lack much of what is use
 
 LISTS_PER_ROOT = 8
 """Lists over the square root of the number of vectors."""
-LISTS = (16, 8192)
-"""Fewest and most lists that are chosen."""
+LISTS = (16, 4096)
+"""Fewest and most lists that are chosen: the time of a fit grows with their square."""
 FEWEST_IN_LIST = 16
 """Vectors a list has on average, at least."""
 POINTS_PER_LIST = 64
@@ -420,7 +420,7 @@ class Partition:
             border = _border(second_to_first, share)
             filed = np.stack([lists[:, 0], np.where(second_to_first < border, -1, lists[:, 1])], axis=1)
             trials = [_Trial.of(reach, *o, filed, c, truth, of or len(base)) for reach, o in orders.items()]
-            cost = min(trial.fixed(max(recalls), min(depths))[2] for trial in trials)
+            cost = min(trial.fixed(min(self.recall, max(recalls)), min(depths))[2] for trial in trials)
             if best is None or cost < WORTH * best[0]:
                 best = cost, border, trials
         assert best is not None

@@ -202,7 +202,7 @@ def test_a_large_fit_is_blocked_and_repeats_itself(monkeypatch):
 
 
 def test_lists_grow_with_the_root_of_the_collection():
-    assert [lists_for_count(n) for n in (10, 3000, 1_000_000, 10**9)] == [16, 187, 8000, 8192]
+    assert [lists_for_count(n) for n in (10, 3000, 1_000_000, 10**9)] == [16, 187, 4096, 4096]
     assert len(Partition.fit(clustered(2000), of=2500).centroids) == 156
 
 
