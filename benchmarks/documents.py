@@ -413,7 +413,7 @@ def scale() -> str:
     """Times, memory and disk by size."""
     content = results.load("scale")
     table = content["results"]["sizes"]
-    rows = [[name for name in table[0]]]
+    rows = [list(table[0])]
     for row in table:
         rows.append([f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()])
     return "\n".join([markdown(rows), "", f"Slices of {content['provenance']['data']}. {origin(content)}"])

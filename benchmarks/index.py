@@ -201,7 +201,7 @@ def efforts(n: int) -> list[int]:
     return [p for p in probes if p <= n]
 
 
-def root_lists(n: int, factors: tuple[float, ...] = (0.5, 1, 2, 4)) -> list[int]:
+def root_lists(n: int, factors: tuple[float, ...] = (1, 2, 4)) -> list[int]:
     return [max(16, round(f * math.sqrt(n))) for f in factors]
 
 
@@ -256,7 +256,7 @@ def k_means_ivf(task: Task) -> Iterator[Line]:
 
 def graph_ivf(task: Task) -> Iterator[Line]:
     d = task.base.shape[1]
-    for lists in root_lists(len(task.base), (4, 8)):
+    for lists in root_lists(len(task.base), (8,)):
         graph = faiss.IndexHNSWFlat(d, 8)
         index = trained(task, faiss.IndexIVFFlat(graph, d, lists, faiss.METRIC_INNER_PRODUCT))
         index.add(task.base)
@@ -266,7 +266,7 @@ def graph_ivf(task: Task) -> Iterator[Line]:
 def soar_ivf(task: Task) -> Iterator[Line]:
     """Half of the vectors in a second list, chosen as in SOAR, gated by membership; fixed probes."""
     d = task.base.shape[1]
-    for lists in root_lists(len(task.base)):
+    for lists in root_lists(len(task.base), (2,)):
         BASES[id(task.base)] = task.base
         partition = _partition_on(_centroids(id(task.base), lists), task.base, 0.5)
         index = faiss.IndexIVFFlat(faiss.IndexFlatL2(d), d, lists, faiss.METRIC_INNER_PRODUCT)
@@ -336,7 +336,7 @@ def ivf_sq8(task: Task) -> Iterator[Line]:
 def ivf_pq(task: Task) -> Iterator[Line]:
     """Codes of d/4 bytes, the best 100 compared again with the vectors in memory."""
     d = task.base.shape[1]
-    for lists in root_lists(len(task.base), (1, 4)):
+    for lists in root_lists(len(task.base), (2,)):
         coarse = faiss.IndexFlatL2(d)
         inner = faiss.IndexIVFPQ(coarse, d, lists, d // 4, 8, faiss.METRIC_INNER_PRODUCT)
         inner.by_residual = False
@@ -364,7 +364,7 @@ def ours(task: Task) -> Iterator[Line]:
 
         def counted(used: Partition = used) -> float:
             probes = used.probes_for(task.queries, K)
-            scanned = np.append(sizes, 0)[probes].sum() + math.ceil(K * (1 + engine.SPARE)) * len(probes)
+            scanned = np.append(sizes, 0)[probes].sum() + (2 * K + engine.SPARE) * len(probes)
             return float(scanned + used._looked_at(task.queries, used.probing(K).reach) * len(probes))
 
         points.append(measured(task, lambda q: vectors.search(q, K)[1], counted))

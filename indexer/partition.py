@@ -73,12 +73,14 @@ LISTS = (16, 4096)
 """Fewest and most lists that are chosen: the time of a fit grows with their square."""
 FEWEST_IN_LIST = 16
 """Vectors a list has on average, at least."""
-POINTS_PER_LIST = 64
-"""Vectors a list that the fit looks at; with 40, queries on slices scanned about 4 % more."""
+POINTS_PER_LIST = 40
+"""Vectors a list that the fit looks at; with 64, queries on slices scanned about 4 % less."""
 SMALL = 20_000 * 256
 """Vectors times lists up to which scikit-fuzzy fits (float64, several arrays of that size)."""
 ITERATIONS = 10
 """From a k-means start the objective falls by less than 0.1 % an iteration after these."""
+LOOK = 3
+"""After so many iterations a fit that has collapsed is given up: centroids that coincide stay so."""
 SHARES = (1 / 3, 1 / 6, 1 / 12)
 """How far m goes from 1 to the limit; the later ones are tried only if the first fit collapses."""
 COINCIDE = 0.1
@@ -425,10 +427,12 @@ class Partition:
                 best = cost, border, trials
         assert best is not None
         _, self.border, trials = best
-        self.probings = tuple(
-            min(trials, key=lambda trial: trial.fixed(recall, depth)[2]).best(recall, depth)
-            for recall, depth in itertools.product(sorted(recalls), depths)
-        )
+        found = []
+        for recall, depth in itertools.product(sorted(recalls), depths):
+            # coverage looks further than a fixed number: the graph that serves it best may be another
+            promising = sorted(trials, key=lambda trial: trial.fixed(recall, depth)[2])[:2]
+            found.append(min((trial.best(recall, depth) for trial in promising), key=lambda p: p.distances))
+        self.probings = tuple(found)
         # what is filed now, on the scale of the old sizes
         self.sizes = _sizes(self.lists_for(base), c)
         self.judged = len(base)
@@ -747,6 +751,7 @@ def _blocked_c_means(x: Floats, start: Ints, c: int, m: float, progress: Progres
     counts = np.bincount(start, minlength=c)
     centroids = np.asarray(own.T @ x, np.float64) / np.maximum(counts, 1)[:, None]
     height = max(64, CELLS // c)
+    n = len(x)
     for step in range(ITERATIONS):
         last = step == ITERATIONS - 1  # only the memberships in the last centroids
         narrow = centroids.astype(np.float32)
@@ -761,21 +766,25 @@ def _blocked_c_means(x: Floats, start: Ints, c: int, m: float, progress: Progres
             logits -= logits.max(axis=1, keepdims=True)
             u = np.exp(logits)
             normal = u.sum(axis=1, keepdims=True)
-            if last:
+            if last or step == LOOK:
                 u /= normal
                 highest += float(u.max(axis=1).sum(dtype=np.float64))
                 squares += float((u**2).sum(dtype=np.float64))
                 scatter += float((u * squared).sum(dtype=np.float64))
-                continue
+                if last:
+                    continue
             logits -= np.log(normal)
             logits *= np.float32(m)
             weights = np.exp(logits, out=logits)
             total += weights.sum(axis=0)
             sums += weights.T @ block
+        if step == LOOK:
+            early = _Fitted(centroids, highest / n, squares / n, math.sqrt(scatter / n))
+            if early.collapse() is not None:
+                return early
         if not last:
             centroids = sums / total[:, None]
         progress(step + 1, ITERATIONS)
-    n = len(x)
     return _Fitted(centroids, highest / n, squares / n, math.sqrt(scatter / n))
 
 
