@@ -410,13 +410,16 @@ def index() -> str:
 
 
 def scale() -> str:
-    """Times, memory and disk by size."""
-    content = results.load("scale")
-    table = content["results"]["sizes"]
-    rows = [list(table[0])]
-    for row in table:
-        rows.append([f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()])
-    return "\n".join([markdown(rows), "", f"Slices of {content['provenance']['data']}. {origin(content)}"])
+    """Times, memory and disk by size, and a million vectors in 1024 lists."""
+    parts = []
+    for name in ("scale", "scale-1024"):
+        if (results.RESULTS / f"{name}.json").exists():
+            content = results.load(name)
+            rows = [list(content["results"]["sizes"][0])]
+            for row in content["results"]["sizes"]:
+                rows.append([f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()])
+            parts += [markdown(rows), "", f"Slices of {content['provenance']['data']}. {origin(content)}", ""]
+    return "\n".join(parts).strip()
 
 
 BLOCKS: dict[str, Callable[[], str]] = {

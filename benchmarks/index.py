@@ -326,7 +326,7 @@ def ivf_sq8(task: Task) -> Iterator[Line]:
     d = task.base.shape[1]
     for lists in root_lists(len(task.base)):
         index = faiss.IndexIVFScalarQuantizer(
-            faiss.IndexFlatL2(d), d, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
+            faiss.IndexFlatL2(d), d, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_L2
         )
         index = trained(task, index)
         index.add(task.base)
@@ -338,9 +338,7 @@ def ivf_pq(task: Task) -> Iterator[Line]:
     d = task.base.shape[1]
     for lists in root_lists(len(task.base), (2,)):
         coarse = faiss.IndexFlatL2(d)
-        inner = faiss.IndexIVFPQ(coarse, d, lists, d // 4, 8, faiss.METRIC_INNER_PRODUCT)
-        inner.by_residual = False
-        inner = trained(task, inner)
+        inner = trained(task, faiss.IndexIVFPQ(coarse, d, lists, d // 4, 8, faiss.METRIC_L2))
         index = faiss.IndexRefineFlat(inner)
         index.k_factor = 10
         index.add(task.base)
@@ -387,12 +385,13 @@ METHODS: dict[str, Callable[[Task], Iterator[Line]]] = {
 }
 
 
-def compared(task: Task) -> dict[str, Any]:
+def compared(task: Task, names: list[str] | None = None) -> dict[str, Any]:
     """What each method costs at each recall, its cheapest line, and the highest recall it reaches."""
     engine.EXACT_BELOW, engine.EXACT_SHARE, engine.DEEP_SHARE = 1, 0, math.inf
     faiss.omp_set_num_threads(1)
     table: dict[str, Any] = {}
-    for name, method in METHODS.items():
+    for name in names or METHODS:
+        method = METHODS[name]
         lines = list(method(task))
         table[name] = {
             "highest recall": max(p.recall for line in lines for p in line.points),
@@ -422,6 +421,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--methods", help="names with semicolons between them, instead of all")
     parser.add_argument("--enlarged", type=int, action="append", default=[], metavar="N")
     parser.add_argument("--embed", action="store_true", help="only index what there is")
     parser.add_argument(
@@ -435,11 +435,12 @@ def main() -> None:
     tables = {}
     for name, task in tasks.items():
         print(name, task.base.shape, len(task.queries), flush=True)
-        tables[name] = compared(task)
+        tables[name] = compared(task, options.methods and options.methods.split(";"))
     for n in options.enlarged:
         task = enlarged(slices, n)
         print(f"enlarged to {n}", flush=True)
-        tables[f"enlarged to {n:,}".replace(",", " ")] = compared(task)
+        names = options.methods and options.methods.split(";")
+        tables[f"enlarged to {n:,}".replace(",", " ")] = compared(task, names)
     patients = len(np.unique(slices.patients))
     results.save("index", tables, slices=len(slices.x), patients=patients, **origin)
 

@@ -12,10 +12,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the libraries start theirs
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import faiss as _faiss
 import numpy as np

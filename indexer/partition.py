@@ -25,8 +25,9 @@ mixtures a quarter to a half of the way scanned least at equal recall.
 
 **How a query finds its lists.** Many small lists scan least, but each is one more centroid to compare
 with. So a graph (HNSW [4]_) over the centroids names the nearest, of which the memberships then choose.
-With eight times √n lists that took 0.4 of the distance computations of the best tuned k-means inverted
-file on real slices; the rest of the choices add 5-10 % (``python -m benchmarks.index``).
+With eight times √n lists that took 0.45 of the distance computations of the best tuned k-means inverted
+file on real slices; memberships instead of a fixed number of probes add little (``python -m
+benchmarks.index``).
 
 **A second list** for a border vector is chosen as in SOAR [3]_: not the next nearest centroid, but one
 whose residual is as orthogonal as can be to the residual of the first, since a query that misses the
@@ -104,7 +105,7 @@ DEPTHS = (10, 100)
 REACHES = (16, 32, 64, 128, 256)
 """Lists that the graph is asked for; what it looks at grows with them."""
 LINKS = 8
-"""Links of a centroid in the graph; with 16 it looked at a third more and found no better."""
+"""Links of a centroid in the graph, twice as many in its lowest layer."""
 BLOCK = 8192
 """Rows worked on at a time."""
 CELLS = 1 << 20
