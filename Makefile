@@ -50,7 +50,7 @@ docs: $(VENV)/installed-test  ## regenerate the tables of results and the CLI he
 kill-test: $(VENV)/installed-test  ## kill -9 an indexing run at 30 random moments
 	$(BIN)/python -m pytest tests/test_crash.py --kills 30
 
-benchmarks: $(VENV)/installed-test  ## measure again what the documents state (needs ../shared/data)
+benchmarks: figures  ## measure again all that the documents state (needs ../shared/data)
 	$(BIN)/python -m benchmarks.baseline
 	nice $(BIN)/python -m benchmarks.paper
 	$(BIN)/python -m benchmarks.ingest
@@ -70,6 +70,9 @@ figures: $(VENV)/installed-test  ## judge the networks of the folds, and write t
 	$(BIN)/python -m benchmarks.grades
 	$(BIN)/python -m benchmarks.volumes
 	$(BIN)/python -m benchmarks.ablation
+	$(BIN)/python -m benchmarks.calibration
+	$(BIN)/python -m benchmarks.explanation
+	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.documents
 
 reference: $(VENV)/installed-test  ## make the reference cases of the package anew (needs ../shared/data)

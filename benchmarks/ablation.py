@@ -20,6 +20,7 @@ from benchmarks.figshare import Looks, looks, of_folds, slices_and_networks, uni
 from benchmarks.grades import TASKS, Folds
 from retrieval.crossmatch import CrossMatch
 from retrieval.evaluation import evaluate
+from retrieval.ranking import Stacks
 
 SIZES = (64, 32, 16, 8)
 SLICES = (1, 2, 4, 8)
@@ -51,20 +52,15 @@ def fewer(items: CrossMatch, most: int) -> CrossMatch:
     """Cases with at most so many slices of each sequence, those that weigh the most."""
     sequences = []
     for sequence in items.sequences:
-        kept, starts = [], [0]
-        for start, end in zip(sequence.starts[:-1], sequence.starts[1:], strict=True):
-            rows = start + np.sort(np.argsort(-sequence.weights[start:end], kind="stable")[:most])
-            kept.append(rows)
-            starts.append(starts[-1] + len(rows))
+        held = sequence.stacks
+        ends = np.append(held.starts[1:], len(held.weights))
+        kept = [
+            start + np.sort(np.argsort(-held.weights[start:end], kind="stable")[:most])
+            for start, end in zip(held.starts, ends, strict=True)
+        ]
         rows = np.concatenate(kept)
-        sequences.append(
-            replace(
-                sequence,
-                embeddings=sequence.embeddings[rows],
-                weights=sequence.weights[rows],
-                starts=np.array(starts),
-            )
-        )
+        starts = np.cumsum([0, *map(len, kept)])[:-1]
+        sequences.append(replace(sequence, stacks=Stacks(held.embeddings[rows], held.weights[rows], starts)))
     return replace(items, sequences=sequences)
 
 

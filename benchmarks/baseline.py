@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks import results
 from benchmarks.encoders import Pixels, random_network
@@ -22,6 +23,7 @@ from indexer.ingest import ingest
 from indexer.labels import load_labels
 from retrieval.crossmatch import CrossMatch
 from retrieval.evaluation import Evaluation, evaluate, shuffled_labels
+from retrieval.ranking import Stacks
 
 
 @dataclass(frozen=True)
@@ -64,19 +66,29 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
     return {name: whole[name] for name in kept}
 
 
+class BestMatches(Stacks):
+    """Slices that are compared by late interaction: the weighted mean of their best matches."""
+
+    def scores(self, others: Stacks) -> NDArray[np.float32]:
+        """As in :meth:`retrieval.ranking.Stacks.scores`."""
+        scores = np.empty((len(self.starts), len(others.starts)), np.float32)
+        for group, row in enumerate(scores):
+            one = self.chosen(np.array([group]))
+            best = np.maximum.reduceat(one.embeddings @ others.embeddings.T, others.starts, axis=1)
+            row[:] = one.weights @ best / one.weights.sum()
+        return scores
+
+
 def combined(items: CrossMatch, how: str) -> CrossMatch:
-    """The same items with slices combined otherwise than by weighted late interaction."""
+    """The same items with slices combined otherwise than by their weighted mean."""
     sequences = []
     for sequence in items.sequences:
-        if how == "unweighted":
-            sequences.append(replace(sequence, weights=np.ones_like(sequence.weights)))
-        else:  # one mean vector an item
-            sums = np.add.reduceat(sequence.embeddings, sequence.starts[:-1], axis=0)
-            means = sums / np.linalg.norm(sums, axis=1, keepdims=True)
-            n = len(sequence.items)
-            sequences.append(
-                replace(sequence, embeddings=means, weights=np.ones(n, np.float32), starts=np.arange(n + 1))
-            )
+        held = sequence.stacks
+        if how == "late interaction":
+            stacks: Stacks = BestMatches(held.embeddings, held.weights, held.starts)
+        else:  # unweighted mean
+            stacks = replace(held, weights=np.ones_like(held.weights))
+        sequences.append(replace(sequence, stacks=stacks))
     return replace(items, sequences=sequences)
 
 
@@ -101,7 +113,7 @@ def main() -> None:
             if method != "frozen ImageNet":
                 continue
             table[name]["rank by predicted class"] = figures(by_class)
-            for how in ("unweighted", "mean vector"):
+            for how in ("late interaction", "unweighted"):
                 if task.by == "case":
                     other, _ = combined(items, how).evaluate(task.label, folds="fold")
                     table[name][f"slices combined: {how}"] = figures(other)

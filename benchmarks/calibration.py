@@ -1,19 +1,22 @@
 """Are the probabilities right, do the sets cover, and does a stranger get no answer?
 
-Nested, by patient: each fold as given is judged with what was learnt from the other folds, whose
-patients alone are known and asked, as an index of them would do for a new patient. Beside the error of
-calibration stands what perfectly calibrated probabilities would score on as many patients, because it
-is not 0. Strangers ask the whole cohort: photographs, other body parts, phantoms, noise.
+Each fold's patients ask the patients of the other folds, as the network sees them that was trained
+without that fold (:mod:`benchmarks.cohorts`). Nested, by patient: a fold is judged with what the
+questions of the other folds taught. Beside the error of calibration stands what perfectly calibrated
+probabilities would score on as many patients, because it is not 0. Strangers ask each fold's cohort:
+photographs, other body parts, phantoms, noise.
 
-    python -m benchmarks.calibration [--encoder NAME] [--cache FOLDER]
+    python -m benchmarks.calibration
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,24 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from benchmarks import results
+from benchmarks import cohorts, grades, results
 from indexer.case_index import CaseIndex
 from indexer.demo import write_cohort
-from indexer.encoder import load_encoder
-from indexer.errors import CbirError
-from retrieval.calibration import SIMILARITY, Asked, Fit, Kind, Known, asked, calibrate, tempered, votes
+from indexer.encoder import TrainedEncoder
+from retrieval.calibration import (
+    SIMILARITY,
+    TYPICALITY,
+    Asked,
+    Calibration,
+    Fit,
+    Kind,
+    Known,
+    asked,
+    calibrate,
+    tempered,
+    together,
+    votes,
+)
 from retrieval.metrics import chance_calibration_error, expected_calibration_error
 from retrieval.search import Index
 
@@ -59,8 +74,6 @@ def nested(
     """Figures of the votes on a column, each fold judged with what the others taught.
 
     `of_question` and `of_item` are the folds, ``""`` where a patient has none and is known in all of them.
-    Similarities may come from one encoder, or for each fold
-    from one that was trained without it.
     """
     values = sorted({row[column] for row in questions.known.labels if row.get(column)})
     raw, after, sets, truth, weights, patients = [], [], [], [], [], []
@@ -121,26 +134,32 @@ def interval(values: NDArray[Any], w: NDArray[np.float64], who: NDArray[np.int64
 
 
 def abstained(
-    singles: Asked, of_question: NDArray[Any], of_item: NDArray[Any], index: Index
+    singles: Asked, typical: NDArray[np.float32], of_question: NDArray[Any], of_item: NDArray[Any]
 ) -> dict[str, Any]:
-    """How many known patients would be called strangers, by single scans and by whole cases."""
-    case_of = index.contents.scan_case
-    alone, together = [], []
+    """How many patients of the cohort would be called strangers, by single scans and by all of theirs."""
+    alone, whole = [], []
     for fold in sorted(set(of_question) - {""}):
-        known = of_item != fold
-        kind = Kind.of(part(singles, of_question != fold, known), (), {})
-        judged = part(singles, of_question == fold, known)
-        near = list(zip(judged.sequences, judged.nearest.tolist(), strict=True))
-        alone += [bool(kind.strange(SIMILARITY, [one])) for one in near]
-        for case in np.unique(case_of[judged.scans]):
-            # some of its scans stand for all
-            own = np.flatnonzero(case_of[judged.scans] == case)
-            together.append(bool(kind.strange(SIMILARITY, [near[i] for i in own])))
+        known, others = of_item != fold, of_question != fold
+        kind = Kind.of(part(singles, others, known), (), {TYPICALITY: typical[others]})
+        judged = part(singles, ~others, known)
+        signals = {
+            SIMILARITY: list(zip(judged.sequences, judged.nearest.tolist(), strict=True)),
+            TYPICALITY: list(zip(judged.sequences, typical[~others].tolist(), strict=True)),
+        }
+
+        learnt = Calibration({"scan": kind}, "", 0, 0, 0, 0, 0, {})
+
+        def strange(rows: Iterable[int], learnt: Calibration = learnt, signals: Any = signals) -> bool:
+            own = {name: [values[i] for i in rows] for name, values in signals.items()}
+            return bool(learnt.strange(own))
+
+        alone += [strange([row]) for row in range(len(judged.patients))]
+        whole += [strange(np.flatnonzero(judged.patients == p)) for p in np.unique(judged.patients)]
     return {
         "scans": float(np.mean(alone)),
-        "cases": float(np.mean(together)),
+        "patients": float(np.mean(whole)),
         "n_scans": len(alone),
-        "n_cases": len(together),
+        "n_patients": len(whole),
     }
 
 
@@ -212,55 +231,84 @@ def _body_parts(save: Callable[[str, NDArray[Any]], Path]) -> Iterator[tuple[str
             yield "other body part", save(name, pixels.mean(axis=2) if pixels.ndim == 3 else pixels)
 
 
+@dataclass(frozen=True)
+class Cohort:
+    """What the patients of a cohort ask, each by the network of a fold that has not seen them."""
+
+    questions: dict[str, Asked]
+    typical: dict[str, NDArray[np.float32]]
+    met: dict[str, list[tuple[str, bool]]]  # strangers: name, and whether there was no answer
+
+    @classmethod
+    def of(cls, name: str, encoders: dict[str, TrainedEncoder]) -> Cohort:
+        parts: dict[str, list[tuple[Asked, NDArray[np.float32]]]] = {}
+        met: dict[str, list[tuple[str, bool]]] = {}
+        for fold, encoder in encoders.items():
+            with Index(filled(name, encoder), encoder) as index, tempfile.TemporaryDirectory() as scratch:
+                contents = index.contents
+                seen = np.array([encoder.trained_on(patient) for patient in contents.patient_ids])
+                of_fold = np.array([row.get("fold") == fold for row in contents.labels])
+                asking = np.flatnonzero(of_fold)
+                if seen[asking].any():
+                    sys.exit(f"{name}: the network of fold {fold} has seen that fold")
+                for kind, one in asked(index, asking.tolist(), np.random.default_rng(0)).items():
+                    known = replace(one, similarity=np.where(seen, one.similarity, -np.inf))
+                    parts.setdefault(kind, []).append((known, -contents.scan_strangeness[one.scans]))
+                calibrate(index)
+                index.refresh()
+                for what, path in strangers(Path(scratch)):
+                    answer = index.query(path, 3)
+                    met.setdefault(what, []).append((path.name, answer.familiar is False))
+            print(f"{name}, fold {fold}: {len(asking)} cases ask", flush=True)
+        return cls(
+            {kind: together([one for one, _ in found]) for kind, found in parts.items()},
+            {kind: np.concatenate([typical for _, typical in found]) for kind, found in parts.items()},
+            met,
+        )
+
+
+def filled(cohort: str, encoder: TrainedEncoder) -> CaseIndex:
+    """The cohort's index by a network, kept in the cache."""
+    task = grades.TASKS.get(cohort) or grades.Task(cohort, "slices.tsv", COHORTS[cohort])
+    grades.items_of(task, encoder)
+    return CaseIndex.open(results.CACHE / f"{cohort}-{encoder.version}")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--encoder", default="imagenet", metavar="NAME", help="of the cached indexes")
-    parser.add_argument("--cache", type=Path, default=results.CACHE, metavar="FOLDER")
-    options = parser.parse_args()
-    encoder = load_encoder(options.encoder)
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter).parse_args()
+    encoders = cohorts.fold_networks()
+    if not encoders:
+        sys.exit("nothing is trained yet: python -m benchmarks.cohorts")
     table: dict[str, Any] = {}
-    for cohort, columns in COHORTS.items():
-        folder = options.cache / f"{cohort}-{encoder.name}"
-        if not (folder / "manifest.json").exists():
-            raise CbirError(folder, "there is no index", "run `python -m benchmarks.baseline` first")
-        with Index(CaseIndex.open(folder), encoder) as index, tempfile.TemporaryDirectory() as scratch:
-            contents = index.contents
-            cases = [contents.patient_ids.index(p) for p in dict.fromkeys(contents.patient_ids)]
-            questions = asked(index, cases, np.random.default_rng(0))
-            of_item = np.array([row.get("fold", "") for row in contents.labels])
-            entry = table[cohort] = {"votes": {}, "abstained": {}}
-            for kind, one in questions.items():
-                of_question = np.array([row.get("fold", "") for row in one.labels])
-                for column in columns:
-                    found = nested(one, column, of_question, of_item)
-                    if found:
-                        entry["votes"][f"{column}, {kind}"] = found
-                        print(cohort, column, kind, _line(found), flush=True)
-            singles = questions["scan"]
-            of_question = np.array([row.get("fold", "") for row in singles.labels])
-            known = abstained(singles, of_question, of_item, index)
-            entry["abstained"]["unseen patients of the cohort"] = known
-            calibrate(index)
-            index.refresh()
-            met: dict[str, list[tuple[str, bool]]] = {}
-            for what, path in strangers(Path(scratch)):
-                answer = index.query(path, 3)
-                met.setdefault(what, []).append((path.name, answer.familiar is False))
-            for what, found in met.items():
-                entry["abstained"][what] = {
-                    "n": len(found),
-                    "share": float(np.mean([a for _, a in found])),
-                    "answered": [name for name, abstains in found if not abstains],
-                }
-            print(cohort, "abstained:", entry["abstained"], flush=True)
-    results.save(
-        f"calibration-{encoder.name}",
+    for name, columns in COHORTS.items():
+        cohort = Cohort.of(name, encoders)
+        entry: dict[str, Any] = {"votes": {}, "abstained": {}}
+        table[name] = entry
+        for kind, one in cohort.questions.items():
+            folds = [
+                np.array([row.get("fold", "") for row in rows]) for rows in (one.labels, one.known.labels)
+            ]
+            for column in columns:
+                found = nested(one, column, *folds)
+                if found:
+                    entry["votes"][f"{column}, {kind}"] = found
+                    print(name, column, kind, _line(found), flush=True)
+            if kind == "scan":
+                entry["abstained"]["unseen patients"] = abstained(one, cohort.typical[kind], *folds)
+        for what, found in cohort.met.items():
+            answered = sorted({stranger for stranger, abstains in found if not abstains})
+            share = float(np.mean([abstains for _, abstains in found]))
+            entry["abstained"][what] = {"n": len(found), "share": share, "answered": answered}
+        print(name, "abstained:", entry["abstained"], flush=True)
+    path = results.save(
+        "calibration",
         table,
-        data="figshare, tcga-lgg, brats-lesions: folds as given",
-        encoder=encoder.version,
+        data=f"figshare, tcga-lgg, brats-lesions, folds {', '.join(encoders)} of {len(cohorts.FOLDS)}",
+        encoder={name: encoder.version for name, encoder in encoders.items()},
         bootstrap=RESAMPLES,
         seed=0,
     )
+    print(path.relative_to(results.ROOT))
 
 
 def _line(found: dict[str, Any]) -> str:

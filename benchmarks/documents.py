@@ -24,15 +24,29 @@ DOCUMENTS = (
     "docs/cli.md",
     "docs/model-card.md",
     "docs/partition.md",
+    "docs/scale.md",
 )
-VERBS = ("index", "query", "eval", "info", "verify", "remove", "compact", "demo", "train", "serve", "token")
+VERBS = (
+    "index",
+    "query",
+    "eval",
+    "info",
+    "verify",
+    "remove",
+    "compact",
+    "copy",
+    "demo",
+    "train",
+    "serve",
+    "token",
+)
 METHODS = (
     "frozen ImageNet",
     "rank by predicted class",
     "random weights",
     "raw pixels",
 )
-COMBINATIONS = ("frozen ImageNet", "slices combined: unweighted", "slices combined: mean vector")
+COMBINATIONS = ("frozen ImageNet", "slices combined: unweighted", "slices combined: late interaction")
 PIPELINE = (
     "all features, nearest",
     "first level, nearest",
@@ -219,6 +233,13 @@ def _span(entry: dict[str, Any], metric: str, average: str) -> str:
 def figshare(content: dict[str, Any]) -> str:
     """The official folds one by one, all queries, classes, and the baselines."""
     parts = []
+    whole = results.load("baseline")["results"]["figshare, image"]
+    untrained = ("frozen ImageNet", "random weights", "raw pixels")
+    sized = content["results"]["outlined"].get("size of the outline")
+    beside = {
+        "outlined": {"size of the outline, micro": sized} if sized else {},
+        "proposed": {f"{name}, all five folds, micro": whole[name] for name in untrained},
+    }
     for task, name in TASKS.items():
         found = content["results"][task]
         rows = [[name, *(f"{m}" for m in CUTS)]]
@@ -238,6 +259,9 @@ def figshare(content: dict[str, Any]) -> str:
         for label, entry in found["classes"].items():
             rows.append([label, *(f"{entry['figures'][m]['value']:.3f}" for m in CUTS)])
         rows.append(["chance, micro", *(f"{found['metrics'][m]['micro']['chance']:.3f}" for m in CUTS)])
+        for label, entry in beside[task].items():
+            known = [figure(entry, m, "micro") if m in entry["metrics"] else "" for m in CUTS]
+            rows.append([label, *known])
         canary = found["canary"]
         said = f"{sum(canary['P@10']) / len(canary['P@10']):.3f}"
         rows.append(["labels shuffled between patients", "", "", said, ""])
@@ -278,6 +302,7 @@ def volumes(content: dict[str, Any]) -> str:
             "method",
             "hits of the right grade among 10",
             "share of the right grade in the vote (prior)",
+            "no answer",
         ]
     ]
     for task, methods in content["results"].items():
@@ -287,7 +312,8 @@ def volumes(content: dict[str, Any]) -> str:
             votes = ", ".join(
                 f"{p['share of the truth in the vote']:.2f} ({p['share by chance']:.2f})" for p in found
             )
-            rows.append([task, method, hits, votes])
+            silent = sum(p["abstains"] for p in found)
+            rows.append([task, method, hits, votes, f"{silent} of {len(found)}"])
     return "\n".join([markdown(rows), "", origin(content)])
 
 
@@ -355,6 +381,61 @@ def live(content: dict[str, Any]) -> str:
     return "\n".join([markdown(rows), "", origin(content)])
 
 
+def calibration(content: dict[str, Any]) -> str:
+    """Whether the votes may be believed, and who gets none."""
+    votes = [
+        [
+            "unseen patients ask",
+            "patients",
+            "accuracy",
+            "calibration error (perfect)",
+            "before",
+            "sets of 90 % cover",
+            "values in a set",
+        ]
+    ]
+    told = [["asked of", "who asks", "get no answer", "answered"]]
+    for cohort, entry in content["results"].items():
+        for asked, found in entry["votes"].items():
+            cover = found["coverage"]
+            votes.append(
+                [
+                    f"{cohort}, {asked}",
+                    str(found["patients"]),
+                    f"{found['accuracy']:.2f}",
+                    f"{found['calibrated']['ece']:.3f} ({found['calibrated']['ece_if_perfect']:.3f})",
+                    f"{found['uncalibrated']['ece']:.3f}",
+                    f"{cover['value']:.3f} ({cover['low']:.3f}–{cover['high']:.3f})",
+                    f"{found['set_size']:.2f}",
+                ]
+            )
+        for who, found in entry["abstained"].items():
+            if "n" in found:
+                told.append(
+                    [cohort, who, f"{found['share']:.0%} of {found['n']}", ", ".join(found["answered"])]
+                )
+            else:
+                told.append([cohort, f"{who}, by a scan", f"{found['scans']:.1%} of {found['n_scans']}", ""])
+                told.append(
+                    [cohort, f"{who}, by all scans", f"{found['patients']:.1%} of {found['n_patients']}", ""]
+                )
+    return "\n".join([markdown(votes), "", markdown(told), "", origin(content)])
+
+
+def explanation(content: dict[str, Any]) -> str:
+    """Areas of the deletion and insertion test."""
+    found = content["results"]
+
+    def span(entry: dict[str, float]) -> str:
+        return f"{entry['value']:.3f} ({entry['low']:.3f}–{entry['high']:.3f})"
+
+    rows = [["order of the cells", "deletion (low is good)", "insertion (high is good)"]]
+    for name in found["deletion"]:
+        rows.append([name, *(span(found[test][name]["area"]) for test in ("deletion", "insertion"))])
+    words = f"{found['pairs']} pairs of {found['patients']} patients."
+    return "\n".join([markdown(rows), "", words, "", origin(content)])
+
+
 def speed(content: dict[str, Any]) -> str:
     """The shipped encoder over the plain backbone."""
     first = next(iter(content["results"].values()))
@@ -362,6 +443,30 @@ def speed(content: dict[str, Any]) -> str:
     for batch, found in content["results"].items():
         rows.append([batch, *(f"{r['ms']:.1f} ({r['ratio']:.2f})" for r in found.values())])
     return "\n".join([markdown(rows), "", origin(content)])
+
+
+def engines(content: dict[str, Any]) -> str:
+    """The same answers on other engines, and what they cost."""
+    found, same = content["results"], content["results"]["agreement"]
+    rows = [["", "FAISS + SQLite", "Milvus + PostgreSQL"]]
+    for name, near, far in (
+        ("64 neighbours of 30 slices", "search of 30 slices, faiss", "search of 30 slices, milvus"),
+        ("4000 embeddings read from the catalog", "4000 vectors, sqlite", "4000 vectors, postgresql"),
+        ("4000 embeddings read from the vectors", "4000 vectors, faiss", "4000 vectors, milvus"),
+        ("all of the catalog but the embeddings", "contents, sqlite", "contents, postgresql"),
+    ):
+        took = found["seconds"]
+        rows.append([name, f"{took[near] * 1000:.0f} ms", f"{took[far] * 1000:.0f} ms"])
+    recall = found["recall_at_10"]
+    rows.append(["recall of the ten nearest slices", f"{recall['faiss']:.3f}", f"{recall['milvus']:.3f}"])
+    text = (
+        f"{found['slices']} slices of {found['dimension']} numbers in {found['lists']} lists, both engines "
+        f"made to search by lists. Asked slice by slice, {same['slices']:.1%} of the first ten places hold "
+        f"the same similarity; of the first ten cases for a case of the index, {same['cases']:.1%} are "
+        "the same (Milvus looks into the lists of all slices of a question, and so finds more). Moving the "
+        f"index took {found['seconds']['copy']:.0f} s."
+    )
+    return "\n".join([markdown(rows), "", text, "", origin(content)])
 
 
 def help_of(verb: str = "") -> str:
@@ -436,9 +541,12 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "volumes": lambda: measured("volumes", volumes),
     "ablation": lambda: measured("ablation", ablation),
     "speed": lambda: measured("speed", speed),
+    "calibration": lambda: measured("calibration", calibration),
+    "explanation": lambda: measured("explanation", explanation),
     "paper": paper,
     "service": lambda: measured("service", service),
     "live": lambda: measured("live", live),
+    "engines": lambda: measured("engines", engines),
     "help": cli_help,
     "sample": sample,
 }

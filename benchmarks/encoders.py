@@ -21,7 +21,7 @@ class Pixels:
         """Unit vectors of grey images."""
         side, part = 32, self.size // 32
         x = batch.reshape(len(batch), side, part, side, part).mean(axis=(2, 4), dtype=np.float32)
-        x = x.reshape(len(batch), -1)
+        x = x.reshape(len(batch), side * side)
         x -= x.mean(axis=1, keepdims=True)
         return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6), np.float32)
 

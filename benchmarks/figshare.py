@@ -132,6 +132,16 @@ def judged(data: Samples, encoders: dict[str, TrainedEncoder]) -> dict[str, Any]
     iou = np.concatenate([overlap(seen[f].boxes, data.boxes)[fold == f] for f in encoders])
     table: dict[str, Any] = {"proposed region": {"mean IoU": float(iou.mean())}}
     table["proposed region"]["share of IoU above 0.5"] = float((iou > 0.5).mean())
+    areas = np.log((data.boxes[:, 2:] - data.boxes[:, :2]).prod(1))
+    size = evaluate(
+        np.asarray(-np.abs(areas[:, None] - areas), np.float32),
+        tumour,
+        data.patients.tolist(),
+        label="tumour",
+        ks=CUTS,
+        folds=fold.tolist(),
+        queries=asks,
+    )
     for task in ("outlined", "proposed"):
         similarity = of_folds({name: look.fused(task) for name, look in seen.items()}, fold)
         common: dict[str, Any] = {"label": "tumour", "ks": CUTS, "folds": fold.tolist()}
@@ -171,6 +181,7 @@ def judged(data: Samples, encoders: dict[str, TrainedEncoder]) -> dict[str, Any]
             ),
             "canary": {"P@10": [p.value for p in canary], "chance": [p.chance for p in canary]},
         }
+    table["outlined"]["size of the outline"] = kept(size)
     return table
 
 

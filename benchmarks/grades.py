@@ -71,7 +71,7 @@ def root(task: Task) -> Path:
     return copy
 
 
-def items_of(task: Task, fold: str, encoder: TrainedEncoder) -> CrossMatch:
+def items_of(task: Task, encoder: TrainedEncoder) -> CrossMatch:
     """A cohort's cases as a fold's network sees them; the index is kept in the cache."""
     folder = results.CACHE / f"{task.folder}-{encoder.version}"
     if not (folder / "manifest.json").exists():
@@ -79,9 +79,7 @@ def items_of(task: Task, fold: str, encoder: TrainedEncoder) -> CrossMatch:
     with CaseIndex.open(folder) as index:
         place = root(task)
         report = ingest(index, [place], encoder, labels=load_labels(place / task.table))
-        print(
-            f"{task.folder}, fold {fold}: {report.indexed} indexed, {len(report.failed)} failed", flush=True
-        )
+        print(f"{folder.name}: {report.indexed} indexed, {len(report.failed)} failed", flush=True)
         return CrossMatch.of(index.snapshot())
 
 
@@ -101,7 +99,7 @@ class Folds:
         SystemExit
             If a network has seen a patient that is to ask.
         """
-        items = {fold: items_of(task, fold, encoder) for fold, encoder in encoders.items()}
+        items = {fold: items_of(task, encoder) for fold, encoder in encoders.items()}
         first = next(iter(items.values()))
         found = cls(items, first.column("fold"))
         for fold, of_fold in items.items():
@@ -152,8 +150,8 @@ def judged(task: Task, label: str, folds: Folds) -> dict[str, Any]:
         "rank by predicted class": predicted_class_similarity(
             similarity, labels, cases.patients, folds=folds.fold
         ),
+        "slices combined: late interaction": folds.similarity("late interaction"),
         "slices combined: unweighted": folds.similarity("unweighted"),
-        "slices combined: mean vector": folds.similarity("mean vector"),
         "size of the lesion": sizes(task, cases.names),
     }
     for sequence in folds.cases.sequences:

@@ -34,7 +34,7 @@ from indexer.labels import load_labels
 from indexer.preprocess import Prepared, Preprocessing, prepared
 from indexer.readers import Source
 from indexer.scan import Scan
-from retrieval.calibration import TYPICALITY, Asked, Calibration, asked
+from retrieval.calibration import TYPICALITY, Asked, Calibration, asked, together
 from retrieval.search import open_index
 
 LESION_SLICES, OTHER_SLICES = 8, 4
@@ -217,16 +217,8 @@ def calibrated() -> Calibration:
     questions = {}
     for kind in dict.fromkeys(kind for found in by_fold for kind in found):
         parts = [found[kind] for found in by_fold if kind in found]
-        together = dataclasses.replace(
-            parts[0][0],
-            patients=np.concatenate([q.patients for q, _ in parts]),
-            labels=[row for q, _ in parts for row in q.labels],
-            similarity=np.concatenate([q.similarity for q, _ in parts]),
-            sequences=[name for q, _ in parts for name in q.sequences],
-            scans=np.concatenate([q.scans for q, _ in parts]),
-        )
         signals = {TYPICALITY: np.concatenate([told[TYPICALITY] for _, told in parts])}
-        questions[kind] = together, signals
+        questions[kind] = together([q for q, _ in parts]), signals
     with reference.opened() as shipped:
         return Calibration.of(questions, shipped, shipped.catalog.contents(), SEED)
 

@@ -49,13 +49,13 @@ def main() -> None:
     labels = load_labels(VOLUMES / "participants.tsv")
     table: dict[str, Any] = {}
     for patient in labels.patients:
-        unseen = [(f, e) for f, e in encoders.items() if not e.trained_on(patient)]
+        unseen = [e for e in encoders.values() if not e.trained_on(patient)]
         if not unseen:
             print(f"{patient}: no network that has not seen it is trained yet")
             continue
-        fold, encoder = unseen[0]
+        encoder = unseen[0]
         for name, task in TASKS.items():
-            items_of(task, fold, encoder)
+            items_of(task, encoder)
             for label in task.labels:
                 truth = labels.of(patient)[label]
                 methods = {"trained": opened(task.folder, encoder), "frozen ImageNet": frozen(name)}

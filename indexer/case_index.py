@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 from indexer.catalog import Catalog, Contents
 from indexer.encoder import Encoder, TrainedEncoder, load_encoder
 from indexer.errors import CaseIndexError, CbirError, EncoderError, StaleError, WriterBusyError
-from indexer.files import ASIDE, sha256, written_whole
+from indexer.files import ASIDE, needing_room, sha256, written_whole
 from indexer.milvus import Milvus, MilvusVectors
 from indexer.partition import POINTS_PER_LIST, Partition, lists_for_count
 from indexer.preprocess import Preprocessing
@@ -206,7 +206,7 @@ class CaseIndex:
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder):
+            with needing_room(folder), _locked(folder):
                 if (folder / "manifest.json").exists():  # another process was quicker
                     return cls.open(folder)
                 if any(not _ours(path.name) for path in folder.iterdir()):
@@ -307,8 +307,10 @@ class CaseIndex:
             If another process writes.
         CaseIndexError
             If the folder cannot be written, or the server for the vectors does not answer.
+        DiskFullError
+            If there is no room in it.
         """
-        with _locked(self.folder):
+        with needing_room(self.folder), _locked(self.folder):
             holder = self.folder / HOLDER
             try:
                 since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -436,6 +438,7 @@ class CaseIndex:
             rows = None if held.rows is None else self.folder / held.rows
             return Vectors.load(self.folder / held.file, partition, rows)
         ids = contents.slice_ids
+        self.milvus.load(held.file)
         if held.revision == contents.revision and (n := self.milvus.count(held.file)) != held.entries:
             raise StaleError(
                 f"{manifest.uri} {held.file}",
@@ -525,6 +528,7 @@ class CaseIndex:
         server, ids = self.milvus, contents.slice_ids
         filed = ids[:0]
         if name in server.collections(self.manifest.name):
+            server.load(name)
             filed = server.ids(name, max(0, *ids[-1:].tolist()))
         else:
             name = f"{self.manifest.name}_{contents.revision}_{secrets.token_hex(2)}"
@@ -699,7 +703,8 @@ def _catalog(folder: Path, manifest: Manifest, *, create: bool = False) -> Catal
 def _locked(folder: Path) -> Iterator[None]:
     lock = filelock.FileLock(folder / "lock")
     try:
-        lock.acquire(timeout=0)
+        with needing_room(folder):
+            lock.acquire(timeout=0)
     except filelock.Timeout:
         try:
             who = json.loads((folder / HOLDER).read_text("utf-8"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from indexer.errors import CaseIndexError
+from indexer.files import disk_full
 
 metadata = sa.MetaData()
 CATALOG_EXAMPLE = "name one such as postgresql://user@host/database"
@@ -317,6 +319,8 @@ class Catalog:
         try:
             yield
         except sa.exc.DBAPIError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise disk_full(Path(self.where)) from error
             reason = " ".join(str(error.orig).split())
             away = self.schema is not None and (
                 error.connection_invalidated or isinstance(error, sa.exc.OperationalError)

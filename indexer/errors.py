@@ -61,5 +61,13 @@ class StaleError(CaseIndexError):
     """The index was changed since it was opened: what is asked again is answered from the new state."""
 
 
+class DiskFullError(CbirError):
+    """No room is left where something was to be written; what was committed before is whole."""
+
+
+class ClusterError(CbirError):
+    """A Ray cluster that cannot be reached, or whose workers cannot do the work."""
+
+
 class QueryError(CbirError):
     """A question the index cannot answer as asked."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,16 +79,132 @@ class IngestReport:
 
 
 @dataclass(frozen=True)
-class _Read:
+class ReadScan:
+    """What is known of a scan that was read and prepared, beside its images.
+
+    Attributes
+    ----------
+    scan : Scan
+        With a stand-in for its voxels.
+    digest : str
+        See :func:`input_hash`.
+    positions, views : ndarray
+        As in :class:`indexer.preprocess.Prepared`.
+    """
+
+    scan: Scan
+    digest: str
+    positions: NDArray[np.int64]
+    views: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Read:
+    """A source that was read.
+
+    Attributes
+    ----------
+    scans : list of ReadScan
+    images : list of Prepared
+        One a scan; or what stands for the list where the workers keep it.
+    """
+
+    scans: list[ReadScan]
+    images: Any
+
+
+Pick = tuple[Any, int, int]
+"""Images to embed: `Read.images`, which of its scans, and which view of it."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What the network found in a list of picks.
+
+    Attributes
+    ----------
+    parts : list of tuple of ndarray
+        Embeddings, weights and strangeness (see :func:`indexer.encoder.look`), a tuple a pick.
+    seconds : float
+        That the network took.
+    """
+
+    parts: list[tuple[NDArray[np.float32], ...]]
+    seconds: float
+
+
+class Workers(Protocol):
+    """Who reads and embeds, while this process writes.
+
+    Attributes
+    ----------
+    ahead : int
+        Sources that are read before they are asked for.
+    groups : int
+        Groups that are embedded at a time.
+    """
+
+    ahead: int
+    groups: int
+
+    def read(self, source: Source) -> Future[Read]:
+        """Read and prepare a source; the future raises `ReadError` if that cannot be."""
+        ...
+
+    def embed(self, picks: Sequence[Pick]) -> Future[Embedding]:
+        """Take images to the network, all of them together."""
+        ...
+
+
+class Threads:
+    """Threads of this process read; the network runs while the caller waits. A context manager."""
+
+    ahead = 2 * READERS
+    groups = 1
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._preprocessing = Preprocessing.of(encoder)
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+
+    def __enter__(self) -> Threads:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def read(self, source: Source) -> Future[Read]:
+        """See :meth:`Workers.read`."""
+        return self._pool.submit(read, source, self._preprocessing)
+
+    def embed(self, picks: Sequence[Pick]) -> Future[Embedding]:
+        """See :meth:`Workers.embed`."""
+        found: Future[Embedding] = Future()
+        found.set_result(embed(self._encoder, picks))
+        return found
+
+
+@dataclass(frozen=True)
+class _Fresh:
     """A source on its way to the network."""
 
     source: Source
     fingerprint: str
-    scans: list[tuple[Scan, Prepared, str]]  # without their voxels
+    read: Read
 
     @property
     def rows(self) -> int:
-        return sum(len(ready.pixels) for _, ready, _ in self.scans)
+        return sum(len(one.views) for one in self.read.scans)
+
+
+@dataclass(frozen=True)
+class _Flying:
+    """A group that is at the network."""
+
+    group: list[_Fresh]
+    known: dict[str, Any]  # found in the catalog
+    fresh: list[str]  # digests that are being embedded, before the regions
+    found: Future[Embedding]
 
 
 def ingest(
@@ -98,6 +215,7 @@ def ingest(
     labels: Labels | None = None,
     prune: bool = False,
     with_reference: bool = False,
+    workers: Workers | None = None,
     progress: Callable[[int, int, int], None] = lambda done, total, slices: None,
 ) -> IngestReport:
     """Bring the index up to date with the files below the given paths.
@@ -115,6 +233,8 @@ def ingest(
         Take sources below `roots` out of the index whose files are gone.
     with_reference : bool
         Add the cases that come with cbir (see :mod:`indexer.reference`).
+    workers : Workers, optional
+        Who reads and embeds; threads of this process, if not given.
     progress : callable
         Called with sources done, sources in all, slices embedded.
 
@@ -149,7 +269,8 @@ def ingest(
                 f"{len(gone)} that are in the index are gone from the disk: {_listed(gone)}; "
                 "--prune takes them out"
             )
-        _file(index, list(sources.values()), tables, encoder, report, progress)
+        with nullcontext(workers) if workers else Threads(encoder) as able:
+            _file(index, list(sources.values()), tables, encoder, able, report, progress)
         index.catalog.set_labels(tables)
         if with_reference:
             report.reference = reference.join(index)
@@ -204,7 +325,8 @@ def ingest_sources(
     report = IngestReport()
     with index.writing("index"):
         tables = {index.patient(p): row for p, row in (labels or {}).items()}
-        _file(index, sources, tables, encoder, report, lambda done, total, slices: None)
+        with Threads(encoder) as able:
+            _file(index, sources, tables, encoder, able, report, lambda done, total, slices: None)
         index.catalog.set_labels(tables)
         if index.lag() > 0.05:
             index.file_vectors()
@@ -217,6 +339,7 @@ def _file(
     sources: Sequence[Source],
     tables: Mapping[str, Mapping[str, str]],
     encoder: Encoder,
+    workers: Workers,
     report: IngestReport,
     progress: Callable[[int, int, int], None],
 ) -> None:
@@ -238,12 +361,21 @@ def _file(
     failed = len(report.failed)
     # who is known by a scan need not be known by a reference case, too
     reference.leave(index, {source.patient_id for source in sources})
-    for group in _groups(_read_ahead(fresh, Preprocessing.of(encoder), report)):
-        entries = _embed(index, encoder, group, report)
+    flying: deque[_Flying] = deque()
+
+    def land() -> None:
+        entries = _landed(index, encoder, flying.popleft(), report)
         patients = {scan.patient_id for entry in entries for scan in entry.scans}
         index.catalog.put(entries, {p: tables[p] for p in patients if p in tables})
-        report.indexed += len(group)
+        report.indexed += len(entries)
         progress(report.indexed + len(report.failed) - failed, len(fresh), report.embedded)
+
+    for group in _groups(_read_ahead(fresh, workers, report)):
+        flying.append(_sent(index, workers, group, {digest for each in flying for digest in each.fresh}))
+        if len(flying) >= workers.groups:
+            land()
+    while flying:
+        land()
 
 
 def _finish(index: CaseIndex, report: IngestReport, start: float) -> None:
@@ -383,44 +515,65 @@ def _gone(held: Iterable[str], sources: Mapping[str, Source], roots: Sequence[Pa
     ]
 
 
-def _read_ahead(
-    fresh: Iterable[tuple[Source, str]], preprocessing: Preprocessing, report: IngestReport
-) -> Iterator[_Read]:
-    """Read in threads, in order, a few sources ahead."""
+def read(source: Source, preprocessing: Preprocessing) -> Read:
+    """Read and prepare a source, wherever that is done.
 
-    def read(source: Source, fingerprint: str) -> _Read:
-        scans = []
+    Raises
+    ------
+    ReadError
+        With the reason for which it cannot be read.
+    """
+    try:
+        scans, images = [], []
         for scan in readers.read(source):
             ready = prepared(scan, preprocessing)
-            scans.append((_without_voxels(scan), ready, input_hash(ready)))
-        return _Read(source, fingerprint, scans)
+            scans.append(ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views))
+            images.append(ready)
+        return Read(scans, images)
+    except ReadError:
+        raise
+    except Exception as error:  # one odd file must not end the run; its text may hold identifiers
+        raise ReadError(
+            source.path, f"cannot be read ({type(error).__name__})", "please report its format"
+        ) from error
 
-    def result(source: Source, future: Future[_Read]) -> Iterator[_Read]:
+
+def embed(encoder: Encoder, picks: Sequence[Pick]) -> Embedding:
+    """Take images to the network, all of them together, wherever that is done."""
+    blocks = [(images[scan], images[scan].views == view) for images, scan, view in picks]
+    pixels, boxes, weights = (
+        np.concatenate([getattr(ready, part)[rows] for ready, rows in blocks])
+        for part in ("pixels", "boxes", "weights")
+    )
+    start = time.perf_counter()
+    found = look(encoder, pixels, boxes, weights)
+    seconds = time.perf_counter() - start
+    ends = np.cumsum([np.count_nonzero(rows) for _, rows in blocks])[:-1]
+    return Embedding(list(zip(*(np.split(part, ends) for part in found), strict=True)), seconds)
+
+
+def _read_ahead(
+    fresh: Iterable[tuple[Source, str]], workers: Workers, report: IngestReport
+) -> Iterator[_Fresh]:
+    """Have sources read, in order, a few of them ahead."""
+    waiting: deque[tuple[Source, str, Future[Read]]] = deque()
+
+    def result(source: Source, fingerprint: str, future: Future[Read]) -> Iterator[_Fresh]:
         try:
-            yield future.result()
+            yield _Fresh(source, fingerprint, future.result())
         except ReadError as error:
             report.failed.append(_failure(source.path, error))
-        except Exception as error:  # one odd file must not end the run; its text may hold identifiers
-            odd = ReadError(
-                source.path, f"cannot be read ({type(error).__name__})", "please report its format"
-            )
-            report.failed.append(_failure(source.path, odd))
 
-    with ThreadPoolExecutor(READERS, thread_name_prefix="reader") as pool:
-        waiting: deque[tuple[Source, Future[_Read]]] = deque()
-        try:
-            for source, fingerprint in fresh:
-                waiting.append((source, pool.submit(read, source, fingerprint)))
-                if len(waiting) > 2 * READERS:
-                    yield from result(*waiting.popleft())
-            while waiting:
-                yield from result(*waiting.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
+    for source, fingerprint in fresh:
+        waiting.append((source, fingerprint, workers.read(source)))
+        if len(waiting) > workers.ahead:
+            yield from result(*waiting.popleft())
+    while waiting:
+        yield from result(*waiting.popleft())
 
 
-def _groups(read: Iterable[_Read]) -> Iterator[list[_Read]]:
-    group: list[_Read] = []
+def _groups(read: Iterable[_Fresh]) -> Iterator[list[_Fresh]]:
+    group: list[_Fresh] = []
     rows = 0
     for one in read:
         group.append(one)
@@ -432,39 +585,45 @@ def _groups(read: Iterable[_Read]) -> Iterator[list[_Read]]:
         yield group
 
 
-def _embed(index: CaseIndex, encoder: Encoder, group: list[_Read], report: IngestReport) -> list[Entry]:
-    """Embed what is new in a group; equal inputs are embedded once."""
-    scans = [scan for one in group for scan in one.scans]
-    counts = {digest: np.count_nonzero(ready.views == 0) for _, ready, digest in scans}
+def _sent(index: CaseIndex, workers: Workers, group: list[_Fresh], pending: Collection[str]) -> _Flying:
+    """Have embedded what is new in a group; equal inputs are embedded once."""
+    counts: dict[str, int] = {}
+    first: dict[str, Pick] = {}
+    regions: list[Pick] = []
+    for one in group:
+        for number, scan in enumerate(one.read.scans):
+            counts[scan.digest] = int(np.count_nonzero(scan.views == 0))
+            first.setdefault(scan.digest, (one.read.images, number, 0))
+            regions.append((one.read.images, number, 1))
     known = index.catalog.embedded(list(counts))
     # of a reference case not all slices are filed
     known = {digest: held for digest, held in known.items() if len(held[0]) == counts[digest]}
-    fresh = {digest: ready for _, ready, digest in scans if digest not in known}
-    blocks = [(ready, ready.views == 0) for ready in fresh.values()]
-    blocks += [(ready, ready.views == 1) for _, ready, _ in scans]
-    pixels, boxes, weights = (
-        np.concatenate([getattr(ready, part)[rows] for ready, rows in blocks])
-        for part in ("pixels", "boxes", "weights")
-    )
-    start = time.perf_counter()
-    found = look(encoder, pixels, boxes, weights)
-    report.encoder_seconds += time.perf_counter() - start
-    report.embedded += len(pixels)
-    ends = np.cumsum([np.count_nonzero(rows) for _, rows in blocks])[:-1]
-    split = list(zip(*(np.split(part, ends) for part in found), strict=True))
-    known |= dict(zip(fresh, split, strict=False))
-    of_region = iter(split[len(fresh) :])
+    fresh = [digest for digest in first if digest not in known and digest not in pending]
+    found = workers.embed([*(first[digest] for digest in fresh), *regions])
+    return _Flying(group, known, fresh, found)
+
+
+def _landed(index: CaseIndex, encoder: Encoder, flying: _Flying, report: IngestReport) -> list[Entry]:
+    """The entries of a group, once the network has seen it."""
+    found = flying.found.result()
+    report.encoder_seconds += found.seconds
+    report.embedded += sum(len(part[0]) for part in found.parts)
+    known = flying.known | dict(zip(flying.fresh, found.parts, strict=False))
+    of_region = iter(found.parts[len(flying.fresh) :])
+    # what was at the network with an earlier group is in the catalog by now
+    others = {scan.digest for one in flying.group for scan in one.read.scans} - known.keys()
+    known |= index.catalog.embedded(list(others)) if others else {}
     return [
         Entry(
             path=str(one.source.path),
             fingerprint=one.fingerprint,
             record=one.source.record(),
             scans=[
-                _filed(index, encoder, one.source, scan, ready, digest, known[digest], next(of_region))
-                for scan, ready, digest in one.scans
+                _filed(index, encoder, one.source, scan, known[scan.digest], next(of_region))
+                for scan in one.read.scans
             ],
         )
-        for one in group
+        for one in flying.group
     ]
 
 
@@ -472,12 +631,11 @@ def _filed(
     index: CaseIndex,
     encoder: Encoder,
     source: Source,
-    scan: Scan,
-    ready: Prepared,
-    digest: str,
+    read: ReadScan,
     whole: Sequence[NDArray[np.float32]],
     region: Sequence[NDArray[np.float32]],
 ) -> EmbeddedScan:
+    scan = read.scan
     embeddings, weights, _ = (np.concatenate(parts) for parts in zip(whole, region, strict=True))
     return EmbeddedScan(
         case_id=index.case(source.patient_id, source.study_id),
@@ -487,9 +645,9 @@ def _filed(
         modality=scan.modality,
         shape=scan.voxels.shape,
         spacing=scan.spacing,
-        input_hash=digest,
-        positions=ready.positions,
-        views=ready.views,
+        input_hash=read.digest,
+        positions=read.positions,
+        views=read.views,
         weights=weights,
         embeddings=embeddings,
         in_sample=trained_on(encoder, source.patient_id),

@@ -2,8 +2,8 @@
 
 An entry is a vector in one of the partition's lists; a border vector has two. The list is the
 collection's partition key, so a search goes to the same lists as in FAISS, and within them it is exact
-(Milvus' index type FLAT). What is compared exactly comes from the catalog: reading 4000 vectors of
-1280 numbers out of Milvus took ten times as long (`benchmarks/engines.py`).
+(Milvus' index type FLAT). What is compared exactly comes from the catalog: reading vectors out of Milvus
+takes several times as long (`benchmarks/engines.py`).
 
 The collection is changed in place, by the one writer. A snapshot of the index therefore keeps the ids
 it was made with: what a later writer adds is not seen, what it takes out is noticed.
@@ -94,9 +94,11 @@ class Milvus:
         try:
             yield
         except self._errors as error:
-            text = str(getattr(error, "message", "") or error)
+            text = str(getattr(error, "message", "") or error.details())
             if "collection not found" in text or "can't find collection" in text:
                 raise StaleError(self.uri, "the collection is gone", "run `cbir verify --repair`") from error
+            if "not loaded" in text:  # the server was started again
+                raise StaleError(self.uri, "the collection is not loaded", "repeat the command") from error
             reason = " ".join(text.split())[:200]
             raise CaseIndexError(
                 self.uri,
@@ -134,14 +136,19 @@ class Milvus:
         with self._told():
             client.create_collection(name, schema=schema, index_params=index, timeout=3 * PATIENCE, **spread)
 
+    def load(self, name: str) -> None:
+        """Hold a collection ready; a server that was started again does not by itself."""
+        with self._told():
+            self._client.load_collection(name, timeout=3 * PATIENCE)
+
     def drop(self, name: str) -> None:
         """Take a collection away; one that is not there is ignored."""
         with self._told():
             self._client.drop_collection(name, timeout=PATIENCE)
 
-    def count(self, name: str, condition: str = "entry >= 0") -> int:
-        """Entries that meet a condition."""
-        (row,) = self._ask(name, condition, ["count(*)"])
+    def count(self, name: str, condition: str = "entry >= 0", *, strong: bool = True) -> int:
+        """Entries that meet a condition, if `strong` with all that was written before."""
+        (row,) = self._ask(name, condition, ["count(*)"], strong=strong)
         return int(row["count(*)"])
 
     def ids(self, name: str, last: int) -> Ints:
@@ -172,7 +179,7 @@ class Milvus:
         return np.stack([held.get(i, empty) for i in ids.tolist()])
 
     def insert(self, name: str, ids: Ints, x: Floats, partition: Partition | None) -> None:
-        """File vectors; those that are there already are replaced."""
+        """File vectors that the collection has not."""
         lists = np.zeros((len(ids), 1), np.int64) if partition is None else partition.lists_for(x)
         rows = [
             {"entry": 2 * i + second, "slice": i, "list": number, "embedding": vector}
@@ -181,8 +188,10 @@ class Milvus:
             if number >= 0
         ]
         for start in range(0, len(rows), ROWS):
-            with self._told():  # an insert that is tried again would file twice
-                self._client.upsert(name, rows[start : start + ROWS], timeout=3 * PATIENCE)
+            # Milvus 2.3 loses the partition key where it replaces ("upsert"). An insert must not be tried
+            # again by the client, which would file twice: the next writer asks first what there is.
+            with self._told():
+                self._client.insert(name, rows[start : start + ROWS], retry_times=0)
 
     def delete(self, name: str, ids: Ints) -> None:
         """Take vectors out; ids that are not there are ignored."""
@@ -203,7 +212,7 @@ class Milvus:
                 output_fields=["slice"],
                 anns_field="embedding",
                 search_params={"metric_type": "IP"},
-                consistency_level="Strong" if strong else "Bounded",
+                consistency_level=_level(strong),
                 timeout=PATIENCE,
             )
         scores, ids = np.full((len(q), k), -np.inf, np.float32), np.full((len(q), k), -1, np.int64)
@@ -212,10 +221,16 @@ class Milvus:
             ids[row, : len(hits)] = [hit["entity"]["slice"] for hit in hits]
         return scores, ids
 
-    def _ask(self, name: str, condition: str, fields: list[str]) -> list[dict[str, Any]]:
+    def _ask(
+        self, name: str, condition: str, fields: list[str], *, strong: bool = True
+    ) -> list[dict[str, Any]]:
         with self._told():
             rows: list[dict[str, Any]] = self._client.query(
-                name, condition, output_fields=fields, consistency_level="Strong", timeout=3 * PATIENCE
+                name,
+                condition,
+                output_fields=fields,
+                consistency_level=_level(strong),
+                timeout=3 * PATIENCE,
             )
         return rows
 
@@ -270,7 +285,8 @@ class MilvusVectors:
     def list_sizes(self) -> Ints:
         """Entries of each list in the collection, replicas counted; shape (c,), or (1,)."""
         lists = 1 if self.partition is None else len(self.partition.centroids)
-        return np.array([self._server.count(self._name, f"list == {i}") for i in range(lists)], np.int64)
+        counts = [self._server.count(self._name, f"list == {i}", strong=not i) for i in range(lists)]
+        return np.array(counts, np.int64)
 
     def add(self, ids: Ints, x: Floats) -> None:
         """Know vectors that the collection has not; as :meth:`Vectors.add`."""
@@ -372,3 +388,7 @@ class MilvusVectors:
     def filed(self, ids: Ints) -> Floats:
         """What the collection itself holds under these ids."""
         return self._server.fetch(self._name, ids)
+
+
+def _level(strong: bool) -> str:
+    return "Strong" if strong else "Bounded"

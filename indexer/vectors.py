@@ -290,7 +290,9 @@ class Vectors:
 
     def save(self, path: str | os.PathLike[str], rows: str | os.PathLike[str] | None = None) -> None:
         """Write the FAISS index to a file, and with a partition the vectors to another."""
-        faiss.write_index(self._index, os.fspath(path))
+        # by a Python file: FAISS's own does not notice that closing it failed, and a full disk cuts it short
+        with Path(path).open("wb") as file:
+            faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))
         if rows is not None and self.partition is not None:
             with Path(rows).open("wb") as file:
                 for begin in range(0, len(self), BLOCK):

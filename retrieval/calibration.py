@@ -40,6 +40,7 @@ from indexer.files import written_whole
 from indexer.vectors import EXACT_BELOW
 from retrieval.answer import Evidence
 from retrieval.evidence import NEIGHBOURS, class_columns, vote
+from retrieval.ranking import Stacks
 
 if TYPE_CHECKING:
     from retrieval.search import Index, QueryScan
@@ -70,10 +71,12 @@ TEMPERATURES = (0.1, 10.0)
 SIMILARITY = "similarity"
 TYPICALITY = "typicality"
 """Minus the strangeness (:mod:`indexer.strangeness`) of a scan."""
+SURE = 1.4
+"""A scan of less strangeness is no stranger, however unlike the known ones: whole heads that a trained
+encoder has not seen reach 1.3, phantoms and other parts of the body begin at 1.5. Else whole heads that
+ask an index of lesion crops, or tumours from another scanner, would get no answer."""
 SHORTLIST = 100
 """Cases that an approximate search proposes."""
-BLOCK = 1024
-"""Query slices compared at once."""
 
 
 # ---- on arrays -----------------------------------------------------------------------------------
@@ -235,6 +238,18 @@ class Asked:
         """The :func:`familiarity` of each question, shape (q,)."""
         pairs = zip(self.similarity, self.rankings, strict=True)
         return np.array([familiarity(row[ranking]) for row, ranking in pairs])
+
+
+def together(parts: Sequence[Asked]) -> Asked:
+    """Questions about the same known items, put to each part's own encoder, as one."""
+    return replace(
+        parts[0],
+        patients=np.concatenate([one.patients for one in parts]),
+        labels=[row for one in parts for row in one.labels],
+        similarity=np.concatenate([one.similarity for one in parts]),
+        sequences=[name for one in parts for name in one.sequences],
+        scans=np.concatenate([one.scans for one in parts]),
+    )
 
 
 @dataclass(frozen=True)
@@ -512,6 +527,9 @@ class Calibration:
         bool or None
             None where nothing was learnt.
         """
+        typical = [value for _, value in signals.get(TYPICALITY, ()) if not np.isnan(value)]
+        if typical and float(np.mean(typical)) > -SURE:
+            return False
         found = []
         for signal, values in signals.items():  # a scan is as typical as it is, whatever part of it asks
             kind = self.kinds.get("region" if region and signal != TYPICALITY else "scan")
@@ -673,22 +691,21 @@ class _Answers:
             self.rows |= self._exact([s for s in scans.values() if s.sequence == sequence], pool)
 
     def _exact(self, scans: list[QueryScan], pool: NDArray[np.int64]) -> dict[int, NDArray[np.float32]]:
-        """Late interaction (see :mod:`retrieval.ranking`) of many scans with all cases at once."""
+        """Scores (see :mod:`retrieval.ranking`) of many scans with all cases at once."""
         cases = self.state.slice_case[pool]
         order = np.argsort(cases, kind="stable")
         stored = self.state.vectors.gather(self.state.contents.slice_ids[pool[order]])
         items, starts = np.unique(cases[order], return_index=True)
-        begins = np.cumsum([0, *(len(scan.positions) for scan in scans)])
+        filed = Stacks(stored, self.state.contents.slice_weight[pool[order]], starts)
+        asking = Stacks(
+            np.concatenate([scan.embeddings for scan in scans]),
+            np.concatenate([scan.weights for scan in scans]),
+            np.cumsum([0, *(len(scan.positions) for scan in scans)])[:-1],
+        )
         rows: dict[int, NDArray[np.float32]] = {}
-        for block in np.split(np.arange(len(scans)), np.flatnonzero(np.diff(begins[:-1] // BLOCK)) + 1):
-            slices = np.concatenate([scans[i].embeddings for i in block])
-            weights = np.concatenate([scans[i].weights for i in block])
-            best = np.maximum.reduceat(slices @ stored.T, starts, axis=1)
-            at = begins[block] - begins[block[0]]
-            total = np.add.reduceat(weights[:, None] * best, at) / np.add.reduceat(weights, at)[:, None]
-            for i, scores in zip(block, total, strict=True):
-                row = rows[id(scans[i])] = np.full(len(self.state.contents.case_ids), np.nan, np.float32)
-                row[items] = np.minimum(scores, 1)
+        for scan, scores in zip(scans, asking.scores(filed), strict=True):
+            row = rows[id(scan)] = np.full(len(self.state.contents.case_ids), np.nan, np.float32)
+            row[items] = scores
         return rows
 
     def __call__(self, asks: Sequence[_Ask]) -> NDArray[np.float32]:

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from indexer.errors import CbirError, QueryError
+from indexer.files import FULL, disk_full
 from retrieval.parsing import parse_region, parse_where
 
 if TYPE_CHECKING:
+    from indexer.encoder import Encoder
+    from indexer.ingest import Workers
     from retrieval.answer import Answer
 
 app = typer.Typer(
@@ -82,6 +85,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _fail(str(disk_full(Path(error.filename or "output"))))
 
 
 @app.command()
@@ -106,6 +113,12 @@ def index(
     engine: EngineOption = None,
     uri: UriOption = None,
     catalog: CatalogOption = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Read and embed on this Ray cluster: auto, ray://HOST:PORT, local."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Index images. A second run reads only what is new or changed.
@@ -125,28 +138,32 @@ def index(
     table = load_labels(labels) if labels else None
     for path in paths:
         if not path.exists() and not prune:
+            if path.parts[0].endswith(":"):  # s3:, https:
+                raise CbirError(path, "is no local path", "mount what it names, and give the folder")
             raise CbirError(path, "does not exist", "name a file or folder of images")
-    exists = (index / "manifest.json").exists()
-    if exists:
-        case_index = CaseIndex.open(index)
-        if keep_ids and not case_index.manifest.keep_ids:
+    existing = CaseIndex.open(index) if (index / "manifest.json").exists() else None
+    if existing:
+        if keep_ids and not existing.manifest.keep_ids:
             raise CaseIndexError(index, "was made without --keep-ids", "index again into another folder")
         for option, wanted in named.items():
-            held = getattr(case_index.manifest, option)
+            held = getattr(existing.manifest, option)
             if wanted not in (None, held):
                 raise CaseIndexError(
                     index,
                     f"was made with {option} {held or 'none'}, not {wanted}",
                     "move it with `cbir copy`",
                 )
-        model = load_encoder(encoder) if encoder else case_index.load_encoder()
+        model = load_encoder(encoder) if encoder else existing.load_encoder()
     else:
         model = load_encoder(encoder or DEFAULT)
         if with_reference:  # before there is a folder
             reference.require(model)
-        chosen = {option: wanted for option, wanted in named.items() if wanted is not None}
-        case_index = CaseIndex.create(index, model, keep_ids=keep_ids, **chosen)
-    with case_index, _progress() as progress:
+    chosen = {option: wanted for option, wanted in named.items() if wanted is not None}
+    with (
+        _workers(ray, model) as workers,  # before there is a folder
+        existing or CaseIndex.create(index, model, keep_ids=keep_ids, **chosen) as case_index,
+        _progress() as progress,
+    ):
         try:
             report = ingest(
                 case_index,
@@ -155,6 +172,7 @@ def index(
                 labels=table,
                 prune=prune,
                 with_reference=with_reference,
+                workers=workers,
                 progress=progress,
             )
         except KeyboardInterrupt:
@@ -730,9 +748,21 @@ def _extra(name: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("indexer", "retrieval"):
             raise
-        raise CbirError(
-            error.name, "is not installed", f"install what this needs: pip install 'cbir[{name}]'"
-        ) from None
+        # with this very Python: where cbir is not installed, pip would look for somebody else's
+        remedy = f"install what this needs: {sys.executable} -m pip install 'cbir[{name}]'"
+        raise CbirError(error.name, "is not installed", remedy) from None
+
+
+@contextmanager
+def _workers(address: str | None, encoder: Encoder) -> Iterator[Workers | None]:
+    """Those of a Ray cluster, if one is named."""
+    if address is None:
+        yield None
+        return
+    from indexer.cluster import cluster
+
+    with cluster(address, encoder) as workers:
+        yield workers
 
 
 @contextmanager
@@ -776,8 +806,8 @@ def _print_answer(answer: Answer) -> None:
         )
         kind = "not calibrated"
         if evidence.calibrated:
-            likely = " or ".join(evidence.set) or "no value"
-            kind = f"calibrated on {evidence.calibrated_on} known patients: {likely} plausible"
+            told = f"{' or '.join(evidence.set)} plausible" if evidence.set else "less clear than for 9 in 10"
+            kind = f"calibrated on {evidence.calibrated_on} known patients: {told}"
         print(f"{name}: {shares}; {evidence.neighbours} neighbours, {kind}")
     print(answer.notice)
 

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from indexer.case_index import Snapshot
 from indexer.errors import QueryError
 from retrieval.evaluation import Evaluation, Similarity, evaluate, predicted_class_similarity
+from retrieval.ranking import Stacks
 
-BLOCK = 2048
-"""Query slices compared at once."""
 SMALL = 5000
 """So many items' similarities are kept as a whole (100 MB)."""
 
@@ -24,21 +23,8 @@ class _Sequence:
     """The slices of one sequence, grouped by item."""
 
     name: str | None
-    embeddings: NDArray[np.float32]
-    weights: NDArray[np.float32]
     items: NDArray[np.int64]  # that have the sequence, ascending
-    starts: NDArray[np.int64]  # where their slices begin, and one end
-
-    def scores(self, queries: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Late interaction (see :mod:`retrieval.ranking`) of some items with all, shape (q, items)."""
-        rows = np.concatenate([np.arange(self.starts[q], self.starts[q + 1]) for q in queries])
-        best = np.maximum.reduceat(self.embeddings[rows] @ self.embeddings.T, self.starts[:-1], axis=1)
-        weights = self.weights[rows]
-        lengths = self.starts[queries + 1] - self.starts[queries]
-        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        total = np.add.reduceat(weights[:, None] * best, starts, axis=0)
-        scores = total / np.add.reduceat(weights, starts)[:, None]
-        return np.asarray(scores, np.float32)
+    stacks: Stacks
 
 
 @dataclass(frozen=True)
@@ -77,10 +63,12 @@ class CrossMatch:
             sequences.append(
                 _Sequence(
                     name=sequence,
-                    embeddings=vectors.gather(contents.slice_ids[rows[order]]),
-                    weights=contents.slice_weight[rows[order]],
                     items=items,
-                    starts=np.append(starts, len(rows)),
+                    stacks=Stacks(
+                        vectors.gather(contents.slice_ids[rows[order]]),
+                        contents.slice_weight[rows[order]],
+                        starts,
+                    ),
                 )
             )
         return cls(
@@ -183,17 +171,7 @@ class CrossMatch:
             has = (at < len(sequence.items)) & (
                 sequence.items[np.minimum(at, len(sequence.items) - 1)] == rows
             )
-            for block in _blocks(
-                np.flatnonzero(has), sequence.starts[at[has] + 1] - sequence.starts[at[has]]
-            ):
-                cells = np.ix_(block, sequence.items)
-                total[cells] += sequence.scores(at[block])
-                shared[cells] += 1
+            cells = np.ix_(np.flatnonzero(has), sequence.items)
+            total[cells] += sequence.stacks.chosen(at[has]).scores(sequence.stacks)
+            shared[cells] += 1
         return np.where(shared > 0, total / np.maximum(shared, 1), -np.inf)
-
-
-def _blocks(rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Split queries so that each part has about BLOCK slices."""
-    return [
-        part for part in np.split(rows, np.flatnonzero(np.diff(np.cumsum(lengths) // BLOCK)) + 1) if len(part)
-    ]

@@ -1,22 +1,31 @@
-"""From slice similarities to ranked cases: late interaction within a sequence, then fusion.
+"""From slices to ranked cases: one comparison within a sequence, then fusion over sequences.
 
-The score of a case for one sequence of the query is the weighted mean, over the query's slices, of
-the similarity to the best matching slice of the case ("MaxSim", Khattab and Zaharia 2020, ColBERT,
-https://doi.org/10.1145/3397271.3401075, here with weights):
+A stack is compared with a case as a whole, by the cosine of their weighted mean embeddings; the
+weight of a slice is how informative it is:
 
-    score(q, c) = sum_i w_i max_j <q_i, c_j> / sum_i w_i
+    score(q, c) = cos(sum_i w_i q_i, sum_j v_j c_j)
 
-Each query slice must find its like, so a case cannot win by one lucky slice, and a case with many
-slices gains nothing from their number alone. The weight of a slice is how informative it is.
+A single slice has no such whole: it is compared with the slice of the case that is most like it
+("MaxSim", Khattab and Zaharia 2020, ColBERT, https://doi.org/10.1145/3397271.3401075):
+
+    score(q, c) = max_j <q, c_j>
+
+For stacks the mean over all slices' best matches ranks worse: among the slices of any case there is
+one that looks like a slice of any other (docs/evaluation.md has the figures). The best match is
+what is shown of a hit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+
+BLOCK = 1024
+"""Single slices compared at once."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +47,98 @@ class Matches:
     rows: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Stacks:
+    """Slices of one sequence in groups: those of a scan, or of a case.
+
+    Attributes
+    ----------
+    embeddings : ndarray of float32, shape (n, dimension)
+        Unit vectors.
+    weights : ndarray of float32, shape (n,)
+        How informative each slice is, > 0.
+    starts : ndarray of int64, shape (groups,)
+        Where each group begins, ascending.
+
+    Examples
+    --------
+    >>> x = np.eye(3, dtype=np.float32)
+    >>> cases = Stacks(x, np.array([3, 4, 1], np.float32), np.array([0, 2]))
+    >>> cases.means
+    array([[0.6, 0.8, 0. ],
+           [0. , 0. , 1. ]], dtype=float32)
+
+    As a single slice, the second is as like the first case as it can be; as part of a stack it is not:
+
+    >>> Stacks(x[1:2], np.ones(1, np.float32), np.array([0])).scores(cases)
+    array([[1., 0.]], dtype=float32)
+    >>> Stacks(x[1:], np.ones(2, np.float32), np.array([0])).scores(cases).round(3)
+    array([[0.566, 0.707]], dtype=float32)
+    """
+
+    embeddings: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    starts: NDArray[np.int64]
+
+    @cached_property
+    def means(self) -> NDArray[np.float32]:
+        """The weighted mean of each group as a unit vector, shape (groups, dimension)."""
+        if not len(self.starts):
+            return self.embeddings[:0]
+        sums = np.add.reduceat(self.weights[:, None] * self.embeddings, self.starts, axis=0)
+        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+        return np.asarray(sums / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
+
+    def chosen(self, groups: NDArray[np.int64]) -> Stacks:
+        """Some of the groups."""
+        ends = np.append(self.starts[1:], len(self.embeddings))
+        rows = [np.arange(self.starts[g], ends[g]) for g in groups]
+        flat = np.concatenate([np.empty(0, np.int64), *rows])
+        starts = np.cumsum([0, *map(len, rows)])[:-1]
+        return replace(self, embeddings=self.embeddings[flat], weights=self.weights[flat], starts=starts)
+
+    def scores(self, others: Stacks) -> NDArray[np.float32]:
+        """How like each group each of the others is, shape (groups, other groups)."""
+        scores: NDArray[np.float32] = self.means @ others.means.T
+        lengths = np.diff(self.starts, append=len(self.embeddings))
+        single = np.flatnonzero(lengths == 1)
+        if len(others.starts):
+            for block in np.split(single, range(BLOCK, len(single), BLOCK)):
+                slices = self.embeddings[self.starts[block]] @ others.embeddings.T
+                scores[block] = np.maximum.reduceat(slices, others.starts, axis=1)
+        return np.minimum(scores, np.float32(1))
+
+
+def compared(
+    queries: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    stored: NDArray[np.float32],
+    stored_weights: NDArray[np.float32],
+    cases: NDArray[np.int64],
+) -> Matches:
+    """Score cases for one group of slices, and find the pair of slices to show of each.
+
+    Parameters
+    ----------
+    queries : ndarray of float32, shape (q, dimension)
+    weights : ndarray of float32, shape (q,)
+    stored : ndarray of float32, shape (n, dimension)
+        In any order.
+    stored_weights : ndarray of float32, shape (n,)
+    cases : ndarray of int, shape (n,)
+        The case each stored slice belongs to.
+    """
+    pairs = late_interaction(queries @ stored.T, weights, cases)
+    order = np.argsort(cases, kind="stable")
+    starts = np.searchsorted(cases[order], pairs.cases)
+    query = Stacks(queries, weights, np.zeros(1, np.int64))
+    return replace(pairs, scores=query.scores(Stacks(stored[order], stored_weights[order], starts))[0])
+
+
 def late_interaction(
     similarity: NDArray[np.float32], weights: NDArray[np.float32], cases: NDArray[np.int64]
 ) -> Matches:
-    """Combine slice similarities into case scores.
+    """Combine slice similarities into case scores: the weighted mean of the best matches.
 
     Parameters
     ----------

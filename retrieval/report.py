@@ -358,7 +358,7 @@ def _evidence(name: str, evidence: Evidence) -> str:
         reason = evidence.reason or "the neighbours say nothing"
         verdict = f"{escape(reason[:1].upper() + reason[1:])}."
     elif not evidence.set:
-        verdict = "No value is plausible: none looks as its patients usually do."
+        verdict = "Doubtful: the vote is less clear than for nine in ten known patients."
     else:
         verdict = f"Plausible: <strong>{escape(' or '.join(evidence.set))}</strong>."
     people = "1 patient" if evidence.neighbours == 1 else f"{evidence.neighbours} patients"

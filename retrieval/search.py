@@ -26,7 +26,7 @@ from indexer.vectors import EXACT_BELOW
 from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.calibration import SIMILARITY, TYPICALITY, Calibration, familiarity
 from retrieval.evidence import class_columns, vote
-from retrieval.ranking import Matches, fuse, late_interaction
+from retrieval.ranking import Matches, compared, fuse
 
 SHORTLIST = 100
 """Cases that the approximate search proposes for exact ranking, at least."""
@@ -523,7 +523,8 @@ class _State:
         for query, pool in zip(queries, pools, strict=True):
             row = np.flatnonzero(pool)
             stored = self.vectors.gather(self.contents.slice_ids[row])
-            matches.append(late_interaction(query.embeddings @ stored.T, query.weights, self.slice_case[row]))
+            weights = self.contents.slice_weight[row]
+            matches.append(compared(query.embeddings, query.weights, stored, weights, self.slice_case[row]))
             rows.append(row)
         cases, scores, best = fuse(matches)
         return cases, scores, _Pairs(queries, matches, rows, cases, best)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import hypothesis
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from indexer.case_index import CaseIndex
 from indexer.encoder import Analysis
 
 # machines are shared and noisy: no test is about time
@@ -25,9 +27,22 @@ REAL = Path(__file__).parents[2] / "shared" / "data"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=6, help="moments at which the crash test kills a run")
+    parser.addoption("--milvus", metavar="URI", help="every index that a test makes has its vectors there")
+    parser.addoption("--postgres", metavar="URL", help="and its catalog there")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.fixture(autouse=True)
+def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``--milvus`` and ``--postgres`` an index lies there where a test does not say otherwise."""
+    uri, url = (request.config.getoption(option) for option in ("--milvus", "--postgres"))
+    if uri:
+        create = partial(CaseIndex.create, engine="milvus", uri=uri, catalog=url)
+        monkeypatch.setattr(CaseIndex, "create", staticmethod(create))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--milvus"):
+        items[:] = [item for item in items if not item.get_closest_marker("local")]
     if not REAL.is_dir():
         for item in items:
             if item.get_closest_marker("real"):

@@ -1,4 +1,4 @@
-"""A real Milvus and a real PostgreSQL on loopback, in folders of their own, to be killed and started again."""
+"""A real Milvus and a real PostgreSQL on loopback, in folders of their own, to be killed and restarted."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 PATIENCE = 120.0
 """Seconds after which a server that is waited for will not come."""
+
+
+PROGRAMS = Path(__file__).parents[1] / ".cache" / "milvus-2.3.5"
+"""Where the programs of Milvus are unpacked, once: it takes ten seconds."""
 
 
 def missing() -> list[str]:
@@ -43,24 +49,65 @@ def _programs() -> Path | None:
     return Path(program).resolve().parent if program else None
 
 
+def _bound(port: int) -> socket.socket | None:
+    """A socket that listens on a port, if it is free."""
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError:
+        return None
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
+@contextlib.contextmanager
+def started() -> Iterator[tuple[Milvus, Postgres]]:
+    """Both, in a temporary folder that PostgreSQL's user may enter; they are stopped at the end."""
+    with tempfile.TemporaryDirectory(prefix="cbir-servers-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for part in ("milvus", "postgres"):
+            (folder / part).mkdir(mode=0o700)
+        milvus, postgres = Milvus(folder / "milvus"), Postgres(folder / "postgres")
+        try:
+            postgres.start()
+            milvus.start()
+            yield milvus, postgres
+        finally:
+            milvus.stop()
+            postgres.stop()
+
+
 class Milvus:
     """A standalone Milvus, from the package ``milvus``, which holds the real server."""
 
     def __init__(self, folder: Path) -> None:
+        PROGRAMS.mkdir(parents=True, exist_ok=True)
+        (folder / "bin").symlink_to(PROGRAMS)
         from milvus import MilvusServer, MilvusServerConfig
 
         self._server = MilvusServer(MilvusServerConfig(proxy_port=_free_port()))
+        self._server.config.try_bind_port = _bound  # its own takes a port that was just used for taken
         self._server.set_base_dir(str(folder))
         self.uri = f"http://127.0.0.1:{self._server.config.configs['proxy_port']}"
 
+    @property
+    def running(self) -> bool:
+        return self._server.server_proc is not None
+
     def start(self) -> None:
         self._server.start()
+
+    def lose(self) -> None:
+        """As a crash does. The next server needs half a minute until the sessions of the last run out."""
+        process = self._server.server_proc
+        assert process is not None
+        process.kill()
+        process.wait()
+        self._server.stop()
 
     def stop(self) -> None:
         """An orderly end; its own patience of one second would end in a kill."""
@@ -69,13 +116,6 @@ class Milvus:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(20)
-        self._server.stop()
-
-    def kill(self) -> None:
-        process = self._server.server_proc
-        assert process is not None
-        process.kill()
-        process.wait()
         self._server.stop()
 
 
@@ -88,7 +128,6 @@ class Postgres:
         self._programs, self._data, self._port = programs, folder / "data", _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._as: dict[str, Any] = {}
-        folder.mkdir(mode=0o700)
         if os.getuid() == 0:  # it refuses to run as root
             user = pwd.getpwnam("postgres")
             self._as = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
@@ -105,6 +144,10 @@ class Postgres:
             cwd=self._data.parent,
             **self._as,
         )
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
 
     def start(self) -> None:
         settings = {"listen_addresses": "127.0.0.1", "port": self._port, "unix_socket_directories": ""}
@@ -136,7 +179,7 @@ class Postgres:
         """Ends the sessions that are open (PostgreSQL's "fast" shutdown)."""
         self._end(signal.SIGINT)
 
-    def kill(self) -> None:
+    def lose(self) -> None:
         """As a crash does: no shutdown, its log is replayed at the next start."""
         self._end(signal.SIGQUIT)
 

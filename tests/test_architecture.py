@@ -55,7 +55,13 @@ def test_every_import_of_the_packages_is_a_declared_dependency():
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = {"scikit_fuzzy": "skfuzzy", "faiss_cpu": "faiss", "pillow": "PIL", "python_gdcm": "gdcm"}
+    names = {
+        "scikit_fuzzy": "skfuzzy",
+        "faiss_cpu": "faiss",
+        "pillow": "PIL",
+        "python_gdcm": "gdcm",
+        "grpcio": "grpc",
+    }
     extras = [d for extra in project["optional-dependencies"].values() for d in extra]
     declared = {
         d.split(">")[0].split("[")[0].strip().replace("-", "_").lower()

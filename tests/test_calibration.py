@@ -23,6 +23,8 @@ from retrieval.calibration import (
     ENOUGH,
     FILE,
     SIMILARITY,
+    SURE,
+    TYPICALITY,
     Asked,
     Calibration,
     Fit,
@@ -164,6 +166,17 @@ def test_strangers_by_the_mean_over_their_scans():
     assert held.strange({SIMILARITY: [("t1", 0.8)]}, region=True) is None
 
 
+def test_a_typical_scan_is_no_stranger_however_unlike_the_known_ones():
+    usual = {SIMILARITY: {"": 0.5}, TYPICALITY: {"": -1.2}}
+    held = Calibration({"scan": Kind({}, usual)}, "v", 1, 0, 30, 30, 30, {})
+    far = [("t1", 0.2)]
+    assert held.strange({SIMILARITY: far, TYPICALITY: [("t1", -SURE + 0.1)]}) is False
+    assert held.strange({SIMILARITY: far, TYPICALITY: [("t1", -SURE - 0.1)]}) is True
+    assert held.strange({SIMILARITY: far, TYPICALITY: [("t1", float("nan"))]}) is True
+    assert held.strange({SIMILARITY: far}) is True
+    assert held.strange({SIMILARITY: [("t1", 0.9)], TYPICALITY: [("t1", -1.7)]}) is True
+
+
 # ---- an index ------------------------------------------------------------------------------------
 
 
@@ -296,7 +309,7 @@ def test_a_further_signal_calls_strangers_too(index):
     learnt = calibrate(index, signals={"typicality": typicality})
     assert learnt is not None
     near = [("t1ce", 1.0)]
-    assert learnt.strange({SIMILARITY: near, "typicality": [("t1ce", -1.0)]}) is True
+    assert learnt.strange({SIMILARITY: near, "typicality": [("t1ce", -2.0)]}) is True
     assert learnt.strange({SIMILARITY: near, "typicality": [("t1ce", 0.5)]}) is False
 
 

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 
 import numpy as np
 import pytest
 from test_catalog import entry, scan
 
 from indexer.case_index import CaseIndex, Manifest
+from indexer.catalog import slices
 from indexer.errors import CaseIndexError, EncoderError, PartitionError
 
 
@@ -66,6 +66,13 @@ def test_what_came_and_went_since_filing_is_right_in_a_snapshot(index):
     assert "12 slices behind" in notes[0].what
     index.file_vectors()
     assert index.verify() == []
+
+
+@pytest.mark.local
+def test_one_vectors_file_is_kept(index):
+    for i in range(3):
+        index.catalog.put([entry(f"/{i}", unit(case=f"c{i}", seed=i))], {})
+        index.file_vectors()
     assert len(list(index.folder.glob("vectors-*"))) == 1
 
 
@@ -81,6 +88,7 @@ def test_lag_counts_what_came_and_went(index):
     assert index.lag() == 1
 
 
+@pytest.mark.local
 def test_a_flipped_bit_in_the_vectors_is_told_and_mended(index):
     fill(index)
     index.file_vectors()
@@ -98,6 +106,7 @@ def test_a_flipped_bit_in_the_vectors_is_told_and_mended(index):
     index.snapshot()
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("damage", ["gone", "torn"])
 def test_a_missing_or_torn_vectors_file_is_mended(index, damage):
     fill(index)
@@ -114,8 +123,8 @@ def test_a_missing_or_torn_vectors_file_is_mended(index, damage):
 def test_a_damaged_scan_is_taken_out_so_that_it_is_read_again(index):
     fill(index)
     index.file_vectors()
-    with sqlite3.connect(index.folder / "catalog.sqlite") as raw:
-        raw.execute("update slices set embedding = zeroblob(16) where id = 1")
+    with index.catalog.engine.begin() as raw:
+        raw.execute(slices.update().where(slices.c.id == 1).values(embedding=bytes(16)))
     assert [p.where for p in index.verify() if "checksum" in p.what] == ["/0"]
     index.verify(repair=True)
     assert index.verify() == []
@@ -253,6 +262,7 @@ def test_a_partition_of_another_version_is_told_and_fitted_anew(index, monkeypat
         assert reopened.verify() == []
 
 
+@pytest.mark.local
 def test_a_catalog_without_its_manifest_is_not_taken_for_a_new_index(index):
     fill(index)
     (index.folder / "manifest.json").unlink()

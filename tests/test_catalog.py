@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import os
-import sqlite3
+import secrets
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
-from indexer.catalog import Catalog, EmbeddedScan, Entry
+from indexer.catalog import Catalog, EmbeddedScan, Entry, slices, strangeness, trained_on
 from indexer.errors import CaseIndexError
 
 
@@ -35,10 +37,21 @@ def entry(path, *scans, fingerprint="f"):
 
 
 @pytest.fixture
-def catalog(tmp_path):
-    catalog = Catalog.at(tmp_path / "catalog.sqlite", 4, create=True)
+def catalog(tmp_path, request):
+    url = request.config.getoption("--postgres")
+    if url:
+        catalog = Catalog.on(url, 4, f"test_{secrets.token_hex(8)}", create=True)
+    else:
+        catalog = Catalog.at(tmp_path / "catalog.sqlite", 4, create=True)
     yield catalog
+    catalog.drop()
     catalog.close()
+
+
+def again(catalog):
+    """The same catalog as another process has it open."""
+    url = catalog.engine.url
+    return Catalog.on(url, 4, catalog.schema) if catalog.schema else Catalog.at(Path(url.database), 4)
 
 
 def test_patients_of_the_training_are_known_as_long_as_they_are_filed(catalog):
@@ -138,28 +151,30 @@ def test_a_failed_put_leaves_nothing(catalog):
     assert catalog.revision == 0
 
 
-def test_readers_see_one_state_while_a_writer_commits(catalog, tmp_path):
+def test_readers_see_one_state_while_a_writer_commits(catalog):
     catalog.put([entry("/a", scan())], {})
-    reader = Catalog.at(tmp_path / "catalog.sqlite", 4)
+    reader, counted = again(catalog), sa.select(sa.func.count(slices.c.id))
     with reader._transaction() as connection:
-        before = connection.exec_driver_sql("select count(*) from slices").scalar()
+        before = connection.scalar(counted)
         catalog.put([entry("/b", scan(case="c2", seed=1))], {})
-        assert connection.exec_driver_sql("select count(*) from slices").scalar() == before == 3
+        assert connection.scalar(counted) == before == 3
     assert reader.count()["slices"] == 6
     reader.close()
 
 
-def test_damage_is_found(catalog, tmp_path):
+def test_damage_is_found(catalog):
     catalog.put([entry("/a", scan()), entry("/b", scan(case="c2", seed=1))], {})
     assert list(catalog.damage()) == []
-    with sqlite3.connect(tmp_path / "catalog.sqlite") as raw:
-        (blob,) = raw.execute("select embedding from slices where id = 2").fetchone()
-        raw.execute("update slices set embedding = ? where id = 2", (bytes([blob[0] ^ 1]) + blob[1:],))
+    second = slices.c.id == 2
+    with catalog.engine.begin() as raw:
+        blob = raw.scalar(sa.select(slices.c.embedding).where(second))
+        raw.execute(slices.update().where(second).values(embedding=bytes([blob[0] ^ 1]) + blob[1:]))
     ((path, what),) = catalog.damage()
     assert path == "/a"
     assert "checksum" in what
 
 
+@pytest.mark.local
 def test_a_read_only_folder_can_be_read(catalog, tmp_path, monkeypatch):
     catalog.put([entry("/a", scan())], {})
     catalog.compact()
@@ -169,6 +184,7 @@ def test_a_read_only_folder_can_be_read(catalog, tmp_path, monkeypatch):
     reader.close()
 
 
+@pytest.mark.local
 def test_no_catalog_or_something_else_is_one_line(tmp_path):
     with pytest.raises(CaseIndexError, match="missing"):
         Catalog.at(tmp_path / "catalog.sqlite", 4)
@@ -177,12 +193,52 @@ def test_no_catalog_or_something_else_is_one_line(tmp_path):
         Catalog.at(tmp_path / "catalog.sqlite", 4)
 
 
-def test_a_catalog_of_an_earlier_version_gets_the_tables_it_lacks(catalog, tmp_path):
+def test_a_catalog_of_an_earlier_version_gets_the_tables_it_lacks(catalog):
     catalog.put([entry("/a", scan())], {})
-    catalog.close()
-    with sqlite3.connect(tmp_path / "catalog.sqlite") as earlier:
-        earlier.execute("DROP TABLE strangeness")
-        earlier.execute("DROP TABLE trained_on")
-    again = Catalog.at(tmp_path / "catalog.sqlite", 4)
-    assert again.contents().case_ids == ["c1"]
-    again.close()
+    with catalog.engine.begin() as earlier:
+        strangeness.drop(earlier)
+        trained_on.drop(earlier)
+    later = again(catalog)
+    assert later.contents().case_ids == ["c1"]
+    later.close()
+
+
+def test_a_catalog_takes_another_over_with_its_ids_and_goes_on_counting(catalog, tmp_path):
+    catalog.put([entry("/a", scan()), entry("/b", scan(case="c2", patient="p2", seed=1))], {"p1": {"g": "3"}})
+    catalog.remove_sources(["/a"])
+    catalog.set_failures(["/"], {"/x": "unreadable"})
+    other = Catalog.at(tmp_path / "other.sqlite", 4, create=True)
+    other.put([entry("/z", scan())], {})
+    other.take_over(catalog)
+    catalog.take_over(other)  # and back
+    for now in (catalog, other):
+        held = now.contents()
+        assert (held.revision, held.case_ids, held.slice_ids.tolist()) == (2, ["c2"], [4, 5, 6])
+        assert now.failed() == [{"source": "/x", "reason": "unreadable"}]
+        now.put([entry("/c", scan(case="c3", seed=2))], {})
+        assert now.contents().slice_ids[-3:].tolist() == [7, 8, 9]
+        assert list(now.damage()) == []
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("postgresql://me:secret@127.0.0.1/x", "holds a password.*pgpass"),
+        ("postgresql://127.0.0.1/x?password=secret", "holds a password.*pgpass"),
+        ("mysql://127.0.0.1/x", "no PostgreSQL"),
+        ("nonsense", "no database URL|not a database URL"),
+        ("postgresql://nobody@127.0.0.1:9/x", "cannot be used.*running"),
+    ],
+)
+def test_a_database_that_cannot_be_had_is_one_line_without_its_password(url, told):
+    with pytest.raises(CaseIndexError, match=told) as caught:
+        Catalog.on(url, 4, "none")
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_driver_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(CaseIndexError, match=r"psycopg.*cbir\[postgres\]"):
+        Catalog.on("postgresql://127.0.0.1/x", 4, "none")

@@ -192,6 +192,7 @@ def test_info_verify_remove_compact(indexed, cbir):
     assert cbir("verify")[:2] == (0, "sound\n")
 
 
+@pytest.mark.local
 def test_verify_tells_damage_and_mends_it(indexed, cbir, tmp_path):
     (vectors,) = (tmp_path / "index").glob("vectors-*")
     data = bytearray(vectors.read_bytes())

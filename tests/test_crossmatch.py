@@ -8,7 +8,7 @@ import pytest
 from indexer.case_index import CaseIndex
 from indexer.errors import QueryError
 from indexer.ingest import ingest
-from retrieval.crossmatch import BLOCK, CrossMatch
+from retrieval.crossmatch import CrossMatch
 from retrieval.search import Index
 
 
@@ -22,9 +22,7 @@ def index(tmp_path, tiny, cohort):
         yield case_index
 
 
-@pytest.mark.parametrize("block", [1, 5, BLOCK])
-def test_every_case_scores_as_it_does_as_a_query(index, tiny, monkeypatch, block):
-    monkeypatch.setattr("retrieval.crossmatch.BLOCK", block)
+def test_every_case_scores_as_it_does_as_a_query(index, tiny):
     items = CrossMatch.of(index.snapshot())
     scores = items.similarity(np.arange(7))
     asking = Index(index, tiny)

@@ -111,6 +111,7 @@ def test_what_is_printed(capsys):
     assert "not calibrated" in printed(capsys, vote)
     sure = Evidence(half, half, ["2", "4"], False, 15, True, 281)
     assert "calibrated on 281 known patients: 2 or 4 plausible" in printed(capsys, sure)
-    assert "no value plausible" in printed(capsys, Evidence(half, half, [], False, 15, True, 281))
+    doubtful = Evidence(half, half, [], False, 15, True, 281)
+    assert "calibrated on 281 known patients: less clear than for 9 in 10" in printed(capsys, doubtful)
     assert "who_grade: because" in printed(capsys, Evidence(half, half, [], True, 0, reason="because"))
     assert "who_grade: no labelled neighbours" in printed(capsys, Evidence(half, half, [], True, 0))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import retrieval.evidence
 import retrieval.ranking
 from retrieval.evidence import class_columns, vote
-from retrieval.ranking import fuse, late_interaction
+from retrieval.ranking import Stacks, compared, fuse, late_interaction
 
 
 @pytest.mark.parametrize("module", [retrieval.ranking, retrieval.evidence])
@@ -38,6 +38,76 @@ def test_late_interaction_is_the_weighted_mean_of_best_matches(q, n, seed):
         pairs = {(i, j): weights[i] * similarity[i, j] for i in range(q) for j in of_case}
         top = max(weights[i] * best[i] for i in range(q))
         assert pairs[query_row, row] == pytest.approx(top, abs=1e-6)
+
+
+def stacks(rng, sizes):
+    x = rng.normal(size=(sum(sizes), 5)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    weights = rng.uniform(0.01, 1, len(x)).astype(np.float32)
+    return Stacks(x, weights, np.cumsum([0, *sizes])[:-1])
+
+
+def defined(queries, weights, stored, stored_weights):
+    """The score of one case from its definition."""
+    if len(queries) == 1:
+        return max(float(queries[0] @ c) for c in stored)
+    q = sum(w * x for w, x in zip(weights, queries, strict=True))
+    c = sum(w * x for w, x in zip(stored_weights, stored, strict=True))
+    return float(q @ c / np.linalg.norm(q) / np.linalg.norm(c))
+
+
+SIZES = st.lists(st.integers(1, 4), min_size=1, max_size=6)
+
+
+@given(SIZES, SIZES, st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_stacks_are_compared_as_wholes_and_single_slices_by_their_best_match(asking, filed, block, seed):
+    rng = np.random.default_rng(seed)
+    queries, stored = stacks(rng, asking), stacks(rng, filed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieval.ranking, "BLOCK", block)
+        scores = queries.scores(stored)
+    parts = [
+        (s.embeddings[at : at + n], s.weights[at : at + n])
+        for s, sizes in ((queries, asking), (stored, filed))
+        for at, n in zip(s.starts, sizes, strict=True)
+    ]
+    for q in range(len(asking)):
+        for c in range(len(filed)):
+            expected = defined(*parts[q], *parts[len(asking) + c])
+            assert scores[q, c] == pytest.approx(expected, abs=1e-5)
+    some = rng.permutation(len(asking))
+    np.testing.assert_allclose(queries.chosen(some).scores(stored), scores[some], atol=1e-6)
+
+
+@given(st.integers(1, 4), SIZES, st.integers(0, 2**32 - 1))
+def test_one_question_scores_as_many_do_and_shows_the_most_telling_pair(n, filed, seed):
+    rng = np.random.default_rng(seed)
+    query, stored = stacks(rng, [n]), stacks(rng, filed)
+    cases = np.repeat(np.arange(len(filed)) * 3, filed)
+    order = rng.permutation(len(cases))
+    found = compared(
+        query.embeddings, query.weights, stored.embeddings[order], stored.weights[order], cases[order]
+    )
+    assert found.cases.tolist() == list(range(0, 3 * len(filed), 3))
+    np.testing.assert_allclose(found.scores, query.scores(stored)[0], atol=1e-6)
+    pairs = query.weights[:, None] * (query.embeddings @ stored.embeddings[order].T)
+    for case, query_row, row in zip(found.cases, found.query_rows, found.rows, strict=True):
+        mine = cases[order] == case
+        assert mine[row]
+        assert pairs[query_row, row] == pytest.approx(pairs[:, mine].max(), abs=1e-6)
+
+
+def test_nothing_filed_scores_nothing():
+    nothing = np.empty((0, 3), np.float32)
+    for n in (1, 2):
+        found = compared(
+            np.eye(3, dtype=np.float32)[:n],
+            np.ones(n, np.float32),
+            nothing,
+            nothing[:, 0],
+            np.empty(0, np.int64),
+        )
+        assert len(found.cases) == len(found.scores) == 0
 
 
 def test_a_case_gains_nothing_by_repeating_a_slice():

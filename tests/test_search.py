@@ -50,8 +50,12 @@ def brute_force(index, path, tiny, view=0):
                 and contents.slice_view[i] == view
             ]
             if of_case:
-                best = (queries @ vectors[of_case].T).max(axis=1)
-                scores.setdefault(case, []).append(float(weights @ best / weights.sum()))
+                if len(queries) == 1:
+                    score = (queries @ vectors[of_case].T).max()
+                else:
+                    q, c = weights @ queries, contents.slice_weight[of_case] @ vectors[of_case]
+                    score = q @ c / np.linalg.norm(q) / np.linalg.norm(c)
+                scores.setdefault(case, []).append(float(score))
     return {case: np.mean(s) for case, s in scores.items()}
 
 

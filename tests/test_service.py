@@ -29,7 +29,9 @@ import numpy as np
 import pytest
 from conftest import TinyEncoder, phantom, write_dicom, write_nifti
 from PIL import Image
+from test_explain import TinyExplainer
 from test_privacy import PLANTED, SECRETS
+from test_reference import filed
 
 pytest.importorskip("fastapi", reason="the extra cbir[serve] is not installed")
 with warnings.catch_warnings():
@@ -38,11 +40,16 @@ with warnings.catch_warnings():
 
 from fastapi.routing import APIRoute
 
+from indexer import reference
 from indexer.case_index import CaseIndex
 from indexer.encoder import load_encoder
 from indexer.errors import CaseIndexError, CbirError
 from indexer.ingest import ingest
+from indexer.readers import read
+from indexer.scan import Scan, displayed
 from retrieval.cli import main
+from retrieval.explain import ExplainedScan, explanation
+from retrieval.report import report_page
 from retrieval.search import Index, open_index
 from retrieval.service import app, core, intake, jobs, queries
 from retrieval.service.app import create_app
@@ -51,7 +58,8 @@ from retrieval.service.settings import Settings
 from retrieval.service.tokens import Role, add_token
 
 HERE = "http://127.0.0.1"
-ADDED = {"volume", "thumbnail", "query_volume", "query_thumbnail"}
+PICTURES = ("volume", "thumbnail", "query_volume", "query_thumbnail")
+ADDED = {*PICTURES, "explanation"}
 
 
 # ---- a service and what is sent to it ------------------------------------------------------------
@@ -75,6 +83,13 @@ def filled(tmp_path: Path, cohort: Callable[..., Path], tiny: TinyEncoder) -> Pa
 @pytest.fixture
 def client(filled: Path) -> Iterator[TestClient]:
     with serving(filled) as client:
+        yield client
+
+
+@pytest.fixture
+def explaining(filled: Path) -> Iterator[TestClient]:
+    """The same index, with an encoder that explains."""
+    with serving(filled, TinyExplainer()) as client:
         yield client
 
 
@@ -255,8 +270,6 @@ def test_a_query_can_be_asked_again_by_its_asker_alone(filled, new, tmp_path):
 
 
 def test_queries_go_when_their_time_is_over_or_their_room_is_needed(tmp_path, monkeypatch):
-    from indexer.scan import Scan
-
     scan = Scan(phantom(1), Path("a"), (1, 1, 3), np.diag([1.0, 1, 3, 1]), sequence="t1")
     clock = [0.0]
     monkeypatch.setattr(queries.time, "monotonic", lambda: clock[0])
@@ -285,6 +298,18 @@ def test_the_report_is_a_page_of_its_own(client, new):
     assert "no picture" not in reply.text
     assert "N-01" not in reply.text
     assert client.post("/report", data={"like": _case(client)}).status_code == 200
+
+
+def test_the_report_explains_like_that_of_the_command_line(explaining, filled, new):
+    reply = explaining.post("/report", files=sent(new), data={"k": "2", "region": "4,5,16,20@5"})
+    with open_index(filled, TinyExplainer()) as index:
+        answer = index.query(new, 2, region=(4, 5, 16, 20), region_slice=5)
+        page = report_page(answer, load=index.read, explain=explanation(index, answer))
+    maps = re.findall('data:image/png;base64,[^"]+', reply.text)
+    assert len(set(maps)) == 4
+    assert maps == re.findall('data:image/png;base64,[^"]+', page)
+    like = explaining.post("/report", data={"like": _case(explaining), "k": "2"})
+    assert like.text.count("data:image/png") == 4
 
 
 def _case(client: TestClient) -> str:
@@ -403,6 +428,196 @@ def test_a_case_whose_file_is_gone_is_told(client, tmp_path):
     shutil.rmtree(tmp_path / "mri")
     reply = client.get(f"/cases/{_case(client)}/volume.nii.gz")
     assert (reply.status_code, reply.json()["detail"]) == (404, "the images of this scan are gone")
+
+
+# ---- explanations --------------------------------------------------------------------------------
+
+
+def asked(client: TestClient, file: dict[str, Any], **fields: str) -> dict[str, Any]:
+    """The first hit."""
+    reply = client.post("/query", files=file, data={"k": "1", **fields})
+    assert reply.status_code == 200, reply.text
+    return reply.json()["hits"][0]
+
+
+def volume(client: TestClient, address: str) -> nib.Nifti1Image:
+    reply = client.get(address)
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "application/gzip"), reply.text
+    assert reply.headers["cache-control"] == "no-store"
+    return nib.Nifti1Image.from_bytes(gzip.decompress(reply.content))
+
+
+def maps(client: TestClient, hit: dict[str, Any]) -> list[Any]:
+    """The maps of both matched slices, of volumes that are 0 elsewhere."""
+    found = []
+    for side, of, position in (
+        ("query", "query_volume", hit["query_slice"]),
+        ("hit", "volume", hit["slice"]),
+    ):
+        image, shown = volume(client, hit["explanation"][side]), volume(client, hit[of])
+        assert image.shape == shown.shape
+        np.testing.assert_array_equal(image.affine, shown.affine)
+        assert image.header.get_dim_info() == shown.header.get_dim_info()
+        voxels, axis = np.asanyarray(image.dataobj), shown.header.get_dim_info()[2]
+        assert (voxels.min(), voxels.max()) == (0, 1)
+        assert set(np.nonzero(voxels)[axis]) == {position}
+        found.append(displayed(voxels, axis, position))
+    return found
+
+
+@pytest.mark.parametrize("spacing", [(1, 1, 3), (5, 1, 1)])
+def test_maps_are_those_of_the_engine_on_the_grids_of_the_volumes(explaining, filled, tmp_path, spacing):
+    new = write_nifti(tmp_path / "new" / "N-01_t1ce.nii.gz", phantom(77, 4), spacing)
+    hit = asked(explaining, sent(new))
+    of_query, of_hit = maps(explaining, hit)
+    with open_index(filled, TinyExplainer()) as index:
+        (found,) = index.query(new, 1).hits
+        towards, view = index.vector(found)
+        query, case = (ExplainedScan(TinyExplainer(), read(path)[0]) for path in (new, Path(found.source)))
+    assert (found.query_slice, found.slice, view) == (hit["query_slice"], hit["slice"], 0)
+    np.testing.assert_array_equal(of_query, query.map(found.query_slice, towards))
+    np.testing.assert_array_equal(of_hit, case.map(found.slice, query.embedding(found.query_slice)))
+
+
+@pytest.mark.parametrize("outlined", [False, True])
+def test_a_region_is_explained_as_in_the_report(tmp_path, outlined):
+    shape = (100, 100, 6)
+    outline = np.zeros(shape, np.float32)
+    outline[44:54, 44:54, 3] = 1
+    write_nifti(tmp_path / "mri" / "A_t1ce.nii.gz", phantom(1, shape=shape))
+    if outlined:
+        write_nifti(tmp_path / "mri" / "A_seg.nii.gz", outline)
+    new = write_nifti(tmp_path / "new" / "N-01_t1ce.nii.gz", phantom(77, 4, shape))
+    with CaseIndex.create(tmp_path / "index", TinyExplainer()) as made:
+        ingest(made, [tmp_path / "mri"], TinyExplainer())
+    box = (50, 40, 62, 60)
+    with serving(tmp_path / "index", TinyExplainer()) as client:
+        hit = asked(client, sent(new), region="50,40,62,60@2")
+        of_query, of_hit = maps(client, hit)
+        query = client.get(hit["explanation"]["query"].partition("region=")[0] + "region=50,40,62,60@1")
+        assert query.status_code == 404, "the region is on another slice"
+    with open_index(tmp_path / "index", TinyExplainer()) as index:
+        answer = index.query(new, 1, region=box, region_slice=2)
+        why = explanation(index, answer)
+        (scan,) = index.read(answer.hits[0].source)
+        np.testing.assert_array_equal(of_query, why(answer.hits[0], read(new)[0], True))
+        np.testing.assert_array_equal(of_hit, why(answer.hits[0], scan, False))
+    inside = np.zeros(of_query.shape, bool)
+    inside[30:70, 36:76] = True
+    assert not of_query[~inside].any()
+    assert (np.count_nonzero(of_hit) <= 32**2) == outlined, "in the crop around the outline"
+
+
+def test_scans_of_one_query_are_explained_each_on_its_own(tmp_path):
+    for sequence, seed, shape in (("t1ce", 1, (24, 28, 10)), ("flair", 2, (30, 26, 12))):
+        for patient, folder in (("P-01", "mri"), ("N-01", "new")):
+            path = tmp_path / folder / patient / f"{patient}_{sequence}.nii.gz"
+            write_nifti(path, phantom(seed if patient == "P-01" else seed + 50, 3, shape))
+    with CaseIndex.create(tmp_path / "index", TinyExplainer()) as made:
+        ingest(made, [tmp_path / "mri"], TinyExplainer())
+    with serving(tmp_path / "index", TinyExplainer()) as client:
+        answer = client.post("/query", files=zipped(tmp_path / "new" / "N-01")).json()
+        case = client.get(f"/cases/{answer['hits'][0]['case_id']}").json()
+        numbers = {scan["sequence"]: scan["scan"] for scan in case["scans"]}
+        assert len(answer["query"]["scans"]) == len(numbers) == 2
+        for scan in answer["query"]["scans"]:
+            pair = (
+                f"scan={scan['scan']}&slice=5&case={case['case_id']}"
+                f"&case_scan={numbers[scan['sequence']]}&case_slice=6"
+            )
+            place = f"/queries/{answer['query']['id']}/explanation"
+            for side in ("query", "hit"):
+                assert volume(client, f"{place}/{side}.nii.gz?{pair}").shape == tuple(scan["shape"])
+        hit = answer["hits"][0]
+        assert hit["query_sequence"] == hit["sequence"]
+        maps(client, hit)
+
+
+@pytest.mark.parametrize("side", ["query", "hit"])
+@pytest.mark.parametrize(
+    ("change", "status", "told"),
+    [
+        (("/queries/", "/queries/x"), 404, "no such query"),
+        (("case=", "case=x"), 404, "no such case"),
+        (("?scan=0", "?scan=1"), 404, "the query has no such scan"),
+        (("?scan=0", "?scan=-1"), 404, "the query has no such scan"),
+        (("case_scan=0", "case_scan=1"), 404, "the case has no such scan"),
+        (("case_scan=0", "case_scan=-1"), 404, "the case has no such scan"),
+        (("&slice=", "&slice=1000"), 404, "no embedding"),
+        (("&slice=", "&slice=-"), 404, "no embedding"),
+        (("case_slice=", "case_slice=1000"), 404, "no embedding"),
+        (("case_slice=", "case_slice=-"), 404, "no embedding"),
+        (("case_slice=", f"case_slice={10**30}"), 404, "no embedding"),
+        (("case_slice=", "case_slice=x"), 422, "case_slice: "),
+        (("case_slice=", "other="), 422, "case_slice: field required"),
+        (("/explanation/", "/explanation/x"), 422, "side: "),
+        (("case_slice=", "region=1,2,3&case_slice="), 422, "is not X0,Y0,X1,Y1"),
+        (("case_slice=", "region=0,0,999,999&case_slice="), 422, "is not inside its slices"),
+    ],
+)
+def test_pairs_that_are_none_have_no_maps(explaining, new, side, change, status, told):
+    address = asked(explaining, sent(new))["explanation"][side]
+    assert explaining.get(address).status_code == 200
+    assert change[0] in address
+    reply = explaining.get(address.replace(*change))
+    assert (reply.status_code, told in reply.json()["detail"]) == (status, True), reply.text
+
+
+def test_maps_are_for_the_asker_alone_as_long_as_the_query_is_kept(filled, new, tmp_path):
+    tokens = tmp_path / "tokens"
+    mine, other = ({"Authorization": f"Bearer {add_token(tokens, name, 'read')}"} for name in "ab")
+    with serving(filled, TinyExplainer(), tokens=tokens) as client:
+        answer = client.post("/query", files=sent(new), headers=mine).json()
+        addresses = answer["hits"][0]["explanation"].values()
+        for headers, status in (({}, 401), (other, 404), (mine, 200)):
+            assert {client.get(each, headers=headers).status_code for each in addresses} == {status}
+        again = client.post(f"/queries/{answer['query']['id']}", headers=mine).json()
+        assert again["hits"][0]["explanation"] == answer["hits"][0]["explanation"]
+        queries = client.app.state.service.queries
+        queries.drop(queries.get(answer["query"]["id"], "a"))
+        assert {client.get(each, headers=mine).status_code for each in addresses} == {404}
+
+
+def test_a_case_without_its_pictures_is_explained_on_the_query(explaining, new, tmp_path):
+    hit = asked(explaining, sent(new))
+    before = explaining.get(hit["explanation"]["query"]).content
+    shutil.rmtree(tmp_path / "mri")
+    assert explaining.get(hit["explanation"]["query"]).content == before
+    reply = explaining.get(hit["explanation"]["hit"])
+    assert (reply.status_code, reply.json()["detail"]) == (404, "the images of this scan are gone")
+
+
+def test_a_reference_case_is_explained_on_the_query(tmp_path, cohort, monkeypatch, new):
+    monkeypatch.setattr(reference, "FOLDER", tmp_path / "package" / "reference_index")
+    filed(tmp_path, TinyExplainer())
+    with CaseIndex.create(tmp_path / "index", TinyExplainer()) as made:
+        ingest(made, [cohort(2)], TinyExplainer(), with_reference=True)
+    with serving(tmp_path / "index", TinyExplainer()) as client:
+        hits = client.post("/query", files=sent(new)).json()["hits"]
+        public = [hit for hit in hits if "collection" in hit["labels"]]
+        assert (len(hits), len(public)) == (6, 4)
+        for hit in hits:
+            sides = {"query"} if hit in public else {"query", "hit"}
+            assert hit["explanation"].keys() == sides
+        address = public[0]["explanation"]["query"]
+        assert np.asanyarray(volume(client, address).dataobj).max() == 1
+        reply = client.get(address.replace("query.nii", "hit.nii"))
+        assert (reply.status_code, "a reference case" in reply.json()["detail"]) == (404, True)
+
+
+def test_cases_that_ask_are_no_query_that_is_kept(explaining):
+    hits = explaining.post("/query", data={"like": _case(explaining)}).json()["hits"]
+    assert hits
+    assert not any("explanation" in hit for hit in hits)
+
+
+def test_an_encoder_that_explains_nothing_hands_over_no_maps(client, new):
+    answer = client.post("/query", files=sent(new)).json()
+    assert not any("explanation" in hit for hit in answer["hits"])
+    case = answer["hits"][0]["case_id"]
+    pair = f"scan=0&slice=5&case={case}&case_scan=0&case_slice=5"
+    reply = client.get(f"/queries/{answer['query']['id']}/explanation/query.nii.gz?{pair}")
+    assert (reply.status_code, "explains nothing" in reply.json()["detail"]) == (404, True)
 
 
 # ---- changes -------------------------------------------------------------------------------------
@@ -834,6 +1049,7 @@ ROLES = {
     ("POST", "/queries/{query_id}"): "read",
     ("GET", "/queries/{query_id}/volume.nii.gz"): "read",
     ("GET", "/queries/{query_id}/thumbnail.png"): "read",
+    ("GET", "/queries/{query_id}/explanation/{side}.nii.gz"): "read",
     ("GET", "/cases/{case_id:path}/volume.nii.gz"): "read",
     ("GET", "/cases/{case_id:path}/thumbnail.png"): "read",
     ("GET", "/cases/{case_id:path}"): "read",
@@ -1026,7 +1242,7 @@ def test_no_identifier_reaches_the_index_the_log_the_trail_or_a_reply(tmp_path, 
 
     replies = []
     index = tmp_path / "index"
-    with serving(index) as client:
+    with serving(index, TinyExplainer()) as client:
         for file in (
             zipped(study),
             zipped(other),
@@ -1044,13 +1260,13 @@ def test_no_identifier_reaches_the_index_the_log_the_trail_or_a_reply(tmp_path, 
             replies.append(answer)
             if answer.status_code == 200:
                 hit = answer.json()["hits"][0]
-                for name in ADDED:
-                    replies.append(client.get(hit[name]))
+                for address in (*map(hit.get, PICTURES), *hit["explanation"].values()):
+                    replies.append(client.get(address))
                 replies.append(client.get(f"/cases/{hit['case_id']}"))
         replies += [client.get(path) for path in ("/jobs", "/info", "/cases/Plantedname^Jane")]
         service = client.app.state.service
         waiting = {p: p.read_bytes() for p in service._scratch.rglob("*") if p.is_file()}
-    assert sum(reply.status_code == 200 for reply in replies) > 20
+    assert sum(reply.status_code == 200 for reply in replies) > 25
     printed = "".join(capfd.readouterr()) + caplog.text
     written = waiting | {path: path.read_bytes() for path in index.rglob("*") if path.is_file()}
     names = {path.name for path in written}
@@ -1102,6 +1318,18 @@ def test_the_trail_tells_every_question_view_and_change(client, new):
     assert (lines[1]["k"], lines[1]["filters"], lines[1]["region"]) == (2, 1, False)
     assert {line["who"] for line in lines} == {"local"}
     assert len((folder / "dicom-audit.xml").read_text().splitlines()) == len(lines)
+
+
+def test_the_trail_tells_of_whom_an_explanation_is(explaining, new):
+    hit = asked(explaining, sent(new))
+    for address in hit["explanation"].values():
+        explaining.get(address)
+    explaining.get(hit["explanation"]["hit"].replace("case=", "case=x"))
+    trail = explaining.app.state.service.settings.index / "audit" / "audit.jsonl"
+    query, *views = [json.loads(line) for line in trail.read_text().splitlines()]
+    told = [(line["event"], line["outcome"], line["patients"]) for line in views]
+    assert query["patients"][1] == hit["patient_id"]
+    assert told == [("view", "success", query["patients"])] * 2 + [("view", "failure", query["patients"][:1])]
 
 
 def test_an_unforeseen_error_is_one_line_for_both_sides(client, new, monkeypatch, caplog):
@@ -1260,15 +1488,17 @@ def test_the_description_is_valid_and_has_examples(client):
                 assert operation["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
 
 
-def test_examples_have_the_fields_of_real_replies(client, new):
+def test_examples_have_the_fields_of_real_replies(explaining, new):
     from retrieval.service import examples
 
+    client = explaining
     answer = client.post("/query", files=sent(new)).json()
     job = done(client, client.post("/index", files=sent(new)))
     for example, real in (
         (examples.ANSWER, answer),
         (examples.ANSWER["query"], answer["query"]),
         (examples.ANSWER["hits"][0], answer["hits"][0]),
+        (examples.ANSWER["hits"][0]["explanation"], answer["hits"][0]["explanation"]),
         (examples.ANSWER["query"]["scans"][0], answer["query"]["scans"][0]),
         (examples.ANSWER["evidence"]["who_grade"], answer["evidence"]["who_grade"]),
         (examples.CASE, client.get(f"/cases/{_case(client)}").json()),
@@ -1356,7 +1586,7 @@ def test_the_command_line_tells_what_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "retrieval.service.app")
     run(monkeypatch, "serve", "--index", str(tmp_path / "i"))
-    assert "pip install 'cbir[serve]'" in capsys.readouterr().err
+    assert f"{sys.executable} -m pip install 'cbir[serve]'" in capsys.readouterr().err
 
 
 def test_a_token_is_printed_once_as_text_or_json(tmp_path, monkeypatch, capsys):

@@ -161,15 +161,44 @@ def settled(page: Any) -> None:
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
-def picture(page: Any, side: str) -> np.ndarray:
-    """What the canvas of a side shows, without what lies over it: grey values (rows, columns)."""
+def colour(page: Any, side: str) -> np.ndarray:
+    """What the canvas of a side shows, without what lies over it: (rows, columns, red green blue)."""
     cover = """(visibility) => { for (const part of document.querySelectorAll(".side, .values, .over, #search"))
         part.style.visibility = visibility; }"""
     page.evaluate(cover, "hidden")
     settled(page)
     shot = page.locator(f"#{side}-pane .stage").screenshot()
     page.evaluate(cover, "")
-    return np.asarray(Image.open(BytesIO(shot)).convert("L"), float)
+    return np.asarray(Image.open(BytesIO(shot)).convert("RGB"))
+
+
+def picture(page: Any, side: str) -> np.ndarray:
+    """The same in grey values (rows, columns)."""
+    return np.asarray(Image.fromarray(colour(page, side)).convert("L"), float)
+
+
+def warmth(page: Any, side: str) -> np.ndarray:
+    """How much redder than blue the pixels of a side are (rows, columns): images are grey, maps are not."""
+    colours = colour(page, side).astype(float)
+    return colours[..., 0] - colours[..., 2]
+
+
+def warmed(page: Any, side: str) -> np.ndarray:
+    """The same, once there is a map."""
+    for _ in range(200):
+        if (warm := warmth(page, side)).max() > 30:
+            return warm
+        page.wait_for_timeout(50)
+    raise AssertionError(f"no map on the {side}")
+
+
+def extent(mask: np.ndarray) -> tuple[slice, slice]:
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def turned(plane: np.ndarray) -> list[np.ndarray]:
+    return [plane, plane[::-1], plane[:, ::-1], plane[::-1, ::-1]]
 
 
 def position(page: Any, side: str) -> int:
@@ -245,7 +274,7 @@ def test_from_a_file_to_two_images_side_by_side(page: Any, service: str, demo: P
         f"Plausible: {' or '.join(evidence['set'])} · {evidence['neighbours']} patients" in grade.inner_text()
     )
     assert f"{evidence['probabilities']['4'] * 100:.0f}\u00a0%" in grade.inner_text()
-    assert page.is_hidden("#why"), "nothing explains this answer"
+    assert page.locator("#why").get_attribute("aria-pressed") == "false", "there, but not switched on"
     assert page.locator("footer").inner_text() == "Research use only, not a medical device"
     assert page.locator("footer").bounding_box()["y"] < 768
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
@@ -548,37 +577,96 @@ def test_images_without_a_patient_have_no_sides(page: Any, service: str, tmp_pat
 
 
 @pytest.mark.browser
-def test_an_explanation_is_laid_over_the_images(page: Any, service: str, demo: Path) -> None:
-    heat = np.zeros(nib.load(new_scan(demo)).shape, np.float32)
-    heat[40:80, 60:100] = 1
-    image = nib.Nifti1Image(heat, nib.load(new_scan(demo)).affine)
-
-    def explained(route: Any) -> None:
+def test_explanations_are_laid_over_the_images(page: Any, service: str, demo: Path) -> None:
+    def partly(route: Any) -> None:
         response = route.fetch()
         told = response.json()
-        told["hits"][0]["explanation"] = {"query": "/why.nii.gz", "hit": "/why.nii.gz"}
+        del told["hits"][1]["explanation"]
+        del told["hits"][2]["explanation"]["hit"]  # as of a reference case
         route.fulfill(response=response, json=told)
 
-    page.route("**/queries/*", explained)
-    page.route("**/why.nii.gz", lambda route: route.fulfill(body=gzip.compress(image.to_bytes())))
+    page.route("**/queries/*", partly)
     page.goto(service)
     upload(page, new_scan(demo))
-    assert page.is_hidden("#why")
-    answer(page, lambda: filter_on(page, "hits").select_option("5"))
+    told, _ = answer(page, lambda: filter_on(page, "hits").select_option("5"))
+    page.wait_for_function("() => document.querySelectorAll('#hits li').length === 5")
+    page.wait_for_function(SHOWN)
+    page.evaluate("() => document.activeElement.blur()")
     page.wait_for_selector("#why:visible")
-    page.wait_for_function(SHOWN)
-    before = picture(page, "query")
-    with page.expect_request("**/why.nii.gz"):
-        page.keyboard.press("e")
-    page.wait_for_function("() => document.querySelector('#why').ariaPressed === 'true'")
-    page.wait_for_function(SHOWN)
-    assert np.abs(picture(page, "query") - before).mean() > 1  # it would be 0 without
-    keep(page, "explanation")
+    first = told["hits"][0]
+    plain = {side: picture(page, side) for side in ("query", "hit")}
+    assert warmth(page, "query").max() < 5
     page.keyboard.press("e")
-    assert np.abs(picture(page, "query") - before).max() < 3
+    for side, slice_, of in (("query", "query_slice", "query_volume"), ("hit", "slice", "volume")):
+        warm = warmed(page, side)
+        planes = []
+        for path in (first[of], first["explanation"][side]):
+            data = page.request.get(service + path[1:]).body()
+            voxels = nib.Nifti1Image.from_bytes(gzip.decompress(data)).get_fdata()
+            planes.append(voxels[::-1, ::-1, first[slice_]].T)
+        # the head on the slice and on the screen say where the map should be
+        head = plain[side] > 40
+        head[:, :4] = False  # the line between the panes
+        (rows, columns), (top, left) = extent(planes[0] > 0.1 * planes[0].max()), extent(head)
+        expected = Image.fromarray(planes[1][rows, columns].astype(np.float32))
+        shape = left.stop - left.start, top.stop - top.start
+        expected = np.asarray(expected.resize(shape, Image.Resampling.BILINEAR))
+        alike, own = (
+            np.array([np.corrcoef(seen.ravel(), e.ravel())[0, 1] for e in turned(expected)])
+            for seen in (warm[top, left], expected)
+        )
+        assert alike[0] > 0.8
+        other = own < 0.5  # a map may be its own mirror image one way
+        assert other.sum() >= 2
+        assert alike[other].max() < 0.5, "mirrored it would lie elsewhere"
+    keep(page, "explanation")
+
+    page.keyboard.press("ArrowRight")
+    for side in ("query", "hit"):
+        assert warmth(page, side).max() < 5, "only the matched slices are explained"
+    page.keyboard.press("ArrowLeft")
+    warmed(page, "query")
     page.keyboard.press("ArrowDown")
     page.wait_for_function(SHOWN)
     assert page.is_hidden("#why"), "the second hit is not explained"
+    assert max(warmth(page, side).max() for side in ("query", "hit")) < 5
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function(SHOWN)
+    warmed(page, "query")
+    assert warmth(page, "hit").max() < 5
+    page.locator("#hits li button").first.click()
+    page.wait_for_function(SHOWN)
+    for side in ("query", "hit"):
+        warmed(page, side)
+    page.locator("#why").click()
+    for side in ("query", "hit"):
+        assert np.abs(picture(page, side) - plain[side]).max() < 3
+
+
+@pytest.mark.browser
+def test_an_explanation_that_comes_late_is_dropped(page: Any, service: str, demo: Path) -> None:
+    held: list[Any] = []
+    page.route("**/explanation/**", lambda route: held.append(route))
+    page.goto(service)
+    upload(page, new_scan(demo))
+    page.keyboard.press("e")
+    page.keyboard.press("e")
+    settled(page)
+    assert len(held) == 2
+    for route in held:
+        with page.expect_response("**/explanation/**"):
+            route.continue_()
+    page.wait_for_timeout(200)  # nothing says that nothing comes any more
+    assert max(warmth(page, side).max() for side in ("query", "hit")) < 5
+    page.unroute("**/explanation/**")
+    gone = {"status": 404, "json": {"detail": "there is no such query any more; send the scan again"}}
+    page.goto("about:blank")
+    page.goto(service)
+    upload(page, new_scan(demo))
+    page.route("**/explanation/**", lambda route: route.fulfill(**gone))
+    page.keyboard.press("e")
+    page.wait_for_selector("#alert:visible")
+    assert "send the scan again" in page.inner_text("#alert p")
 
 
 @pytest.mark.browser

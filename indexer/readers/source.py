@@ -52,6 +52,11 @@ class Source:
     config: Path | None = None
     modality: str | None = None
 
+    @property
+    def name(self) -> str:
+        """What the index and the user call it."""
+        return str(self.path)
+
     def record(self) -> dict[str, Any]:
         """What is needed to read it again, without the ids."""
         return {

@@ -17,15 +17,17 @@ import numpy as np
 
 from indexer import reference
 from indexer.case_index import CaseIndex
-from indexer.encoder import DEFAULT, Encoder, load_encoder
+from indexer.encoder import DEFAULT, Encoder, Explainer, load_encoder
 from indexer.errors import CaseIndexError, CbirError, QueryError, WriterBusyError
+from indexer.preprocess import with_region
 from indexer.readers.names import CONFIG
 from indexer.runtime import trim
-from indexer.scan import Scan
-from retrieval.answer import Answer
+from indexer.scan import Scan, displayed
+from retrieval.answer import Answer, Hit
 from retrieval.calibration import calibrate, due
+from retrieval.explain import ExplainedScan
 from retrieval.parsing import Box
-from retrieval.search import Index
+from retrieval.search import REGION, WHOLE, Index
 from retrieval.service.audit import Audit
 from retrieval.service.intake import Taken, discovered, read, scrubbing, take_in
 from retrieval.service.jobs import Job, Jobs
@@ -67,6 +69,31 @@ class Question:
     region_slice: int | None = None
     exclude_patient: str | None = None
     all_cases: bool = False
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A slice of a query and the slice of a hit that it was matched with.
+
+    Attributes
+    ----------
+    scan, slice : int
+        Number of the query's scan, and the slice.
+    case : str
+    case_scan, case_slice : int
+        Number of the case's scan, and the slice.
+    region : tuple of int, optional
+        The box that was asked with.
+    region_slice : int, optional
+    """
+
+    scan: int
+    slice: int
+    case: str
+    case_scan: int
+    case_slice: int
+    region: Box | None = None
+    region_slice: int | None = None
 
 
 class Service:
@@ -264,6 +291,60 @@ class Service:
         Missing
             If there is none, or its file is gone.
         """
+        row, patient = self._filed(case_id, sequence, number)
+        return self._images(row), patient
+
+    def explanation(self, kept: Kept, pair: Pair, *, of_query: bool) -> tuple[Scan, str]:
+        """Where on one side of a pair the similarity comes from, and the id of the case's patient.
+
+        Parameters
+        ----------
+        kept : Kept
+            The query.
+        pair : Pair
+        of_query : bool
+            Whether it is the query's side, which needs no pictures of the case; else the case's.
+
+        Returns
+        -------
+        scan : Scan
+            That side's, with the map of :meth:`retrieval.explain.ExplainedScan.map` on the pair's
+            slice in place of intensities, and 0 on the others.
+        patient : str
+
+        Raises
+        ------
+        Missing
+            If the encoder explains nothing, or a scan or slice of the pair is not there.
+        QueryError
+            If the region is not inside the query's slices.
+        """
+        encoder = self.index.encoder
+        if not isinstance(encoder, Explainer):
+            raise Missing("explanation", "the encoder of this index explains nothing")
+        if not 0 <= pair.scan < len(kept.about):
+            raise Missing("scan", "the query has no such scan")
+        row, patient = self._filed(pair.case, None, pair.case_scan)
+        asked = kept.scan(pair.scan)
+        if pair.region is not None:
+            asked = with_region(asked, pair.region, pair.region_slice)
+        scan, position = (asked, pair.slice) if of_query else (self._images(row), pair.case_slice)
+        view = WHOLE if pair.region is None else REGION
+        values, stored = None, self.index.vector(_hit(kept, pair, row, patient), view)
+        if stored is not None and of_query:
+            values = ExplainedScan(encoder, asked).map(position, stored[0], view)
+        elif stored is not None:
+            towards = ExplainedScan(encoder, asked).embedding(pair.slice, view)
+            if towards is not None:
+                values = ExplainedScan(encoder, scan).map(position, towards, stored[1])
+        if values is None:
+            raise Missing("slice", "one of the two slices has no embedding")
+        voxels = np.zeros(scan.voxels.shape, np.float32)
+        displayed(voxels, scan.axis, position)[...] = values
+        return replace(scan, voxels=voxels, region=None), patient
+
+    def _filed(self, case_id: str, sequence: str | None, number: int | None) -> tuple[dict[str, Any], str]:
+        """A scan of a case as the catalog has it, and the patient's id."""
         case = self.case(case_id)
         rows = case["scans"]
         if number is not None:
@@ -272,12 +353,16 @@ class Service:
             rows = [row for row in rows if (row["sequence"] or "") == sequence]
         if not rows:
             raise Missing("scan", "the case has no such scan")
-        if reference.is_reference(rows[0]["source"]):
+        return rows[0], case["patient_id"]
+
+    def _images(self, row: Mapping[str, Any]) -> Scan:
+        if reference.is_reference(row["source"]):
             raise Missing("scan", "a reference case comes without pictures: see its collection and id")
         try:
-            return self.index.read(rows[0]["source"])[rows[0]["channel"]], case["patient_id"]
+            scan: Scan = self.index.read(row["source"])[row["channel"]]
         except (CbirError, IndexError):
             raise Missing("scan", "the images of this scan are gone") from None
+        return scan
 
     def read(self, source: str | Path, kept: Kept | None) -> list[Scan]:
         """The scans of a hit's or a query's source, for a report."""
@@ -499,6 +584,23 @@ class Service:
         with self.new_folder() as folder:
             yield folder
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _hit(kept: Kept, pair: Pair, row: Mapping[str, Any], patient: str) -> Hit:
+    """A pair as the hit of an answer, without what the answer said of the case."""
+    return Hit(
+        rank=0,
+        score=0.0,
+        case_id=pair.case,
+        patient_id=patient,
+        labels={},
+        sequence=row["sequence"],
+        source=row["source"],
+        slice=pair.case_slice,
+        query_slice=pair.slice,
+        query_source=str(kept.sources[pair.scan].path),
+        query_sequence=kept.sources[pair.scan].sequence,
+    )
 
 
 def _scratch() -> Path:

@@ -54,6 +54,7 @@ CASE = {
     "notice": NOTICE,
 }
 _QUERY = "Kz8x1r0m2vQd5n7sT9uWyA"
+_PAIR = "scan=0&slice=80&case=c-0123456789abcdef&case_scan=0&case_slice=77"
 ANSWER = {
     "schema": 1,
     "query": {
@@ -88,6 +89,10 @@ ANSWER = {
             "thumbnail": "/cases/c-0123456789abcdef/thumbnail.png?sequence=t1ce&scan=0&slice=77",
             "query_volume": f"/queries/{_QUERY}/volume.nii.gz?sequence=t1ce&scan=0",
             "query_thumbnail": f"/queries/{_QUERY}/thumbnail.png?sequence=t1ce&scan=0&slice=80",
+            "explanation": {
+                "query": f"/queries/{_QUERY}/explanation/query.nii.gz?{_PAIR}",
+                "hit": f"/queries/{_QUERY}/explanation/hit.nii.gz?{_PAIR}",
+            },
         }
     ],
     "evidence": {

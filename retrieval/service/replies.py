@@ -9,9 +9,12 @@ from urllib.parse import quote, urlencode
 
 import numpy as np
 
+from indexer import reference
+from indexer.encoder import Explainer
 from indexer.scan import Scan
-from retrieval.answer import NOTICE, Answer
+from retrieval.answer import NOTICE, Answer, Hit, Query
 from retrieval.evidence import class_columns
+from retrieval.explain import explanation
 from retrieval.report import report_page
 from retrieval.service.core import Service
 from retrieval.service.queries import Kept
@@ -23,21 +26,25 @@ def answered(
     """The JSON of ``cbir query --json`` with addresses of the pictures.
 
     Each hit has ``volume`` and ``thumbnail``, and ``query_volume`` and ``query_thumbnail`` for the query's
-    side of the pair. Its ``source`` is the case's id.
+    side of the pair. Its ``source`` is the case's id. ``explanation`` has the addresses of the maps of
+    the pair, where the encoder explains and the query is kept; a reference case has none for its side.
     """
     reply = answer.to_dict()
+    explains = isinstance(service.index.encoder, Explainer)
     asking = {case: service.case(case)["scans"] for case in like}
     if kept is not None:
         place = f"/queries/{kept.id}"
         reply["query"] |= {"id": kept.id, "scans": described(place, kept.about)}
     for hit, told in zip(answer.hits, reply["hits"], strict=True):
         found = service.index.case_index.catalog.case(hit.case_id)  # None: removed in this moment
-        number = _number(found["scans"] if found else (), hit.source, hit.sequence)
+        of_case = _number(found["scans"] if found else (), hit.source, hit.sequence)
         told["source"] = hit.case_id
-        told |= _pictures(_case(hit.case_id), hit.sequence, number, hit.slice)
+        told |= _pictures(_case(hit.case_id), hit.sequence, of_case, hit.slice)
         place, number, told["query_source"] = "", None, answer.query.source
         if kept is not None:
             place, number = f"/queries/{kept.id}", kept.number(hit.query_source)
+            if explains and number is not None and of_case is not None:
+                told["explanation"] = _maps(place, answer.query, hit, number, of_case)
         for case, scans in asking.items():
             if number is None and _number(scans, hit.query_source, hit.query_sequence) is not None:
                 place, number = _case(case), _number(scans, hit.query_source, hit.query_sequence)
@@ -50,7 +57,11 @@ def answered(
 def page(service: Service, answer: Answer, kept: Kept | None) -> str:
     """The answer as one HTML page with its pictures inside."""
     asked = answer.query if kept is None else replace(answer.query, source="the scan that was sent")
-    return report_page(replace(answer, query=asked), load=lambda path: service.read(path, kept))
+    return report_page(
+        replace(answer, query=asked),
+        load=lambda path: service.read(path, kept),
+        explain=explanation(service.index, answer),
+    )
 
 
 def case(service: Service, case_id: str) -> dict[str, Any]:
@@ -108,6 +119,8 @@ def info(service: Service, role: str) -> dict[str, Any]:
         for name in class_columns(list(by_patient.values()))
     }
     about = service.index.case_index.about()
+    for place in ("vectors", "catalog"):  # paths and addresses of the server are no client's business
+        del about[place]
     return {
         "schema": 1,
         **about,
@@ -125,6 +138,21 @@ def _case(case_id: str) -> str:
 def _number(scans: Sequence[Mapping[str, Any]], source: str, sequence: str | None) -> int | None:
     matches = (n for n, s in enumerate(scans) if (s["source"], s["sequence"]) == (source, sequence))
     return next(matches, None)
+
+
+def _maps(place: str, asked: Query, hit: Hit, number: int, of_case: int) -> dict[str, str]:
+    """Where the maps of a pair are, below the query's address."""
+    pair = {
+        "scan": str(number),
+        "slice": str(hit.query_slice),
+        "case": hit.case_id,
+        "case_scan": str(of_case),
+        "case_slice": str(hit.slice),
+    }
+    if asked.region is not None:
+        pair["region"] = f"{','.join(map(str, asked.region))}@{asked.region_slice}"
+    sides = ("query",) if reference.is_reference(hit.source) else ("query", "hit")
+    return {side: f"{place}/explanation/{side}.nii.gz?{urlencode(pair)}" for side in sides}
 
 
 def _pictures(place: str, sequence: str | None, number: int | None, position: int) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
@@ -21,7 +21,7 @@ from indexer.scan import Scan
 from retrieval.answer import NOTICE, Answer
 from retrieval.parsing import parse_region, parse_where
 from retrieval.service import examples, images, replies
-from retrieval.service.core import Missing, Question, Service
+from retrieval.service.core import Missing, Pair, Question, Service
 from retrieval.service.follower import Follower
 from retrieval.service.pool import Busy, Pool
 from retrieval.service.queries import Kept
@@ -154,6 +154,40 @@ async def query_thumbnail(
 ) -> Response:
     """A slice of a query."""
     return await _query_picture(request, query_id, sequence, scan, _thumbnail(slice, size), "image/png")
+
+
+@route("GET", "/queries/{query_id}/explanation/{side}.nii.gz", Role.READ, media="application/gzip")
+async def explanation(
+    request: Request,
+    query_id: str,
+    side: Literal["query", "hit"],
+    scan: int,
+    slice: int,
+    case: str,
+    case_scan: int,
+    case_slice: int,
+    region: str = "",
+) -> Response:
+    """Where on the query's slice, or on the hit's, the similarity of the two comes from.
+
+    A volume on the grid of the query's, or of the hit's: 1 where the most comes from, 0 where nothing
+    does and on all other slices. Each hit of an answer has the addresses, as `explanation`; a reference
+    case has none for its side, and an encoder that cannot explain gives none.
+    """
+    service, kept = _service(request), _kept(request, query_id)
+    box, position = parse_region(region) if region else (None, None)
+    pair = Pair(scan, slice, case, case_scan, case_slice, box, position)
+
+    def work() -> tuple[bytes, str]:
+        found, patient = service.explanation(kept, pair, of_query=side == "query")
+        return images.volume(found), service.pseudonym(patient)
+
+    with _audited(request, "view") as note:
+        note.patients = [kept.patient]
+        async with _looking(request).place():
+            picture, patient = await _looking(request).run(work)
+        note.patients = [kept.patient, patient]
+    return Response(picture, media_type="application/gzip")
 
 
 # ---- cases ---------------------------------------------------------------------------------------

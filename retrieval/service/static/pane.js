@@ -25,6 +25,7 @@ export class Pane extends EventTarget {
     this.share = { level: 0.5, width: 1 };
     this.look = { x: 0, y: 0, zoom: 1 };
     this.marks = { box: null, point: null };
+    this.explained = 0; // counts up, so that what comes late is dropped
     const part = (tag, name, parent, space) => {
       const made = space ? document.createElementNS(space, tag) : document.createElement(tag);
       made.setAttribute("class", name);
@@ -95,11 +96,13 @@ export class Pane extends EventTarget {
 
   /** Lay a volume of 0…1 on the same grid over the image, or take it away. */
   async explain(data) {
+    const turn = ++this.explained;
     if (this.overlay) this.nv.removeVolume(this.overlay.image);
     this.overlay = null;
     if (data) {
       const volume = await Volume.read(data);
       const image = await volume.image(this.slice, { colormap: "warm", opacity: 0.4, cal_min: 0.2, cal_max: 1 });
+      if (turn !== this.explained) return;
       this.overlay = { volume, image };
       this.nv.addVolume(image);
     }

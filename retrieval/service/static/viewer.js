@@ -222,7 +222,7 @@ function evidence(name, vote) {
   };
   const who = vote.neighbours === 1 ? "1 patient" : `${vote.neighbours} patients`;
   const said = vote.calibrated ? `calibrated on ${vote.calibrated_on} patients` : "not calibrated";
-  const plausible = vote.set.length ? `Plausible: ${vote.set.join(" or ")}` : "No value looks as its patients usually do";
+  const plausible = vote.set.length ? `Plausible: ${vote.set.join(" or ")}` : "Doubtful: less clear than for nine in ten known patients";
   const silent = vote.reason ? `${vote.reason[0].toUpperCase()}${vote.reason.slice(1)}.` : "The neighbours say nothing.";
   return make(
     "section",
@@ -428,19 +428,24 @@ async function sequences(hit, turn) {
   place.append(...buttons);
 }
 
+/** Lay the maps of the chosen pair over the images, or take them away. */
 async function explain(on) {
   const why = state.hit?.explanation;
   if (!why) return;
   $("#why").ariaPressed = String(on);
   const turn = state.showing;
-  for (const [pane, path] of [[panes.query, why.query], [panes.hit, why.hit]]) {
-    try {
-      const data = on && path ? await bytes(path) : null;
-      if (turn === state.showing) await pane.explain(data);
-    } catch (error) {
-      complain(error);
-    }
-  }
+  const meant = () => turn === state.showing && pressed("why") === on;
+  const sides = [[panes.query, why.query], [panes.hit, why.hit]];
+  await Promise.all(
+    sides.map(async ([pane, path]) => {
+      try {
+        const data = on && path ? await bytes(path) : null;
+        if (meant()) await pane.explain(data);
+      } catch (error) {
+        if (meant()) complain(error, () => explain(true));
+      }
+    }),
+  );
 }
 
 /** The asked region on the query, where it is on this grid. */
