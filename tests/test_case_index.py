@@ -214,8 +214,8 @@ def test_enough_vectors_are_partitioned_and_answers_stay(index, monkeypatch):
     check = index.check()
     assert check["recall_at_10"] >= 0.9
     assert "of the way to the limit" in check["fuzzifier_reason"]
-    names = {path.suffix for path in index.folder.glob("vectors-*")}
-    assert names == {".faiss", ".rows"}
+    if index.manifest.engine == "faiss":
+        assert {path.suffix for path in index.folder.glob("vectors-*")} == {".faiss", ".rows"}
     assert index.verify() == []
     fitted = index.manifest.vectors.partition_sha256
     index.catalog.remove_cases(["c3"])
@@ -225,6 +225,7 @@ def test_enough_vectors_are_partitioned_and_answers_stay(index, monkeypatch):
     assert index.verify() == []
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("name", ["file", "rows", "partition"])
 def test_a_flipped_bit_in_codes_vectors_or_partition_is_told_and_mended(index, monkeypatch, name):
     monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
