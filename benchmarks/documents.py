@@ -23,6 +23,7 @@ DOCUMENTS = (
     "docs/deployment.md",
     "docs/cli.md",
     "docs/model-card.md",
+    "docs/partition.md",
     "docs/scale.md",
 )
 VERBS = (
@@ -491,7 +492,44 @@ def sample() -> str:
     return "```console\n" + "\n".join(steps) + "\n```"
 
 
+RECALLS = ("0.9", "0.95", "0.99")
+
+
+def index() -> str:
+    """What each index costs at equal recall, and what ours costs over the best k-means inverted file."""
+    content = results.load("index")
+    parts = []
+    for task, table in content["results"].items():
+        heads = [f"{what} at {recall}" for what in ("distances", "µs") for recall in RECALLS]
+        rows = [["index", *heads, "bytes a vector", "highest recall"]]
+        for name, entry in table["methods"].items():
+            cells = [entry[cost][r] for cost in ("distances", "microseconds") for r in RECALLS]
+            at = next((cell for cell in reversed(cells[:3]) if cell), None)
+            size = str(at["bytes"]) if at else ""
+            shown = [f"{cell['cost']:.0f}" if cell else "–" for cell in cells[:3]]
+            shown += [f"{cell['cost']:.1f}" if cell else "–" for cell in cells[3:]]
+            rows.append([name, *shown, size, f"{entry['highest recall']:.4f}"])
+        parts += [f"**{task}** ({table['base']} slices, {table['queries']} queries)", "", markdown(rows), ""]
+    p = content["provenance"]
+    return "\n".join([*parts, f"Slices of {p['data']}. {origin(content)}"])
+
+
+def scale() -> str:
+    """Times, memory and disk by size, and a million vectors in 1024 lists."""
+    parts = []
+    for name in ("scale", "scale-1024"):
+        if (results.RESULTS / f"{name}.json").exists():
+            content = results.load(name)
+            rows = [list(content["results"]["sizes"][0])]
+            for row in content["results"]["sizes"]:
+                rows.append([f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()])
+            parts += [markdown(rows), "", f"Slices of {content['provenance']['data']}. {origin(content)}", ""]
+    return "\n".join(parts).strip()
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "index": index,
+    "scale": scale,
     "baseline": lambda: baseline(("mAP", "P@10"), ("micro", "macro"), METHODS),
     "baseline in full": lambda: baseline(METRICS, ("macro",), METHODS),
     "combination": lambda: baseline(("mAP", "P@5"), ("macro",), COMBINATIONS),

@@ -188,13 +188,18 @@ def nearest(levels: int) -> Method:
     return scores
 
 
+def clusters(n: int) -> int:
+    """The square root of the number of vectors, 16 to 256."""
+    return int(np.clip(round(np.sqrt(n)), 16, 256))
+
+
 def clustered(database: Slices, queries: Slices) -> Scores:
     """The pipeline: rank by the query's membership in a slice's cluster, then by cosine."""
     columns = selected(database, LEVELS)
     x, q = unit(database.features[:, columns]), unit(queries.features[:, columns])
-    partition = Partition.fit(x)
+    partition = Partition.fit(x, lists=clusters(len(x)))
     every = len(partition.centroids)
-    partition.probing = Probing(uncovered=0, floor=every, ceiling=every)
+    partition.probings = (Probing(uncovered=0, floor=every, ceiling=every),)
     place = np.argsort(partition.probes_for(q), axis=1)  # of each cluster in each query's order
     # cosines lie in −1 … 1, so a step of 3 keeps the clusters apart
     return np.asarray((q @ x.T).astype(np.float64) - 3.0 * place[:, partition.lists_for(x)[:, 0]])

@@ -5,6 +5,7 @@
     manifest.json          what made the index, and which files belong to it (replaced in one step)
     catalog.sqlite         the truth: cases, scans, slices, embeddings, labels
     vectors-N.faiss        a cache of the catalog's embeddings, of revision N
+    vectors-N.rows         where there is a partition: the embeddings, the file above having codes of them
     partition-N.npz        the fuzzy partition the vectors are filed by, where there are enough of them
     encoder.safetensors    the encoder's weights, where it was trained and not installed
     key                    secret that makes patient ids pseudonymous (mode 600)
@@ -43,15 +44,13 @@ from indexer.encoder import Encoder, TrainedEncoder, load_encoder
 from indexer.errors import CaseIndexError, CbirError, EncoderError, StaleError, WriterBusyError
 from indexer.files import ASIDE, needing_room, sha256, written_whole
 from indexer.milvus import Milvus, MilvusVectors
-from indexer.partition import Partition
+from indexer.partition import POINTS_PER_LIST, Partition, lists_for_count
 from indexer.preprocess import Preprocessing
 from indexer.vectors import EXACT_BELOW, VectorIndex, Vectors
 
 FORMAT = 1
 WEIGHTS = "encoder.safetensors"
 HOLDER = "writer.json"
-SAMPLE = 20_000
-"""Vectors that the partition is fitted on, at most."""
 HELD_OUT = 1000
 """Vectors that the probe count is calibrated with, at most."""
 
@@ -72,6 +71,8 @@ class VectorFile:
     partition_sha256: str | None = None
     fitted_on: int = 0
     entries: int = 0
+    rows: str | None = None
+    rows_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -422,7 +423,11 @@ class CaseIndex:
         partition = None
         remote = manifest.engine == "milvus"
         file = None if remote else held.file
-        for name, checksum in ((file, held.sha256), (held.partition, held.partition_sha256)):
+        for name, checksum in (
+            (file, held.sha256),
+            (held.rows, held.rows_sha256),
+            (held.partition, held.partition_sha256),
+        ):
             if name is not None and sha256(self.folder / name) != checksum:
                 raise CaseIndexError(
                     self.folder / name, "does not match its checksum", "run `cbir verify --repair`"
@@ -430,7 +435,8 @@ class CaseIndex:
         if held.partition is not None:
             partition = Partition.load(self.folder / held.partition)
         if not remote:
-            return Vectors.load(self.folder / held.file, partition)
+            rows = None if held.rows is None else self.folder / held.rows
+            return Vectors.load(self.folder / held.file, partition, rows)
         ids = contents.slice_ids
         self.milvus.load(held.file)
         if held.revision == contents.revision and (n := self.milvus.count(held.file)) != held.entries:
@@ -482,12 +488,14 @@ class CaseIndex:
             file = old.file if old is not None and kept else ""
             file, entries = self._file_in_milvus(file, partition, contents)
         else:
-            vectors = _empty(self.manifest.dimension, partition)
-            for ids, embeddings in self.catalog.embedding_blocks():
-                vectors.add(ids, embeddings)
-            file = f"vectors-{revision}.faiss"
+            file, rows = f"vectors-{revision}.faiss", f"vectors-{revision}.rows"
+            blocks, dimension = self.catalog.embedding_blocks(), self.manifest.dimension
             with written_whole(self.folder / file) as aside:
-                vectors.save(aside)
+                if partition is None:
+                    Vectors.write(aside, None, blocks, dimension)
+                else:
+                    with written_whole(self.folder / rows) as aside_rows:
+                        Vectors.write(aside, aside_rows, blocks, dimension, partition)
         partition_file = f"partition-{revision}.npz"
         if partition is not None:
             with written_whole(self.folder / partition_file) as aside:
@@ -502,11 +510,13 @@ class CaseIndex:
             partition_sha256=sha256(self.folder / partition_file) if partition is not None else None,
             fitted_on=fitted_on,
             entries=entries,
+            rows=None if remote or partition is None else rows,
+            rows_sha256=None if remote or partition is None else sha256(self.folder / rows),
         )
         self.manifest = replace(self.manifest, vectors=held)
         self.manifest.save(self.folder / "manifest.json")
-        for path in [*self.folder.glob("vectors-*.faiss"), *self.folder.glob("partition-*.npz")]:
-            if path.name not in (held.file, held.partition):
+        for path in [*self.folder.glob("vectors-*"), *self.folder.glob("partition-*.npz")]:
+            if path.name not in (held.file, held.rows, held.partition):
                 path.unlink()
         if remote:
             for name in self.milvus.collections(self.manifest.name):
@@ -542,9 +552,10 @@ class CaseIndex:
         def sample(ids: NDArray[np.int64], most: int) -> NDArray[np.float32]:
             return self.catalog.embeddings(np.sort(rng.choice(ids, min(most, len(ids)), replace=False)))
 
-        base = sample(contents.slice_ids[~held_out], SAMPLE)
-        partition = Partition.fit(base)
-        partition.calibrate(sample(contents.slice_ids[held_out], HELD_OUT), base)
+        count = len(contents.slice_ids)
+        base = sample(contents.slice_ids[~held_out], POINTS_PER_LIST * lists_for_count(count))
+        partition = Partition.fit(base, of=count)
+        partition.calibrate(sample(contents.slice_ids[held_out], HELD_OUT), base, of=count)
         return partition
 
     # ---- care ----------------------------------------------------------------------------------

@@ -230,6 +230,12 @@ def query(
     all_cases: Annotated[
         bool, typer.Option("--all-cases", help="Several cases of a patient may be hits.")
     ] = False,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Share of the nearest slices to find in a large index.", show_default="0.99"
+        ),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="OUT.html", help="Write a report with the pictures.")
     ] = None,
@@ -258,7 +264,7 @@ def query(
         raise CbirError(source, "does not exist", "name a file or folder to ask with")
     unnamed = getattr(context.get_parameter_source("index"), "name", "") == "DEFAULT"
     borrowed = unnamed and not index.exists() and reference.available()
-    with open_reference() if borrowed else open_index(index) as opened:
+    with open_reference() if borrowed else open_index(index, recall=recall) as opened:
         for patient in exclude_patient or []:
             if not opened.has_patient(patient):
                 _say(f"note: no patient {patient} is in the index: nobody is left out for it")

@@ -82,14 +82,20 @@ class Index:
     It answers from the state that was committed when it was opened or last refreshed.
     """
 
-    def __init__(self, case_index: CaseIndex, encoder: Encoder | None = None) -> None:
+    def __init__(
+        self, case_index: CaseIndex, encoder: Encoder | None = None, recall: float | None = None
+    ) -> None:
         self.case_index = case_index
         self._encoder = encoder
+        self._recall = recall
         self.refresh()
 
     def refresh(self) -> None:
         """Take up what has been committed since."""
         snapshot = self.case_index.snapshot()
+        near = snapshot.vectors.partition
+        if self._recall is not None and near is not None:
+            snapshot.vectors.partition = near.at(self._recall)
         self._state = _State(snapshot, Calibration.load(self.case_index))
 
     def close(self) -> None:
@@ -582,7 +588,9 @@ class _Pairs:
         return self.queries[which], int(self.rows[which][matches.rows[at]]), int(matches.query_rows[at])
 
 
-def open_index(folder: str | os.PathLike[str], encoder: Encoder | None = None) -> Index:
+def open_index(
+    folder: str | os.PathLike[str], encoder: Encoder | None = None, *, recall: float | None = None
+) -> Index:
     """Open an index folder for questions.
 
     Parameters
@@ -590,6 +598,9 @@ def open_index(folder: str | os.PathLike[str], encoder: Encoder | None = None) -
     folder : path
     encoder : Encoder, optional
         Instead of the installed one that the index names; it must be the same.
+    recall : float, optional
+        Share of the nearest slices that a search through the partition's lists finds, 0 to 1; by default
+        :data:`indexer.partition.RECALL`. Small collections and narrow filters are exact anyway.
 
     Returns
     -------
@@ -607,7 +618,7 @@ def open_index(folder: str | os.PathLike[str], encoder: Encoder | None = None) -
     ...     answer.hits[0].labels
     {'who_grade': '4'}
     """
-    return Index(CaseIndex.open(Path(folder)), encoder)
+    return Index(CaseIndex.open(Path(folder)), encoder, recall)
 
 
 def open_reference(encoder: Encoder | None = None) -> Index:

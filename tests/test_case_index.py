@@ -213,6 +213,9 @@ def test_enough_vectors_are_partitioned_and_answers_stay(index, monkeypatch):
     assert index.manifest.vectors.partition
     check = index.check()
     assert check["recall_at_10"] >= 0.9
+    assert "of the way to the limit" in check["fuzzifier_reason"]
+    if index.manifest.engine == "faiss":
+        assert {path.suffix for path in index.folder.glob("vectors-*")} == {".faiss", ".rows"}
     assert index.verify() == []
     fitted = index.manifest.vectors.partition_sha256
     index.catalog.remove_cases(["c3"])
@@ -220,6 +223,24 @@ def test_enough_vectors_are_partitioned_and_answers_stay(index, monkeypatch):
     assert index.manifest.vectors.partition_sha256 != fitted  # fewer than it was fitted on
     index.compact()
     assert index.verify() == []
+
+
+@pytest.mark.local
+@pytest.mark.parametrize("name", ["file", "rows", "partition"])
+def test_a_flipped_bit_in_codes_vectors_or_partition_is_told_and_mended(index, monkeypatch, name):
+    monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
+    fill(index, sources=80)
+    index.file_vectors()
+    path = index.folder / getattr(index.manifest.vectors, name)
+    content = bytearray(path.read_bytes())
+    content[-200] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CaseIndexError, match="checksum"):
+        index.snapshot()
+    assert [problem.sound for problem in index.verify()] == [False]
+    index.verify(repair=True)
+    assert index.verify() == []
+    assert len(index.snapshot().vectors) == index.manifest.vectors.slices
 
 
 def test_a_partition_of_another_version_is_told_and_fitted_anew(index, monkeypatch):

@@ -105,7 +105,7 @@ def test_the_pipeline_ranks_cluster_by_cluster_and_by_cosine_inside():
     database, queries = slices[slices.folds != "0"], slices[slices.folds == "0"]
     columns = paper.selected(database, paper.LEVELS)
     x, q = paper.unit(database.features[:, columns]), paper.unit(queries.features[:, columns])
-    partition = Partition.fit(x)
+    partition = Partition.fit(x, lists=paper.clusters(len(x)))
     assert partition.fuzzifier < partition.m_crit
     own = partition.memberships(x).argmax(axis=1)
     distance = np.linalg.norm(q[:, None] - partition.centroids, axis=2)

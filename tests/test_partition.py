@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skfuzzy.cluster import cmeans, cmeans_predict
 
+from indexer import partition as module
 from indexer.errors import PartitionError
-from indexer.partition import FILED_TWICE, Partition, Probing, fuzzifier_limit
+from indexer.partition import FILED_TWICE, Partition, Probing, fuzzifier_limit, lists_for_count
 
 
 def clustered(n, d=32, clusters=60, spread=1.0, seed=0, centres_seed=100):
@@ -31,11 +33,14 @@ def of(centroids, fuzzifier, **changes):
         "fuzzifier": fuzzifier,
         "m_crit": math.inf,
         "m_local": math.inf,
+        "reason": "made by hand",
         "border": 0.5,
         "coefficient": 1.0,
         "sizes": np.ones(c, np.int64),
         "judged": c,
-        "probing": Probing(0.05, 1, c),
+        "low": np.full(len(centroids[0]), -1, np.float32),
+        "high": np.ones(len(centroids[0]), np.float32),
+        "probings": (Probing(0.05, 1, c),),
     }
     return Partition(**{**values, **changes})
 
@@ -170,6 +175,37 @@ def test_the_fit_is_a_fixed_point_of_the_textbook_iteration():
     assert np.median(moved) < 0.02 * np.median(apart)
 
 
+@pytest.mark.parametrize("m", [1.03, 1.15])
+def test_the_blocked_fit_is_scikit_fuzzys(monkeypatch, m):
+    x = clustered(1500, seed=5)
+    start = module._k_means(x, 40, 0)
+    steps = []
+    theirs = module._c_means(x, start, 40, m, lambda *_: None)
+    for cells in (1 << 12, 1 << 20):
+        monkeypatch.setattr(module, "CELLS", cells)
+        ours = module._blocked_c_means(x, start, 40, m, lambda *step: steps.append(step))
+        np.testing.assert_allclose(ours.centroids, theirs.centroids, atol=3e-4)
+        for name in ("highest", "coefficient", "radius"):
+            assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=1e-3)
+    assert steps[9] == (10, 10)
+
+
+def test_a_large_fit_is_blocked_and_repeats_itself(monkeypatch):
+    x = clustered(3000)
+    small = Partition.fit(x, lists=50)
+    monkeypatch.setattr(module, "SMALL", 0)
+    monkeypatch.setattr(module, "cmeans", None)
+    large, again = Partition.fit(x, lists=50), Partition.fit(x, lists=50)
+    np.testing.assert_array_equal(large.centroids, again.centroids)
+    np.testing.assert_allclose(large.centroids, small.centroids, atol=1e-3)
+    assert large.fuzzifier == small.fuzzifier
+
+
+def test_lists_grow_with_the_root_of_the_collection():
+    assert [lists_for_count(n) for n in (10, 3000, 1_000_000, 10**9)] == [16, 187, 4096, 4096]
+    assert len(Partition.fit(clustered(2000), of=2500).centroids) == 156
+
+
 def test_a_fit_repeats_itself_and_says_what_it_is(fitted):
     again = Partition.fit(clustered(3000))
     np.testing.assert_array_equal(again.centroids, fitted.centroids)
@@ -178,12 +214,14 @@ def test_a_fit_repeats_itself_and_says_what_it_is(fitted):
     assert not np.array_equal(other.centroids, fitted.centroids)
 
     summary = json.loads(json.dumps(fitted.summary(), allow_nan=False))
-    assert summary["lists"] == 55  # √3000
+    assert summary["lists"] == 187  # 3000 / 16
     assert 1 < summary["fuzzifier"] < summary["m_crit"]
+    assert summary["fuzzifier_reason"].endswith("for the whole") == (fitted.m_crit < fitted.m_local)
     x = clustered(3000)[:0]
-    assert fitted.memberships(x).shape == (0, 55)
-    assert 1 / 55 < summary["partition_coefficient"] < 1
-    assert 1 < summary["replicas"] <= 1 + FILED_TWICE + 0.01
+    assert fitted.memberships(x).shape == (0, 187)
+    assert fitted.probes_for(x).shape[0] == 0
+    assert 1 / 187 < summary["partition_coefficient"] < 1
+    assert 1 < summary["replicas"] <= 1 + FILED_TWICE[1] + 0.01
 
 
 def test_the_partition_coefficient_is_the_mean_of_squared_memberships():
@@ -218,17 +256,30 @@ def test_vectors_of_another_encoder_are_refused(fitted):
 # ---- filing and probing
 
 
-def test_border_vectors_are_filed_twice(fitted):
-    x = clustered(500, seed=3)
+def test_border_vectors_are_filed_twice_where_the_residuals_are_most_orthogonal(fitted):
+    x = clustered(300, seed=3)
     u = textbook(x, fitted.centroids, fitted.fuzzifier)
     order = np.argsort(-u, axis=1)
-    first, second = np.take_along_axis(u, order[:, :2], axis=1).T
     lists = fitted.lists_for(x)
     np.testing.assert_array_equal(lists[:, 0], order[:, 0])
-    clear = np.abs(second / first - fitted.border) > 1e-3
-    expected = np.where(second / first >= fitted.border, order[:, 1], -1)
-    np.testing.assert_array_equal(lists[clear, 1], expected[clear])
+    for row, own, near, membership in zip(x.astype(np.float64), lists, order, u, strict=True):
+        residuals = row - fitted.centroids[near[:8]]
+        along = residuals[1:] @ residuals[0] / np.linalg.norm(residuals[0])
+        loss = (residuals[1:] ** 2).sum(axis=1) + along**2
+        best = near[1 + loss.argmin()]
+        share = membership[best] / membership[near[0]]
+        if abs(share - fitted.border) > 1e-3:
+            assert own[1] == (best if share >= fitted.border else -1)
     assert 1.02 < (lists >= 0).sum() / len(x) < 1.5
+    single = of(fitted.centroids, fitted.fuzzifier, border=math.inf).lists_for(x)
+    np.testing.assert_array_equal(single, np.stack([order[:, 0], np.full(len(x), -1)], axis=1))
+
+
+def test_a_second_list_across_the_first_residual_is_better_than_one_along_it():
+    # first centroid below the vector; one further below is nearer than the one beside it
+    centroids = [[0, 0], [0, -0.25], [1.3, 1]]
+    x = np.array([[0, 1]], np.float32)
+    assert of(centroids, 3.0, border=0.1).lists_for(x).tolist() == [[0, 2]]
 
 
 def test_probes_cover_the_membership_asked_for():
@@ -238,7 +289,7 @@ def test_probes_cover_the_membership_asked_for():
     order = np.argsort(-u, axis=1)
     covered = np.take_along_axis(u, order, axis=1).cumsum(axis=1)
     for uncovered, floor, ceiling in ((0.3, 1, 20), (0.01, 1, 20), (0.1, 3, 6), (1.0, 4, 4), (0.0, 1, 20)):
-        probes = of(centroids, 1.3, probing=Probing(uncovered, floor, ceiling)).probes_for(x)
+        probes = of(centroids, 1.3, probings=(Probing(uncovered, floor, ceiling),)).probes_for(x)
         counts = (probes >= 0).sum(axis=1)
         assert probes.shape[1] == counts.max()
         for row, count in enumerate(counts):
@@ -258,7 +309,7 @@ def test_a_small_rest_of_the_membership_is_not_rounded_away():
     sorted_u = np.take_along_axis(textbook(x, centroids, m), order, axis=1)
     rest = sorted_u[:, ::-1].cumsum(axis=1)[:, ::-1]  # of this list and all after it
     for uncovered in (1e-6, 1e-9):
-        probes = of(centroids, m, probing=Probing(uncovered, 1, 40)).probes_for(x)
+        probes = of(centroids, m, probings=(Probing(uncovered, 1, 40),)).probes_for(x)
         expected = 1 + (rest[:, 1:] > uncovered).sum(axis=1)
         assert ((probes >= 0).sum(axis=1) == expected).mean() > 0.99
         assert expected.min() < 20
@@ -268,55 +319,112 @@ def exact(q, base, k=10):
     return np.argsort(-(q.astype(np.float64) @ base.T.astype(np.float64)), axis=1)[:, :k]
 
 
-def found_share(partition, q, base):
-    """Recall@10 of the lists probed, and the share of the base in them, by sets."""
-    filed, probes = partition.lists_for(base), partition.probes_for(q)
+def found_share(partition, q, base, k=10):
+    """Recall of the lists probed, and how many vectors they hold, by sets."""
+    filed, probes = partition.lists_for(base), partition.probes_for(q, k)
     lists = [set(np.flatnonzero((filed == i).any(axis=1))) for i in range(len(partition.centroids))]
     recall, scanned = [], []
-    for row, truth in zip(probes, exact(q, base), strict=True):
+    for row, truth in zip(probes, exact(q, base, k), strict=True):
         probed = [lists[i] for i in row if i >= 0]
         recall.append(len(set(truth) & set().union(*probed)) / len(truth))
-        scanned.append(sum(map(len, probed)) / len(base))
+        scanned.append(sum(map(len, probed)))
     return np.mean(recall), np.mean(scanned)
 
 
-def test_calibration_reaches_its_recall_on_fresh_queries():
+@pytest.fixture(scope="module")
+def calibrated():
     base = clustered(4000, spread=1.2)
     partition = Partition.fit(base)
-    q = clustered(400, spread=1.2, seed=1)
-    partition.calibrate(q, base)
-    probing = partition.probing
-    recall, scanned = found_share(partition, q, base)
-    assert probing.recall == pytest.approx(recall)
-    assert probing.scanned == pytest.approx(scanned)
-    assert probing.recall >= 0.95
+    partition.calibrate(clustered(400, spread=1.2, seed=1), base)
+    return partition, base
 
-    recall, scanned = found_share(partition, clustered(400, spread=1.2, seed=2), base)
-    assert recall >= 0.94
-    assert scanned < 0.6
+
+@pytest.mark.parametrize(("recall", "k"), [(0.9, 10), (0.95, 10), (0.99, 10), (0.95, 100)])
+def test_calibration_reaches_its_recalls_on_fresh_queries(calibrated, recall, k):
+    partition, base = calibrated[0].at(recall), calibrated[1]
+    probing = partition.probing(k)
+    assert (probing.recall, probing.depth) == (recall, k)
+    reached, scanned = found_share(partition, clustered(400, spread=1.2, seed=1), base, k)
+    assert probing.reached == pytest.approx(reached)
+    assert probing.reached >= recall
+    looked_at = partition._looked_at(clustered(400, spread=1.2, seed=1), probing.reach)
+    assert probing.distances == pytest.approx(scanned + looked_at)
+
+    reached, scanned = found_share(partition, clustered(400, spread=1.2, seed=2), base, k)
+    assert reached >= recall - 0.015
+    assert scanned < 0.6 * len(base)
     # memberships save work against the fixed number of probes that is as good
-    assert probing.scanned < probing.fixed_scanned
-    partition.probing = Probing(1.0, probing.fixed, probing.fixed)
-    recall, scanned = found_share(partition, q, base)
-    assert recall >= 0.95
-    assert scanned == pytest.approx(probing.fixed_scanned)
+    assert probing.distances <= probing.fixed_distances
+    fixed = replace(partition, probings=(Probing(1.0, probing.fixed, probing.fixed, probing.reach),))
+    reached, scanned = found_share(fixed, clustered(400, spread=1.2, seed=1), base, k)
+    assert reached >= recall
+    assert scanned + looked_at == pytest.approx(probing.fixed_distances)
+
+
+def test_what_was_not_calibrated_is_probed_with_caution(calibrated):
+    partition, base = calibrated
+    q = clustered(100, spread=1.2, seed=3)
+    assert partition.at(0.93).probing(7) == partition.at(0.95).probing(10)
+    assert partition.probing() == partition.probing(100)
+    assert found_share(partition.at(1.0), q, base)[0] == 1
+    few, many = partition.probes_for(q, 100), partition.probes_for(q, 250)
+    assert ((many >= 0).sum(axis=1) >= np.minimum(3 * (few >= 0).sum(axis=1), many.shape[1])).all()
+    assert found_share(partition, q, base, 250)[0] >= 0.97
+
+
+def test_a_collection_of_which_the_base_is_a_sample_costs_more(calibrated):
+    partition, base = calibrated
+    larger = replace(partition)
+    larger.calibrate(clustered(400, spread=1.2, seed=1), base, of=10 * len(base))
+    assert larger.probing(10).distances > 2 * partition.probing(10).distances
 
 
 def test_where_memberships_say_nothing_the_number_of_probes_is_fixed():
     base = clustered(1000, seed=1)
-    partition = of(clustered(10, seed=50), 30.0, border=2.0)  # all memberships near 1/10
-    partition.calibrate(clustered(300, seed=2), base, recall=0.9)
-    probing = partition.probing
+    partition = of(clustered(10, seed=50), 30.0)  # all memberships near 1/10
+    partition.calibrate(clustered(300, seed=2), base, recalls=(0.9,))
+    probing = partition.at(0.9).probing(10)
     assert probing.floor == probing.ceiling == probing.fixed
-    assert probing.recall >= 0.9
+    assert probing.reached >= 0.9
+    assert probing.reach == 0
 
 
-def test_a_recall_of_one_is_reached():
-    base = clustered(1000, seed=1)
-    partition = Partition.fit(base)
-    q = clustered(50, seed=2)
-    partition.calibrate(q, base, recall=1.0)
-    assert found_share(partition, q, base)[0] == 1
+@pytest.mark.parametrize("lists", [30, 250])
+def test_a_second_list_is_filed_only_where_it_pays(monkeypatch, lists):
+    base, q = clustered(4000, d=64, spread=2), clustered(300, d=64, spread=2, seed=2)
+    partition = Partition.fit(base, lists=lists)
+    cost, border = {}, {}
+    for shares in (*((share,) for share in FILED_TWICE), FILED_TWICE):
+        monkeypatch.setattr(module, "FILED_TWICE", shares)
+        partition.calibrate(q, base)
+        cost[shares] = partition.at(0.99).probing(10).fixed_distances
+        border[shares] = partition.border
+        assert partition.sizes.sum() / len(base) <= 1 + shares[-1] + 0.01
+    chosen = border.pop(FILED_TWICE)
+    least = cost.pop(FILED_TWICE)
+    assert chosen in border.values()
+    assert least <= min(cost.values()) / module.WORTH**2
+    assert math.isinf(chosen) or least < module.WORTH * cost[FILED_TWICE[:1]]
+
+
+# ---- the graph over the centroids
+
+
+def test_the_graph_names_nearly_the_nearest_lists_for_few_comparisons():
+    centroids, x = clustered(2000, clusters=500, seed=4), clustered(200, clusters=500, seed=5)
+    partition = of(centroids, 1.2)
+    order, tail = partition._order(x, 32)
+    truth, all_tail = partition._order(x, 0)
+    assert order.shape == tail.shape == (200, 32)
+    assert truth.shape == (200, 2000)
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(order, truth[:, :32], strict=True)]) > 24
+    assert (order[:, 0] == truth[:, 0]).mean() > 0.97
+    assert (tail >= 0).all()
+    assert (tail[:, 0] <= all_tail[:, 0] + 1e-5).mean() > 0.9  # the rest is that of fewer lists
+    assert 32 < partition._looked_at(x, 32) < 1000
+    assert partition._looked_at(x, 0) == 2000
+    again, _ = of(centroids, 1.2)._order(x, 32)
+    np.testing.assert_array_equal(again, order)
 
 
 # ---- the file
@@ -324,13 +432,14 @@ def test_a_recall_of_one_is_reached():
 
 def test_a_saved_partition_comes_back(tmp_path, fitted):
     base = clustered(3000)
+    fitted = replace(fitted)
     fitted.calibrate(clustered(100, seed=8), base)
     path = tmp_path / "partition-1.npz.aside"
     fitted.save(path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     back = Partition.load(path)
     assert back.summary() == fitted.summary()
-    assert back.probing == fitted.probing
+    assert back.probings == fitted.probings
     x = clustered(50, seed=4)
     np.testing.assert_array_equal(back.probes_for(x), fitted.probes_for(x))
     np.testing.assert_array_equal(back.lists_for(x), fitted.lists_for(x))

@@ -311,3 +311,20 @@ def test_a_sequence_that_only_the_excluded_patient_has_is_compared_with_all_and_
     answer = index.query(flair, exclude_patient="P-09")
     assert {hit.patient_id for hit in answer.hits} == {f"P-0{i}" for i in range(4)}
     assert any("no other case has flair" in note for note in answer.notes)
+
+
+def test_a_large_index_is_searched_with_the_recall_asked_for(make, cohort, monkeypatch):
+    index = make(cohort(40, ("t1ce",)))
+    for name in ("indexer.case_index", "indexer.vectors", "retrieval.search"):
+        monkeypatch.setattr(f"{name}.EXACT_BELOW", 100)
+    with index.case_index.writing("compact"):
+        index.case_index.compact()
+    case = index.contents.case_ids[3]
+    exact = index.like(case, k=5)
+    for recall in (0.9, 1.0):
+        with open_index(index.case_index.folder, index.encoder, recall=recall) as opened:
+            partition = opened._state.vectors.partition
+            assert partition.recall == recall
+            assert partition.probing(10).recall >= recall or recall == 1
+            found = opened.like(case, k=5)
+    assert [hit.case_id for hit in found.hits] == [hit.case_id for hit in exact.hits]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,11 +43,14 @@ def hand_made(x, c, seed, *, everything=True):
         fuzzifier=1.5,
         m_crit=np.inf,
         m_local=np.inf,
+        reason="made by hand",
         border=0.3,
         coefficient=1.0,
         sizes=np.ones(c, np.int64),
         judged=len(x),
-        probing=Probing(0.0, c, c) if everything else Probing(0.3, 1, c),
+        low=x.min(axis=0) - 1e-6,
+        high=x.max(axis=0) + 1e-6,
+        probings=(Probing(0.0, c, c) if everything else Probing(0.3, 1, c),),
     )
 
 
@@ -127,6 +131,7 @@ def collection():
     x, ids = clustered(4000, 0), np.random.default_rng(0).permutation(9000)[:4000].astype(np.int64)
     partition = Partition.fit(x)
     partition.calibrate(clustered(400, 1), x)
+    partition = replace(partition, border=0.05)  # whatever pays here, some are in two lists
     return x, ids, partition, clustered(300, 2)
 
 
@@ -149,7 +154,7 @@ def test_lists_find_what_exact_search_finds(collection):
         assert all(len(set(row)) == 10 for row in found.tolist())
         assert (np.diff(scores, axis=1) <= 0).all()
         # fewer lists find fewer: it is the lists that are searched
-        partition_of_one = Partition(**{**vars(partition), "probing": Probing(1.0, 1, 1)})
+        partition_of_one = replace(partition, probings=(Probing(1.0, 1, 1),))
         assert recall(Vectors.build(ids, x, partition_of_one).search(q, 10)[1], truth) < 0.9
     np.testing.assert_array_equal(np.sort(vectors.search(q, 10)[1]), np.sort(truth))
 
@@ -172,8 +177,8 @@ def test_what_was_removed_never_comes_back(collection, tmp_path):
     vectors = Vectors.build(ids, x, partition)
     gone = ids[::3]
     vectors.remove(gone)
-    vectors.save(tmp_path / "index")
-    for index in (vectors, Vectors.load(tmp_path / "index", partition)):
+    vectors.save(tmp_path / "index", tmp_path / "rows")
+    for index in (vectors, Vectors.load(tmp_path / "index", partition, tmp_path / "rows")):
         with only_by_lists():
             assert not np.isin(index.search(x[::3], 5)[1], gone).any()
         assert not np.isin(index.search(x[::3], 5)[1], gone).any()
@@ -189,8 +194,8 @@ def test_an_index_comes_back_from_its_file_and_grows_on(collection, tmp_path, by
     x, ids, partition, q = collection
     used = partition if by_lists else None
     vectors = Vectors.build(ids[:3000], x[:3000], used)
-    vectors.save(tmp_path / "index")
-    back = Vectors.load(tmp_path / "index", used)
+    vectors.save(tmp_path / "index", tmp_path / "rows")
+    back = Vectors.load(tmp_path / "index", used, tmp_path / "rows")
     assert len(back) == 3000
     for index in (vectors, back):
         index.add(ids[3000:], x[3000:])
@@ -199,6 +204,32 @@ def test_an_index_comes_back_from_its_file_and_grows_on(collection, tmp_path, by
     with only_by_lists():
         for one, two in zip(vectors.search(q, 20), back.search(q, 20), strict=True):
             np.testing.assert_array_equal(one, two)
+
+
+def test_files_written_block_by_block_are_those_of_the_whole(collection, tmp_path):
+    x, ids, partition, q = collection
+    order = np.argsort(ids)
+    blocks = [(ids[part], x[part]) for part in np.array_split(order, 7)]
+    for used in (partition, None):
+        Vectors.write(tmp_path / "index", tmp_path / "rows", iter(blocks), x.shape[1], used)
+        back = Vectors.load(tmp_path / "index", used, tmp_path / "rows")
+        np.testing.assert_array_equal(back.gather(ids), x)
+        with only_by_lists():
+            scores, found = back.search(q, 20)
+            again, same = Vectors.build(ids, x, used).search(q, 20)
+        np.testing.assert_allclose(scores, again, atol=1e-6)
+        assert recall(found, same) > 0.999
+
+
+def test_scores_are_those_of_the_vectors_and_not_of_the_codes(collection):
+    x, ids, partition, q = collection
+    vectors = Vectors.build(ids, x, partition.at(1.0))
+    with only_by_lists():
+        scores, found = vectors.search(q, 10)
+    np.testing.assert_allclose(
+        scores, np.einsum("qd,qkd->qk", q, vectors.gather(found.ravel()).reshape(*found.shape, -1)), atol=1e-6
+    )
+    assert recall(found, Vectors.build(ids, x).search(q, 10)[1]) > 0.999
 
 
 def test_threads_get_the_same_answers(collection):
@@ -256,5 +287,9 @@ def test_files_that_do_not_fit_are_refused(collection, tmp_path):
     path.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises(CaseIndexError, match="cannot be read"):
         Vectors.load(path, partition)
+    Vectors.build(ids, x, partition).save(path, tmp_path / "rows")
+    (tmp_path / "rows").write_bytes((tmp_path / "rows").read_bytes()[:-128])
+    with pytest.raises(CaseIndexError, match="rows: holds 3999 vectors, not 4000"):
+        Vectors.load(path, partition, tmp_path / "rows")
     with pytest.raises(FileNotFoundError):
         Vectors.load(tmp_path / "absent")
