@@ -54,6 +54,8 @@ benchmarks: figures  ## measure again all that the documents state (needs ../sha
 	$(BIN)/python -m benchmarks.baseline
 	nice $(BIN)/python -m benchmarks.paper
 	$(BIN)/python -m benchmarks.ingest
+	$(BIN)/python -m benchmarks.index
+	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.service
 	$(BIN)/python -m benchmarks.live
 	$(BIN)/python -m benchmarks.sample
