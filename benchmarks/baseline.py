@@ -23,7 +23,7 @@ from indexer.ingest import ingest
 from indexer.labels import load_labels
 from retrieval.crossmatch import CrossMatch
 from retrieval.evaluation import Evaluation, evaluate, shuffled_labels
-from retrieval.ranking import Stacks
+from retrieval.ranking import Stacks, late_interaction
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,11 @@ class BestMatches(Stacks):
     def scores(self, others: Stacks) -> NDArray[np.float32]:
         """As in :meth:`retrieval.ranking.Stacks.scores`."""
         scores = np.empty((len(self.starts), len(others.starts)), np.float32)
+        lengths = np.diff(others.starts, append=len(others.embeddings))
+        of_slice = np.repeat(np.arange(len(lengths)), lengths)
         for group, row in enumerate(scores):
             one = self.chosen(np.array([group]))
-            best = np.maximum.reduceat(one.embeddings @ others.embeddings.T, others.starts, axis=1)
-            row[:] = one.weights @ best / one.weights.sum()
+            row[:] = late_interaction(one.embeddings @ others.embeddings.T, one.weights, of_slice).scores
         return scores
 
 

@@ -174,7 +174,7 @@ class Explanation:
         ndarray of float32, shape (rows, columns)
             As of :meth:`ExplainedScan.map`; None where one of the two slices is gone.
         """
-        stored = self._index.vector(hit, self._view)
+        stored = self._index.vector(hit.source, hit.sequence, hit.slice, self._view)
         if stored is None:
             return None
         vector, view = stored

@@ -316,12 +316,18 @@ class Index:
         scans = readers.read(path if path.exists() else path.parent)
         return [replace(scan, region=None) for scan in scans if path.exists() or scan.source == path]
 
-    def vector(self, hit: Hit, view: int = WHOLE) -> tuple[NDArray[np.float32], int] | None:
-        """The embedding of a hit's slice, with its view.
+    def vector(
+        self, source: str, sequence: str | None, position: int, view: int = WHOLE
+    ) -> tuple[NDArray[np.float32], int] | None:
+        """The embedding of a filed slice, with its view.
 
         Parameters
         ----------
-        hit : Hit
+        source : str
+            Of its scan, as a hit names it.
+        sequence : str, optional
+        position : int
+            Of the slice.
         view : int
             `WHOLE` or `REGION`; the former takes its place where the slice has no outlined region.
 
@@ -336,9 +342,9 @@ class Index:
         scans = [
             scan
             for scan, held in enumerate(zip(contents.scan_source, contents.scan_sequence, strict=True))
-            if held == (hit.source, hit.sequence)
+            if held == (source, sequence)
         ]
-        rows = np.flatnonzero(np.isin(contents.slice_scan, scans) & (contents.slice_position == hit.slice))
+        rows = np.flatnonzero(np.isin(contents.slice_scan, scans) & (contents.slice_position == position))
         views = contents.slice_view[rows]
         for wanted in dict.fromkeys((view, WHOLE)):
             if (views == wanted).any():

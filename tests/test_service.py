@@ -472,7 +472,7 @@ def test_maps_are_those_of_the_engine_on_the_grids_of_the_volumes(explaining, fi
     of_query, of_hit = maps(explaining, hit)
     with open_index(filled, TinyExplainer()) as index:
         (found,) = index.query(new, 1).hits
-        towards, view = index.vector(found)
+        towards, view = index.vector(found.source, found.sequence, found.slice)
         query, case = (ExplainedScan(TinyExplainer(), read(path)[0]) for path in (new, Path(found.source)))
     assert (found.query_slice, found.slice, view) == (hit["query_slice"], hit["slice"], 0)
     np.testing.assert_array_equal(of_query, query.map(found.query_slice, towards))

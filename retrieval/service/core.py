@@ -23,7 +23,7 @@ from indexer.preprocess import with_region
 from indexer.readers.names import CONFIG
 from indexer.runtime import trim
 from indexer.scan import Scan, displayed
-from retrieval.answer import Answer, Hit
+from retrieval.answer import Answer
 from retrieval.calibration import calibrate, due
 from retrieval.explain import ExplainedScan
 from retrieval.parsing import Box
@@ -330,7 +330,7 @@ class Service:
             asked = with_region(asked, pair.region, pair.region_slice)
         scan, position = (asked, pair.slice) if of_query else (self._images(row), pair.case_slice)
         view = WHOLE if pair.region is None else REGION
-        values, stored = None, self.index.vector(_hit(kept, pair, row, patient), view)
+        values, stored = None, self.index.vector(row["source"], row["sequence"], pair.case_slice, view)
         if stored is not None and of_query:
             values = ExplainedScan(encoder, asked).map(position, stored[0], view)
         elif stored is not None:
@@ -584,23 +584,6 @@ class Service:
         with self.new_folder() as folder:
             yield folder
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _hit(kept: Kept, pair: Pair, row: Mapping[str, Any], patient: str) -> Hit:
-    """A pair as the hit of an answer, without what the answer said of the case."""
-    return Hit(
-        rank=0,
-        score=0.0,
-        case_id=pair.case,
-        patient_id=patient,
-        labels={},
-        sequence=row["sequence"],
-        source=row["source"],
-        slice=pair.case_slice,
-        query_slice=pair.slice,
-        query_source=str(kept.sources[pair.scan].path),
-        query_sequence=kept.sources[pair.scan].sequence,
-    )
 
 
 def _scratch() -> Path:
