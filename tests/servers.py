@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
 import shutil
@@ -87,7 +88,11 @@ class Milvus:
     def __init__(self, folder: Path) -> None:
         PROGRAMS.mkdir(parents=True, exist_ok=True)
         (folder / "bin").symlink_to(PROGRAMS)
-        from milvus import MilvusServer, MilvusServerConfig
+        from milvus import MilvusServer, MilvusServerConfig, _initialize_data_files
+
+        with (PROGRAMS.parent / "milvus.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two at a time would write over a running program
+            _initialize_data_files(str(folder))
 
         self._server = MilvusServer(MilvusServerConfig(proxy_port=_free_port()))
         self._server.config.try_bind_port = _bound  # its own takes a port that was just used for taken

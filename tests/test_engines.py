@@ -39,8 +39,13 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     alone = shutil.which("unshare") and not subprocess.run([*ALONE, "true"], capture_output=True).returncode
     running = []
-    for command in commands:
-        running.append(subprocess.Popen([*ALONE, *command] if alone else command, cwd=HERE.parent))
+    for number, command in enumerate(commands):
+        with (folder / f"output-{number}.txt").open("w") as output:
+            running.append(
+                subprocess.Popen(
+                    [*ALONE, *command] if alone else command, cwd=HERE.parent, stdout=output, stderr=output
+                )
+            )
         if not alone:  # two would want the same ports
             running[-1].wait()
     for process in running:
@@ -50,7 +55,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", [SCENARIOS, *ONCE_MORE])
 def test_file(reports: Path, name: str) -> None:
-    cases = list(ElementTree.parse(reports / f"{name}.xml").iter("testcase"))
+    report = reports / f"{name}.xml"
+    assert report.exists(), "\n".join(path.read_text()[-4000:] for path in reports.glob("output-*.txt"))
+    cases = list(ElementTree.parse(report).iter("testcase"))
     wrong = [
         f"{case.get('name')}\n{part.get('message')}\n{part.text}"
         for case in cases
