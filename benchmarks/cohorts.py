@@ -33,9 +33,9 @@ from indexer import network, readers
 from indexer.encoder import SHIPPED, TrainedEncoder, load_weights
 from indexer.labels import load_labels
 from indexer.readers import Source
-from indexer.samples import Cohort, Samples, load, validation
+from indexer.samples import Cohort, Samples, load, load_together, validation
 from indexer.scan import Scan, stacked
-from indexer.training import Epoch, Recipe, held_out_precision, save, train
+from indexer.training import Epoch, Recipe, held_out_precision, save, train, train_together
 
 FIGSHARE = results.DATA / "figshare"
 NETWORKS = results.CACHE / "networks"
@@ -133,6 +133,16 @@ def samples() -> Samples:
     )
 
 
+def composites() -> Samples:
+    """Composites of BraTS lesions. Those of TCGA-LGG would teach grades 2 and 3, which do not come across."""
+    root = results.DATA / "brats-lesions"
+    version = f"thinned {LESION_SLICES} {OTHER_SLICES}"
+    cohort = Cohort(root, load_labels(root / "lesions.tsv"), ("grade_group",), thinned, version)
+    found = load_together([cohort], network.VIEW, results.CACHE)
+    assert found is not None
+    return found
+
+
 def volumes() -> Samples:
     """Full volumes, most of them skull-stripped: nothing is learnt from them but that they exist."""
     labels = load_labels(results.DATA / "volumes" / "participants.tsv")
@@ -177,9 +187,10 @@ def trained(data: Samples, name: str, recipe: Recipe = RECIPE) -> TrainedEncoder
 
         checkpoint = path.with_suffix(".checkpoint")
         net = train(data, recipe, checkpoint=checkpoint, resume=True, finished=finished)
-        also = volumes()
-        also = also.chosen(np.isin(also.patients, data.patients))
-        save(path, net, data, recipe, "cbir" if name == "final" else name, [also])
+        several, also = composites(), volumes()
+        several, also = (part.chosen(np.isin(part.patients, data.patients)) for part in (several, also))
+        together = train_together(several, recipe)
+        save(path, net, data, recipe, "cbir" if name == "final" else name, [also], together)
         checkpoint.unlink()
     return load_weights(path)
 

@@ -16,6 +16,9 @@ WHOLE, REGION, PART = 1.15, 1.3, (0.45, 1.0)
 """Whole slices and regions are scaled by up to this factor either way; a view of a slice without an
 outline shows a part of it of a side in this range."""
 
+MOST = (0.6, 1.1)
+"""The same for a view of a lesion's crop."""
+
 ASPECT = 1.12
 """One side may be stretched against the other by up to this factor."""
 
@@ -39,10 +42,10 @@ def _factor(most: float, n: int, generator: Generator) -> Tensor:
     return torch.exp(uniform(-math.log(most), math.log(most), n, generator))
 
 
-def _matrix(width: Tensor, upright: bool, generator: Generator) -> Tensor:
+def _matrix(width: Tensor, upright: bool, generator: Generator, turn: float = TURN) -> Tensor:
     """Random rotation, stretch and mirror images of views of some width, shape (n, 2, 2)."""
     n = len(width)
-    angle = uniform(-math.radians(TURN), math.radians(TURN), n, generator)
+    angle = uniform(-math.radians(turn), math.radians(turn), n, generator)
     stretch = torch.sqrt(_factor(ASPECT, n, generator))
     mirrored = torch.randint(0, 2, (2, n), generator=generator) * 2.0 - 1
     across, down = width * stretch * mirrored[0], width / stretch
@@ -77,6 +80,26 @@ def region_frames(boxes: Tensor, generator: Generator) -> Tensor:
     width = torch.where(known, width, part)
     centre = torch.where(known[:, None], centre, (1 - part)[:, None] * shift)
     return torch.cat([_matrix(width, False, generator), centre[:, :, None]], 2)
+
+
+def lesion_frames(boxes: Tensor, generator: Generator) -> Tensor:
+    """Affine maps, shape (n, 2, 3), from a view, turned at will, to the square around a box.
+
+    Parameters
+    ----------
+    boxes : Tensor, shape (n, 4)
+        As for :func:`region_frames`; slices without one are taken for crops of a lesion, and the view
+        shows most of them.
+    generator : Generator
+    """
+    n = len(boxes)
+    longer = (boxes[:, 2:] - boxes[:, :2]).amax(1)
+    known = torch.isfinite(longer)
+    width = (longer * CONTEXT).clamp(LEAST, 1) * _factor(REGION, n, generator)
+    width = torch.where(known, width, uniform(*MOST, n, generator))
+    shift = uniform(-2 * SHIFT, 2 * SHIFT, n * 2, generator).view(n, 2)
+    centre = torch.where(known[:, None], boxes[:, :2] + boxes[:, 2:] - 1 + shift * width[:, None], shift)
+    return torch.cat([_matrix(width, False, generator, 180.0), centre[:, :, None]], 2)
 
 
 def recoloured(views: Tensor, generator: Generator) -> Tensor:

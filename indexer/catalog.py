@@ -22,6 +22,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from indexer.composite import COMPOSITE
 from indexer.errors import CaseIndexError
 from indexer.files import disk_full
 
@@ -625,7 +626,7 @@ class Catalog:
         """A case as it is filed now: ``patient_id``, ``labels`` and ``scans``.
 
         A scan has ``sequence``, ``modality``, ``shape``, ``spacing``, ``source`` (its path) and
-        ``channel`` (its place among the scans of that source).
+        ``channel`` (its place among the scans of that source). Composites are no scans of their own.
         """
         with self._transaction() as connection:
             case = connection.execute(sa.select(cases).where(cases.c.case_id == case_id)).one_or_none()
@@ -642,7 +643,7 @@ class Catalog:
                     sources.c.path.label("source"),
                 )
                 .join(sources, sources.c.id == scans.c.source)
-                .where(scans.c.case == case.id)
+                .where(scans.c.case == case.id, scans.c.sequence.is_distinct_from(COMPOSITE))
                 .order_by(scans.c.id)
             )
             return {

@@ -26,7 +26,7 @@ from indexer.files import written_whole
 from indexer.strangeness import Known
 
 if TYPE_CHECKING:
-    from indexer.network import EfficientNetLite0, RetrievalNetwork
+    from indexer.network import CompositeNetwork, EfficientNetLite0, RetrievalNetwork
 
 GROUP = "cbir.encoders"
 """Entry point group: a name stands for a callable without arguments that returns an `Encoder`."""
@@ -39,6 +39,9 @@ FORMAT = "cbir encoder 1"
 
 KNOWN = "known."
 """Prefix of the tensors that are no weights."""
+
+TOGETHER = "together."
+"""Prefix of the weights of the network that sees several sequences at once."""
 
 DEFAULT = "cbir"
 """The encoder of a new index."""
@@ -112,6 +115,29 @@ class Analyser(Encoder, Protocol):
 
         `boxes`, shape (n, 4), are regions that are known, as in `Analysis.boxes`; rows that are NaN
         are proposed by the encoder.
+        """
+        ...
+
+
+@runtime_checkable
+class Composer(Encoder, Protocol):
+    """An encoder that can also see several sequences of one place at once (:mod:`indexer.composite`).
+
+    Attributes
+    ----------
+    together : int
+        Side of the composites it takes, in pixels; 0 if it does not take any after all.
+    """
+
+    together: int
+
+    def compose(
+        self, batch: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Unit vectors, shape (n, dimension), and weights as in `Analysis`, of composites.
+
+        `batch`, of shape (n, 4, together, together), has the channels of `indexer.composite`, 0 where
+        a sequence is lacking; `boxes` are as for an `Analyser`.
         """
         ...
 
@@ -214,12 +240,12 @@ class MeanEncoder(NetworkEncoder):
 
 @dataclass
 class TrainedEncoder:
-    """An encoder from a file of weights; it is an :class:`Analyser` and an :class:`Explainer`.
+    """An encoder from a file of weights: an :class:`Analyser`, a :class:`Composer`, an :class:`Explainer`.
 
     Attributes
     ----------
-    name, dimension, version, size
-        As in :class:`Encoder`.
+    name, dimension, version, size, together
+        As in :class:`Encoder` and :class:`Composer`.
     path : Path
         The file.
     about : dict
@@ -228,6 +254,8 @@ class TrainedEncoder:
         Fused, in evaluation mode.
     known : Known, optional
         What it was trained on, to tell strange slices.
+    composite : CompositeNetwork, optional
+        Fused, in evaluation mode.
     """
 
     name: str
@@ -238,6 +266,14 @@ class TrainedEncoder:
     about: Mapping[str, Any] = field(repr=False)
     network: RetrievalNetwork = field(repr=False)
     known: Known | None = field(repr=False, default=None)
+    composite: CompositeNetwork | None = field(repr=False, default=None)
+
+    @property
+    def together(self) -> int:
+        """See :class:`Composer`."""
+        from indexer import network
+
+        return network.VIEW if self.composite else 0
 
     def encode(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Unit vectors of grey images; see :class:`NetworkEncoder`."""
@@ -273,6 +309,34 @@ class TrainedEncoder:
             for part, values in zip(parts, found, strict=False):
                 part[rows] = values
         return Analysis(*parts)
+
+    def compose(
+        self, batch: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Unit vectors and weights of composites: see :class:`Composer`.
+
+        Raises
+        ------
+        ValueError
+            If the encoder takes no composites, or not of this shape or type.
+        """
+        from indexer import network
+        from indexer.composite import CHANNELS, LEADING
+
+        shape = (len(CHANNELS), self.together, self.together)
+        if self.composite is None or batch.dtype != np.uint8 or batch.shape[1:] != shape:
+            raise ValueError(f"{self.name} takes no composites of {batch.dtype} {batch.shape}")
+        vectors, weights = (
+            np.empty((len(batch), self.dimension), np.float32),
+            np.empty(len(batch), np.float32),
+        )
+        for start in range(0, len(batch), BLOCK):
+            rows = slice(start, start + BLOCK)
+            known = None if boxes is None else boxes[rows]
+            vectors[rows], weights[rows] = network.compose(
+                self.network, self.composite, batch[rows], LEADING, known
+            )
+        return vectors, weights
 
     def explain(
         self,
@@ -317,14 +381,22 @@ def look(
     pixels, boxes, weights
         As in :class:`indexer.preprocess.Prepared`. An :class:`Analyser` is told the boxes, and scales
         the weights of slices without one by the chance that they show a lesion; the strangeness that
-        another encoder cannot tell is NaN.
+        another encoder cannot tell is NaN, as it is of composites.
     """
-    if not isinstance(encoder, Analyser):
-        return encoder.encode(pixels), weights, np.full(len(pixels), np.nan, np.float32)
-    found = encoder.analyse(pixels, boxes)
-    lesion = np.maximum(found.weights, LEAST_WEIGHT)
-    weights = np.where(np.isnan(boxes[:, 0]), weights * lesion, weights).astype(np.float32)
-    return found.embeddings, weights, found.strangeness
+    strangeness = np.full(len(pixels), np.nan, np.float32)
+    if pixels.ndim == 4 and isinstance(encoder, Composer):
+        embeddings, lesion = encoder.compose(pixels, boxes)
+    elif isinstance(encoder, Analyser):
+        found = encoder.analyse(pixels, boxes)
+        embeddings, lesion, strangeness = found.embeddings, found.weights, found.strangeness
+    else:
+        return encoder.encode(pixels), weights, strangeness
+    lesion = np.maximum(lesion, LEAST_WEIGHT)
+    return (
+        embeddings,
+        np.where(np.isnan(boxes[:, 0]), weights * lesion, weights).astype(np.float32),
+        strangeness,
+    )
 
 
 def trained_on(encoder: Encoder, patient_id: str) -> bool:
@@ -419,6 +491,7 @@ def write_weights(
     recipe: Mapping[str, Any],
     patients: Collection[str],
     known: Known | None = None,
+    composite: CompositeNetwork | None = None,
 ) -> None:
     """Write a trained network as an encoder.
 
@@ -441,6 +514,8 @@ def write_weights(
         Ids of the patients trained on; the file holds keyed hashes of them, with the key.
     known : Known, optional
         What it was trained on, to tell strange slices.
+    composite : CompositeNetwork, optional
+        Sees several sequences at once; not fused.
 
     Raises
     ------
@@ -454,10 +529,13 @@ def write_weights(
     if path.suffix != SUFFIX:
         raise EncoderError(path, "is not a name for weights", f"let it end in {SUFFIX}")
     tensors = {}
-    for parameter, value in net.state_dict().items():
+    of_composite = (
+        {TOGETHER + key: value for key, value in composite.state_dict().items()} if composite else {}
+    )
+    for parameter, value in (net.state_dict() | of_composite).items():
         array = value.detach().cpu().contiguous().numpy()
         tensors[parameter] = array.astype(np.float16) if array.ndim > 1 else array
-    architecture = network.architecture(net)
+    architecture = network.architecture(net, composite)
     version = _version(tensors, architecture)
     of_known = {f"{KNOWN}{part}": values for part, values in (vars(known) if known else {}).items()}
     key = hashlib.sha256(f"patients {version}".encode()).digest()[:16]  # a function of the weights: no chance
@@ -522,13 +600,19 @@ def load_weights(path: Path) -> TrainedEncoder:
     import torch
 
     from indexer import network
+    from indexer.composite import CHANNELS
 
+    weights = {key: torch.from_numpy(value).float() for key, value in tensors.items()}
+    of_composite = {key: weights.pop(key) for key in list(weights) if key.startswith(TOGETHER)}
     net = network.RetrievalNetwork(about["dimension"])
-    ours = network.architecture(net)
+    composite = network.CompositeNetwork(len(CHANNELS), about["dimension"]) if of_composite else None
+    ours = network.architecture(net, composite)
     if (about["architecture"], about["size"]) != (ours, network.INPUT):
         raise EncoderError(path, "is of another version of cbir", "train again, or use that version")
     try:
-        net.load_state_dict({key: torch.from_numpy(value).float() for key, value in tensors.items()})
+        net.load_state_dict(weights)
+        if composite is not None:
+            composite.load_state_dict({k.removeprefix(TOGETHER): v for k, v in of_composite.items()})
     except RuntimeError as error:
         raise EncoderError(path, "does not hold the weights of its architecture", remedy) from error
     parts = {key.removeprefix(KNOWN): part for key, part in of_known.items()}
@@ -541,6 +625,7 @@ def load_weights(path: Path) -> TrainedEncoder:
         about=about,
         network=net.fused(),
         known=Known(**parts) if parts else None,
+        composite=None if composite is None else composite.fused(),
     )
 
 

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from indexer import readers, reference
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
+from indexer.composite import composite, groups
 from indexer.encoder import Encoder, look, trained_on
 from indexer.errors import LabelsError, ReadError
 from indexer.labels import Labels, find_labels, load_labels, tables_below
-from indexer.preprocess import Prepared, Preprocessing, prepared
+from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_together
 from indexer.readers import Source
 from indexer.scan import Scan
 
@@ -524,12 +525,15 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
         With the reason for which it cannot be read.
     """
     try:
-        scans, images = [], []
-        for scan in readers.read(source):
-            ready = prepared(scan, preprocessing)
-            scans.append(ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views))
-            images.append(ready)
-        return Read(scans, images)
+        found = [(scan, prepared(scan, preprocessing)) for scan in readers.read(source)]
+        if preprocessing.together:
+            for group in groups([scan for scan, _ in found]):
+                found.append((composite(group), prepared_together(group, preprocessing.together)))
+        scans = [
+            ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views)
+            for scan, ready in found
+        ]
+        return Read(scans, [ready for _, ready in found])
     except ReadError:
         raise
     except Exception as error:  # one odd file must not end the run; its text may hold identifiers
@@ -541,15 +545,22 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
 def embed(encoder: Encoder, picks: Sequence[Pick]) -> Embedding:
     """Take images to the network, all of them together, wherever that is done."""
     blocks = [(images[scan], images[scan].views == view) for images, scan, view in picks]
-    pixels, boxes, weights = (
-        np.concatenate([getattr(ready, part)[rows] for ready, rows in blocks])
-        for part in ("pixels", "boxes", "weights")
-    )
-    start = time.perf_counter()
-    found = look(encoder, pixels, boxes, weights)
-    seconds = time.perf_counter() - start
-    ends = np.cumsum([np.count_nonzero(rows) for _, rows in blocks])[:-1]
-    return Embedding(list(zip(*(np.split(part, ends) for part in found), strict=True)), seconds)
+    kinds: dict[int, list[int]] = {}  # composites have a network of their own
+    for place, (ready, _) in enumerate(blocks):
+        kinds.setdefault(ready.pixels.ndim, []).append(place)
+    parts: dict[int, tuple[NDArray[np.float32], ...]] = {}
+    seconds = 0.0
+    for places in kinds.values():
+        pixels, boxes, weights = (
+            np.concatenate([getattr(blocks[place][0], part)[blocks[place][1]] for place in places])
+            for part in ("pixels", "boxes", "weights")
+        )
+        start = time.perf_counter()
+        found = look(encoder, pixels, boxes, weights)
+        seconds += time.perf_counter() - start
+        ends = np.cumsum([np.count_nonzero(blocks[place][1]) for place in places])[:-1]
+        parts |= zip(places, zip(*(np.split(part, ends) for part in found), strict=True), strict=True)
+    return Embedding([parts[place] for place in range(len(blocks))], seconds)
 
 
 def _read_ahead(

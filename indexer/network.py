@@ -4,6 +4,7 @@
 :class:`RetrievalNetwork` adds two heads: a *lesion head* says where suspicious tissue is, and an
 *embedding head* makes a short unit vector of the whole plane and of what the lesion head points at.
 :func:`analyse` looks twice with it: at the whole slice, and at the region that it then proposes.
+:class:`CompositeNetwork` sees several sequences of that region at once (:func:`compose`).
 
 Tan and Le, *EfficientNet*, ICML 2019; the Lite variant (no squeeze-and-excite, ReLU6, stem and head
 unscaled) is from tensorflow/tpu, ``models/official/efficientnet/lite``.
@@ -12,6 +13,7 @@ unscaled) is from tensorflow/tpu, ``models/official/efficientnet/lite``.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -68,6 +70,12 @@ SHARE = 0.5
 
 TOP = 4
 """Cells of the lesion map whose mean probability is the slice's weight."""
+
+TOGETHER = 96
+"""Side at which the composite network sees a region: coarse enough to learn from few patients."""
+
+TOGETHER_STAGES = 5
+"""Stages of the backbone that it has; its features are taken at a 16th of the side."""
 
 GRID = 40
 """Cells of an explanation along each side of the slice: as fine as those of the least region."""
@@ -256,6 +264,56 @@ class RetrievalNetwork(nn.Module):
         return fused(self)
 
 
+class CompositeNetwork(nn.Module):
+    """The backbone's first stages with a stem for several sequences, and an embedding head.
+
+    Parameters
+    ----------
+    channels : int
+        Sequences, one a channel.
+    dimension, dropout, depth
+        As in :class:`RetrievalNetwork`.
+    """
+
+    def __init__(
+        self, channels: int, dimension: int = DIMENSION, dropout: float = 0.0, depth: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.channels, self.dimension = channels, dimension
+        self.stem = Convolution(channels, STEM, 3, 2)
+        blocks = list(EfficientNetLite0().blocks)[: sum(stage[0] for stage in STAGES[:TOGETHER_STAGES])]
+        for i, block in enumerate(blocks):
+            block.drop = depth * i / len(blocks)  # type: ignore[assignment]
+        self.blocks = nn.Sequential(*blocks)
+        self.dropout = nn.Dropout(dropout)
+        self.projection = nn.Linear(2 * STAGES[TOGETHER_STAGES - 1][-1], dimension, bias=False)
+        self.norm = nn.BatchNorm1d(dimension)
+
+    def forward(self, x: Tensor, there: Tensor) -> Tensor:
+        """Unit vectors of images, from the features' mean and maximum over the plane.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, channels, side, side)
+            Grey values scaled to -1…1; the side is a multiple of 16.
+        there : Tensor of bool, shape (n, channels)
+            Sequences that there are; the others are not looked at, and those that are count for more.
+
+        Returns
+        -------
+        Tensor, shape (n, dimension)
+        """
+        share = there / there.sum(1, keepdim=True).clamp(min=1)
+        x = (x * share[:, :, None, None]).contiguous(memory_format=torch.channels_last)
+        features = self.blocks(self.stem(x))
+        pooled = self.dropout(torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1))
+        return nn.functional.normalize(self.norm(self.projection(pooled)))
+
+    def fused(self) -> CompositeNetwork:
+        """This network, made ready for inference in place: fused, in evaluation mode, channels last."""
+        return fused(self)
+
+
 def fused(network: Network) -> Network:
     """A network made ready for inference in place: fused, in evaluation mode, channels last."""
     network.eval()
@@ -311,10 +369,13 @@ def embed(network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return output
 
 
-def architecture(network: RetrievalNetwork) -> str:
-    """All that decides the vectors of :func:`analyse` besides the weights, for an encoder's version."""
+def architecture(network: RetrievalNetwork, together: CompositeNetwork | None = None) -> str:
+    """All that decides an encoder's vectors besides the weights, for its version."""
     how = f"{LATERAL} lateral, {CELL}, {INPUT} seen at {VIEW}, {CONTEXT}, {LEAST}, {SHARE}, {TOP}"
-    return f"{ARCHITECTURE}, {network.dimension} of mean and lesion, {how}"
+    text = f"{ARCHITECTURE}, {network.dimension} of mean and lesion, {how}"
+    if together is not None:
+        text += f", {together.channels} together at {TOGETHER} of {VIEW}, {TOGETHER_STAGES} stages"
+    return text
 
 
 @torch.inference_mode()
@@ -358,6 +419,47 @@ def analyse(
     planes = [level.flatten(2) for level in levels[:2]]
     statistics = torch.cat([part for plane in planes for part in (plane.mean(2), plane.std(2))], 1)
     return embeddings.numpy(), weights.numpy(), maps.numpy(), where, statistics.numpy()
+
+
+@torch.inference_mode()
+def compose(
+    network: RetrievalNetwork,
+    together: CompositeNetwork,
+    images: NDArray[np.uint8],
+    leading: Sequence[int],
+    boxes: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Look at a region of several sequences at once.
+
+    Parameters
+    ----------
+    network : RetrievalNetwork
+        Proposes the region, in evaluation mode.
+    together : CompositeNetwork
+        In evaluation mode.
+    images : ndarray of uint8, shape (n, channels, 160, 160)
+        A sequence that there is none of is 0 everywhere.
+    leading : sequence of int
+        All channels; the first that there is proposes the region.
+    boxes : ndarray of float32, shape (n, 4), optional
+        As for :func:`analyse`.
+
+    Returns
+    -------
+    embeddings : ndarray of float32, shape (n, dimension)
+    weights : ndarray of float32, shape (n,)
+        Chance that the slice shows a lesion at all.
+    """
+    x = torch.from_numpy(images).float().div_(127.5).sub_(1)
+    there = torch.from_numpy(images.any((2, 3)))
+    order = torch.tensor(leading)
+    lead = order[there[:, order].int().argmax(1)]
+    maps = network(x[torch.arange(len(x)), lead][:, None])[1].sigmoid()
+    where = proposed(maps.numpy())
+    if boxes is not None:
+        where = np.where(np.isfinite(boxes), boxes, where).astype(np.float32)
+    region = looked_at(x, frames(torch.from_numpy(where)), TOGETHER)
+    return together(region, there).numpy(), maps.flatten(1).topk(TOP).values.mean(1).numpy()
 
 
 def proposed(maps: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -409,7 +511,7 @@ def looked_at(images: Tensor, theta: Tensor, side: int = VIEW, empty: float = -1
 
     Parameters
     ----------
-    images : Tensor, shape (n, 1, h, w)
+    images : Tensor, shape (n, channels, h, w)
     theta : Tensor, shape (n, 2, 3)
         Affine maps as of :func:`frames`.
     side : int

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from indexer.encoder import Analyser, Encoder
+from indexer.encoder import Analyser, Composer, Encoder
 from indexer.errors import QueryError, ReadError
 from indexer.scan import Scan, displayed
 
@@ -79,21 +79,27 @@ class Preprocessing:
     crops : bool
         Whether the image of a region is a crop around it. An encoder that finds its own way to a
         region takes the whole slice instead, and the region's box.
+    together : int
+        Side of composites (:mod:`indexer.composite`), in pixels; 0 where there are to be none.
     """
 
     size: int
     crops: bool = True
+    together: int = 0
 
     @classmethod
     def of(cls, encoder: Encoder) -> Preprocessing:
         """As an encoder takes it."""
-        return cls(encoder.size, crops=not isinstance(encoder, Analyser))
+        together = encoder.together if isinstance(encoder, Composer) else 0
+        return cls(encoder.size, crops=not isinstance(encoder, Analyser), together=together)
 
     @property
     def version(self) -> str:
         """Differs where the same scan would be prepared otherwise."""
         method = (SCHEME, NEAR, COMMON, PATCH, SPECK, EMPTY, *WINDOW, CONTEXT, LEAST, SAMPLE, AIR)
-        return "-".join(map(str, (self.size, *method, *(() if self.crops else ("whole",)))))
+        whole = () if self.crops else ("whole",)
+        together = (f"together {self.together}",) if self.together else ()
+        return "-".join(map(str, (self.size, *method, *whole, *together)))
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class Prepared:
 
     Attributes
     ----------
-    pixels : ndarray of uint8, shape (n, size, size)
+    pixels : ndarray of uint8, shape (n, size, size); of a composite, (n, channels, size, size)
         0 is background, 1…255 foreground.
     positions : ndarray of int64, shape (n,)
         Each image's slice in the scan.
@@ -165,44 +171,19 @@ def prepared(scan: Scan, preprocessing: Preprocessing) -> Prepared:
     ReadError
         If the scan shows nothing, or has values that are not finite.
     """
-    slices = list(scan.slices())
-    planes = [s.pixels for s in slices]
-    background = background_of(scan)
-    masks = [background.foreground(plane) for plane in planes]
-    box, shares = extent(masks)
-    spacing = pixel_spacing(scan)
-
-    every, step = _grid([plane[box] for plane in planes])
-    thinned = tuple(slice(span.start, span.stop, step) for span in box)
-    shown = np.concatenate(
-        [p[thinned][m[thinned]] for p, m in zip(planes[::every], masks[::every], strict=True)]
-    )
-    if not shown.size:
-        raise ReadError(scan.source, "it shows almost nothing", "leave it out")
-    darkest, brightest = np.percentile(shown, WINDOW).astype(np.float32)
-    darkest = min(darkest, np.nextafter(brightest, np.float32(-np.inf)))  # one value alone is bright
-
-    def grey(values: NDArray[Any]) -> NDArray[np.uint8]:
-        clipped = np.clip(values.astype(np.float32), darkest, brightest)
-        scaled: NDArray[np.uint8] = ((clipped - darkest) / (brightest - darkest) * 254 + 1).astype(np.uint8)
-        return scaled
-
-    # small integers are looked up, which is several times faster
-    dtype = scan.voxels.dtype
-    table = grey(np.arange(np.iinfo(dtype).max + 1)) if dtype in (np.uint8, np.uint16) else None
-
-    def image(i: np.integer[Any] | int, part: Box) -> NDArray[np.uint8]:
-        plane = planes[i][part]
-        shades = grey(plane) if table is None else np.take(table, plane)
-        return squared(shades * masks[i][part], spacing, preprocessing.size)
-
+    planes = _Planes(scan)
+    box, shares = extent(planes.masks)
+    planes.scale(box)
+    size, spacing = preprocessing.size, pixel_spacing(scan)
     whole = np.flatnonzero(shares >= EMPTY)
-    areas = np.zeros(len(slices), np.int64)
-    pixels, boxes = [image(i, box) for i in whole], [np.full(4, np.nan)] * len(whole)
-    for i, region in enumerate(s.region for s in slices):
+    areas = np.zeros(len(planes.masks), np.int64)
+    pixels = [planes.image(i, box, spacing, size) for i in whole]
+    boxes = [np.full(4, np.nan)] * len(whole)
+    for i, region in enumerate(planes.regions):
         if region is not None and region.any():
             areas[i] = np.count_nonzero(region)
-            pixels.append(image(i, crop_box(region, spacing) if preprocessing.crops else box))
+            part = crop_box(region, spacing) if preprocessing.crops else box
+            pixels.append(planes.image(i, part, spacing, size))
             boxes.append(_shares(region, box, spacing))
     marked = np.flatnonzero(areas)
     return Prepared(
@@ -212,6 +193,103 @@ def prepared(scan: Scan, preprocessing: Preprocessing) -> Prepared:
         np.repeat(np.array([0, 1], np.uint8), (len(whole), len(marked))),
         np.array(boxes, np.float32),
     )
+
+
+def prepared_together(scans: Sequence[Scan | None], size: int) -> Prepared:
+    """Scans on one grid, laid over each other.
+
+    Parameters
+    ----------
+    scans : sequence of Scan or None
+        One a channel, at least one of them there; a channel that is None stays black.
+    size : int
+        Side of the images, in pixels.
+
+    Returns
+    -------
+    Prepared
+        With pixels of shape (n, channels, size, size): all channels are cut to the one box that
+        holds what any of them shows, and each is scaled by itself. Regions are those of the first
+        scan that has any.
+
+    Raises
+    ------
+    ReadError
+        If a scan shows nothing, or has values that are not finite.
+    """
+    channels = [None if scan is None else _Planes(scan) for scan in scans]
+    there = [planes for planes in channels if planes is not None]
+    spacing = pixel_spacing(next(scan for scan in scans if scan is not None))
+    box, shares = extent(
+        [np.logical_or.reduce(masks) for masks in zip(*(p.masks for p in there), strict=True)]
+    )
+    for planes in there:
+        planes.scale(box)
+
+    def image(i: np.integer[Any] | int) -> NDArray[np.uint8]:
+        black = np.zeros((size, size), np.uint8)
+        return np.stack([black if c is None else c.image(i, box, spacing, size) for c in channels])
+
+    outlined = next((p.regions for p in there if any(region is not None for region in p.regions)), [])
+    areas = np.zeros(len(shares), np.int64)
+    for i, region in enumerate(outlined):
+        areas[i] = 0 if region is None else np.count_nonzero(region)
+    whole, marked = np.flatnonzero(shares >= EMPTY), np.flatnonzero(areas)
+    places = [_shares(region, box, spacing) for region in outlined if region is not None and region.any()]
+    return Prepared(
+        np.stack([image(i) for i in (*whole, *marked)]),
+        np.concatenate([whole, marked]),
+        np.concatenate([shares[whole], areas[marked] / areas.max(initial=1)]).astype(np.float32),
+        np.repeat(np.array([0, 1], np.uint8), (len(whole), len(marked))),
+        np.array([np.full(4, np.nan)] * len(whole) + places, np.float32),
+    )
+
+
+class _Planes:
+    """A scan's planes, what of them is foreground, and the grey that their intensities become.
+
+    Attributes
+    ----------
+    masks : list of ndarray of bool, shape (rows, columns)
+    regions : list of ndarray of bool or None
+    """
+
+    def __init__(self, scan: Scan) -> None:
+        slices = list(scan.slices())
+        self._source, self._dtype = scan.source, scan.voxels.dtype
+        self._planes = [s.pixels for s in slices]
+        background = background_of(scan)
+        self.masks = [background.foreground(plane) for plane in self._planes]
+        self.regions = [s.region for s in slices]
+
+    def scale(self, box: Box) -> None:
+        """Let the darkest and the brightest foreground within a box become 1 and 255."""
+        every, step = _grid([plane[box] for plane in self._planes])
+        thinned = tuple(slice(span.start, span.stop, step) for span in box)
+        pairs = zip(self._planes[::every], self.masks[::every], strict=True)
+        shown = np.concatenate([plane[thinned][mask[thinned]] for plane, mask in pairs])
+        if not shown.size:
+            raise ReadError(self._source, "it shows almost nothing", "leave it out")
+        darkest, self._brightest = np.percentile(shown, WINDOW).astype(np.float32)
+        # one value alone is bright
+        self._darkest = min(darkest, np.nextafter(self._brightest, np.float32(-np.inf)))
+        # small integers are looked up, which is several times faster
+        small = self._dtype in (np.uint8, np.uint16)
+        self._table = self._grey(np.arange(np.iinfo(self._dtype).max + 1)) if small else None
+
+    def _grey(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+        clipped = np.clip(values.astype(np.float32), self._darkest, self._brightest)
+        span = self._brightest - self._darkest
+        scaled: NDArray[np.uint8] = ((clipped - self._darkest) / span * 254 + 1).astype(np.uint8)
+        return scaled
+
+    def image(
+        self, i: np.integer[Any] | int, part: Box, spacing: tuple[float, float], size: int
+    ) -> NDArray[np.uint8]:
+        """A part of a plane as a square image."""
+        plane = self._planes[i][part]
+        shades = self._grey(plane) if self._table is None else np.take(self._table, plane)
+        return squared(shades * self.masks[i][part], spacing, size)
 
 
 def background_of(scan: Scan) -> Background:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer import readers
+from indexer.composite import CHANNELS, groups
 from indexer.errors import CbirError, LabelsError, ReadError
 from indexer.files import written_whole
 from indexer.labels import Labels
@@ -25,6 +26,7 @@ from indexer.preprocess import (
     extent,
     pixel_spacing,
     prepared,
+    prepared_together,
     squared,
 )
 from indexer.readers import Source
@@ -73,10 +75,11 @@ class Samples:
 
     Attributes
     ----------
-    pixels : ndarray of uint8, shape (m, size, size)
-        Prepared whole slices.
+    pixels : ndarray of uint8, shape (m, size, size), or (m, channels, size, size)
+        Prepared whole slices, or composites.
     outlines : ndarray of uint8, shape (m, size / 4, size / 4)
-        How far the outline covers each pixel, in 255ths; 0 where nothing is outlined.
+        How far the outline covers each pixel, in 255ths; 0 where nothing is outlined. Composites have
+        none, but boxes.
     rows : ndarray of int, shape (n,)
         The images that are samples; the attributes below have one entry for each.
     boxes : ndarray of float32, shape (n, 4)
@@ -214,14 +217,62 @@ def load(
     LabelsError
         If a column is in no table, or has fewer than two values.
     """
+    found, failed = _sources(cohorts)
+    preprocessing = Preprocessing(size)
+
+    def cut(scans: Sequence[Scan]) -> list[_Cut]:
+        return [slices_of(scan, preprocessing) for scan in scans]
+
+    coarse = size // FINER
+    pack = _packed(
+        found,
+        f"1 {preprocessing.version} {FINER}",
+        cut,
+        ((size, size), (coarse, coarse)),
+        cache,
+        failed,
+        progress,
+    )
+    if not len(pack.source):
+        where = found[0][0].root if found else "the folders"
+        raise ReadError(where, "no image could be read", "see `cbir index` for the reasons")
+    return replace(_labelled(pack, found), failed=tuple(failed))
+
+
+def load_together(
+    cohorts: Sequence[Cohort],
+    size: int,
+    cache: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Samples | None:
+    """The composites of cohorts (:mod:`indexer.composite`), or None where nothing has several sequences.
+
+    Parameters and errors as of :func:`load`.
+    """
+    found, failed = _sources(cohorts)
+
+    def cut(scans: Sequence[Scan]) -> list[_Cut]:
+        return [composites_of(group, size) for group in groups(scans)]
+
+    version = f"together 1 {Preprocessing(size).version}"
+    shapes = ((len(CHANNELS), size, size), (0, 0))
+    pack = _packed(found, version, cut, shapes, cache, failed, progress)
+    return replace(_labelled(pack, found), failed=tuple(failed)) if len(pack.source) else None
+
+
+def _sources(cohorts: Sequence[Cohort]) -> tuple[list[tuple[Cohort, Source]], list[tuple[str, str]]]:
+    """What cohorts hold, and what of it is no source."""
     found: list[tuple[Cohort, Source]] = []
     failed: list[tuple[str, str]] = []
     for cohort in cohorts:
         discovery = readers.discover(cohort.root, cohort.labels)
         failed += [(error.where, error.explanation) for error in discovery.failures]
         found += [(cohort, source) for source in discovery.sources]
-    packed = _packed(found, Preprocessing(size), cache, failed, progress)
-    return replace(_labelled(packed, found), failed=tuple(failed))
+    return found, failed
+
+
+_Cut = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32], bool]
+"""Images, their outlines, boxes, and whether there are outlines at all."""
 
 
 @dataclass(frozen=True)
@@ -237,20 +288,21 @@ class _Pack:
 
 def _packed(
     found: Sequence[tuple[Cohort, Source]],
-    preprocessing: Preprocessing,
+    version: str,
+    cut: Callable[[Sequence[Scan]], list[_Cut]],
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
     cache: Path,
     failed: list[tuple[str, str]],
     progress: Callable[[int, int], None],
 ) -> _Pack:
-    """The prepared slices of all sources, in their order."""
-    digest = hashlib.sha256(f"1 {preprocessing.version} {FINER}".encode())
+    """The images that are cut from all sources, in their order."""
+    digest = hashlib.sha256(version.encode())
     for cohort, source in found:
         digest.update(f"\0{cohort.version}\0{source.path}\0{source.fingerprint()}".encode())
     folder = cache / f"samples-{digest.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
-    size, coarse = preprocessing.size, preprocessing.size // FINER
     if not (folder / "reasons.json").exists():
-        boxes, outlined, rows, reasons = [], [], [], []
+        boxes, outlined, rows, reasons = [np.empty((0, 4), np.float32)], [], [], []
         with (
             written_whole(folder / "pixels") as pixels_path,
             written_whole(folder / "outlines") as outlines_path,
@@ -259,7 +311,7 @@ def _packed(
         ):
             for i, (cohort, source) in enumerate(found):
                 try:
-                    ready = [slices_of(scan, preprocessing) for scan in cohort.read(source)]
+                    ready = cut(cohort.read(source))
                 except ReadError as error:
                     reasons.append((str(source.path), error.explanation))
                     continue
@@ -270,28 +322,41 @@ def _packed(
                     outlined += [known] * len(images)
                     rows += [i] * len(images)
                 progress(i + 1, len(found))
-        if not rows:
-            where = found[0][0].root if found else "the folders"
-            raise ReadError(where, "no image could be read", "see `cbir index` for the reasons")
         with written_whole(folder / "slices.npz") as path, path.open("wb") as file:
             np.savez(file, boxes=np.concatenate(boxes), outlined=np.array(outlined, bool), source=rows)
         with written_whole(folder / "reasons.json") as path:
             path.write_text(json.dumps(reasons))
     failed += map(tuple, json.loads((folder / "reasons.json").read_text()))
     with np.load(folder / "slices.npz") as slices:
-        n = len(slices["source"])
         return _Pack(
-            pixels=np.memmap(folder / "pixels", np.uint8, "r", shape=(n, size, size)),
-            outlines=np.memmap(folder / "outlines", np.uint8, "r", shape=(n, coarse, coarse)),
+            pixels=_mapped(folder / "pixels", shapes[0]),
+            outlines=_mapped(folder / "outlines", shapes[1], len(slices["source"])),
             boxes=slices["boxes"],
             outlined=slices["outlined"],
             source=slices["source"].astype(np.int64),
         )
 
 
-def slices_of(
-    scan: Scan, preprocessing: Preprocessing
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32], bool]:
+def _mapped(path: Path, shape: tuple[int, ...], n: int = -1) -> NDArray[np.uint8]:
+    """Images in a file; one without a byte cannot be mapped."""
+    if not path.stat().st_size:
+        return np.empty((max(n, 0), *shape), np.uint8)
+    return np.memmap(path, np.uint8, "r").reshape(-1, *shape)
+
+
+def composites_of(group: Sequence[Scan | None], size: int) -> _Cut:
+    """The prepared composites of a group of scans, as :func:`slices_of` gives slices; without outlines."""
+    ready = prepared_together(group, size)
+    whole, marked = ready.views == 0, ready.views == 1
+    boxes = np.full((np.count_nonzero(whole), 4), np.nan, np.float32)
+    place, inside = np.searchsorted(ready.positions[whole], ready.positions[marked]), ready.boxes[marked]
+    there = np.isin(ready.positions[marked], ready.positions[whole])
+    boxes[place[there]] = inside[there]
+    known = any(scan is not None and scan.region is not None for scan in group)
+    return ready.pixels[whole], np.empty((len(boxes), 0, 0), np.uint8), boxes, known
+
+
+def slices_of(scan: Scan, preprocessing: Preprocessing) -> _Cut:
     """The prepared whole slices of a scan with their outlines.
 
     Returns

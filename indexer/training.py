@@ -26,14 +26,17 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from indexer import network
-from indexer.augmentation import recoloured, region_frames, whole_frames
+from indexer.augmentation import lesion_frames, recoloured, region_frames, whole_frames
 from indexer.encoder import BLOCK, SUFFIX, TrainedEncoder, load_weights, write_weights
 from indexer.errors import CbirError, EncoderError
 from indexer.files import written_whole
-from indexer.network import CELL, VIEW, RetrievalNetwork, looked_at
-from indexer.samples import Cohort, Samples, load
+from indexer.network import CELL, TOGETHER, VIEW, CompositeNetwork, RetrievalNetwork, looked_at
+from indexer.samples import Cohort, Samples, load, load_together
 from indexer.samples import validation as chosen_patients
 from indexer.strangeness import Known
+
+HIDDEN = 0.25
+"""Chance that a composite is learnt without one of its sequences, as a scan may lack any."""
 
 TYPICAL = 1000
 """Draws from each cohort that say what it looks like."""
@@ -252,6 +255,87 @@ def from_imagenet(net: RetrievalNetwork) -> None:
     net.backbone.load_state_dict(network.pretrained(content).state_dict())
 
 
+def train_together(
+    samples: Samples,
+    recipe: Recipe,
+    *,
+    progress: Callable[[int, int, int], None] = lambda epoch, step, steps: None,
+) -> CompositeNetwork:
+    """Train a composite network, from ImageNet weights.
+
+    Parameters
+    ----------
+    samples : Samples
+        Composites, of :func:`indexer.samples.load_together`.
+    recipe : Recipe
+        As for :func:`train`; it has no outlines to learn.
+    progress : callable
+        As of :func:`train`.
+
+    Returns
+    -------
+    CompositeNetwork
+        On the CPU, in evaluation mode, not fused.
+
+    Raises
+    ------
+    CbirError
+        If no composite has a label.
+    """
+    labelled = samples.shown & np.any([target >= 0 for target in samples.targets.values()], axis=0)
+    if not labelled.any():
+        raise CbirError(
+            "training", "no composite has a label", "check that the labels table names the images"
+        )
+    samples = samples.chosen(labelled)
+    shares = torch.from_numpy(samples.shares())
+    draws = recipe.draws or len(samples)
+    steps = max(1, round(draws / recipe.batch))
+    channels = samples.pixels.shape[1]
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        net = CompositeNetwork(channels, recipe.dimension, recipe.dropout, recipe.depth)
+        start = RetrievalNetwork()
+        from_imagenet(start)
+        stem = start.backbone.stem.state_dict()
+        net.stem.load_state_dict(stem | {"conv.weight": stem["conv.weight"].repeat(1, channels, 1, 1)})
+        net.blocks.load_state_dict(start.backbone.blocks[: len(net.blocks)].state_dict())
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        heads = ClassVectors({head: len(names) for head, names in samples.classes.items()}, recipe)
+        optimiser = torch.optim.AdamW(_groups([net, heads], recipe), recipe.rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: _rate(step, recipe.epochs * steps, recipe.warmup)
+        )
+        for number in range(recipe.epochs):
+            generator = _generator(recipe.seed, number)
+            torch.manual_seed(generator.initial_seed())  # of dropout and stochastic depth
+            net.train()
+            drawn = torch.multinomial(shares, steps * recipe.batch, replacement=True, generator=generator)
+            for step, rows in enumerate(drawn.view(steps, recipe.batch).numpy()):
+                views, there = _together(samples, rows, generator)
+                targets = {head: torch.from_numpy(target[rows]) for head, target in samples.targets.items()}
+                loss = heads(net(views, there), targets)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                progress(number, step + 1, steps)
+    return net.eval()
+
+
+def _together(samples: Samples, rows: NDArray[np.int64], generator: Generator) -> tuple[Tensor, Tensor]:
+    """Views of composites, each sequence recoloured by itself, and those that are not hidden."""
+    pixels = samples.pixels[samples.rows[rows]]
+    images = torch.from_numpy(pixels).float().div_(255)
+    theta = lesion_frames(torch.from_numpy(samples.boxes[rows]), generator)
+    views = looked_at(images, theta, TOGETHER, empty=0.0)
+    n, channels = views.shape[:2]
+    views = recoloured(views.reshape(n * channels, 1, TOGETHER, TOGETHER), generator).view_as(views) * 2 - 1
+    there = torch.from_numpy(pixels.any((2, 3)))
+    shown = there & (torch.rand(n, channels, generator=generator) >= HIDDEN)
+    return views, torch.where(shown.any(1, keepdim=True), shown, there)
+
+
 def _losses(
     net: RetrievalNetwork,
     heads: ClassVectors,
@@ -465,7 +549,11 @@ def fit(
         finished(epoch)
 
     net = train(samples, recipe, checkpoint=checkpoint, resume=resume, progress=progress, finished=note)
-    save(out, net, samples, recipe, name or out.stem)
+    composites = load_together(cohorts, network.VIEW, cache, read)
+    if composites is not None:
+        composites = composites.chosen(np.isin(composites.patients, samples.patients))
+    together = train_together(composites, recipe, progress=progress) if composites else None
+    save(out, net, samples, recipe, name or out.stem, together=together)
     checkpoint.unlink(missing_ok=True)
     return Report(
         weights=out,
@@ -534,6 +622,7 @@ def save(
     recipe: Recipe,
     name: str,
     also: Sequence[Samples] = (),
+    together: CompositeNetwork | None = None,
 ) -> None:
     """Write a trained network as an encoder that :func:`indexer.encoder.load_encoder` takes.
 
@@ -549,6 +638,8 @@ def save(
         Of the encoder, as an index states it.
     also : sequence of Samples
         What it was not trained on, and need not call strange.
+    together : CompositeNetwork, optional
+        Trained on composites of the same patients.
     """
     write_weights(
         path,
@@ -558,4 +649,5 @@ def save(
         labels={head: list(names) for head, names in samples.classes.items()},
         recipe=asdict(recipe),
         patients=sorted(set(samples.patients.tolist())),
+        composite=together,
     )

@@ -35,12 +35,13 @@ from scipy.stats import t as student
 
 from indexer.case_index import CaseIndex
 from indexer.catalog import Contents
+from indexer.composite import COMPOSITE
 from indexer.errors import WriterBusyError
 from indexer.files import written_whole
 from indexer.vectors import EXACT_BELOW
 from retrieval.answer import Evidence
 from retrieval.evidence import NEIGHBOURS, class_columns, vote
-from retrieval.ranking import Stacks
+from retrieval.ranking import Stacks, fused
 
 if TYPE_CHECKING:
     from retrieval.search import Index, QueryScan
@@ -668,7 +669,8 @@ class _Ask:
         """Some of the scans, each asking alone: of every sequence one, then of every sequence another."""
         by_sequence: dict[str | None, list[int]] = {}
         for row in rng.permutation(len(self.scans)).tolist():
-            by_sequence.setdefault(self.scans[row].sequence, []).append(row)
+            if self.scans[row].sequence != COMPOSITE:  # which is no scan of its own
+                by_sequence.setdefault(self.scans[row].sequence, []).append(row)
         turns = [r for turn in zip_longest(*by_sequence.values()) for r in turn if r is not None]
         return [_Ask(self.case, [self.scans[r]], [self.places[r]]) for r in turns[:SCANS]]
 
@@ -718,8 +720,8 @@ class _Answers:
                 scores[cases] = found
             else:
                 rows = np.array([self.rows[id(scan)] for scan in ask.scans])
-                shared = ~np.isnan(rows).all(axis=0)
-                scores[shared] = np.nanmean(rows[:, shared], axis=0)
+                found = fused(rows, [scan.sequence for scan in ask.scans])
+                scores[:] = np.where(np.isnan(found), -np.inf, found)
         return table
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from indexer.case_index import Snapshot
 from indexer.errors import QueryError
 from retrieval.evaluation import Evaluation, Similarity, evaluate, predicted_class_similarity
-from retrieval.ranking import Stacks
+from retrieval.ranking import Stacks, fused
 
 SMALL = 5000
 """So many items' similarities are kept as a whole (100 MB)."""
@@ -164,14 +164,13 @@ class CrossMatch:
         ndarray of float32, shape (len(rows), n)
             Mean over shared sequences; −inf where none is shared.
         """
-        total = np.zeros((len(rows), len(self.names)), np.float32)
-        shared = np.zeros(total.shape, np.int8)
-        for sequence in self.sequences:
+        table = np.full((len(self.sequences), len(rows), len(self.names)), np.nan, np.float32)
+        for scores, sequence in zip(table, self.sequences, strict=True):
             at = np.searchsorted(sequence.items, rows)
             has = (at < len(sequence.items)) & (
                 sequence.items[np.minimum(at, len(sequence.items) - 1)] == rows
             )
             cells = np.ix_(np.flatnonzero(has), sequence.items)
-            total[cells] += sequence.stacks.chosen(at[has]).scores(sequence.stacks)
-            shared[cells] += 1
-        return np.where(shared > 0, total / np.maximum(shared, 1), -np.inf)
+            scores[cells] = sequence.stacks.chosen(at[has]).scores(sequence.stacks)
+        found = fused(table, [sequence.name for sequence in self.sequences])
+        return np.where(np.isnan(found), np.float32(-np.inf), found)

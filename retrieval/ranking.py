@@ -24,8 +24,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.composite import COMPOSITE
+
 BLOCK = 1024
 """Single slices compared at once."""
+
+TOGETHER = 4.0
+"""Weight of a composite's score in the mean over sequences."""
 
 
 @dataclass(frozen=True)
@@ -178,8 +183,45 @@ def late_interaction(
     return Matches(found, np.minimum(scores, 1).astype(np.float32), query_rows, rows)
 
 
-def fuse(matches: Sequence[Matches]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """Mean of a case's scores over the sequences it shares with the query.
+def fused(scores: NDArray[np.float32], sequences: Sequence[str | None]) -> NDArray[np.float32]:
+    """Mean of a case's scores over the sequences that it shares with the query.
+
+    What several sequences show together weighs :data:`TOGETHER` times as much as one of them.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (s, ...)
+        NaN where a case lacks the sequence.
+    sequences : sequence of str, length s
+
+    Returns
+    -------
+    ndarray of float32, shape (...)
+        NaN where no sequence is shared.
+
+    Examples
+    --------
+    >>> fused(np.array([[.2, .5], [.4, np.nan]]), ["t1", "t2"]).round(2)
+    array([0.3, 0.5], dtype=float32)
+    """
+    weights = np.array([TOGETHER if sequence == COMPOSITE else 1.0 for sequence in sequences])
+    weights = weights.reshape(-1, *[1] * (scores.ndim - 1))
+    shared = ~np.isnan(scores)
+    total = (weights * np.where(shared, scores, 0)).sum(axis=0)
+    weight = (weights * shared).sum(axis=0)
+    return np.where(weight > 0, total / np.maximum(weight, 1), np.nan).astype(np.float32)
+
+
+def fuse(
+    matches: Sequence[Matches], sequences: Sequence[str | None]
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """Rank cases by their :func:`fused` scores.
+
+    Parameters
+    ----------
+    matches : sequence of Matches
+    sequences : sequence of str
+        That each of them is of.
 
     Returns
     -------
@@ -187,7 +229,8 @@ def fuse(matches: Sequence[Matches]) -> tuple[NDArray[np.int64], NDArray[np.floa
         Best first; ties by case.
     scores : ndarray of float32, shape (c,)
     best : ndarray of int64, shape (c,)
-        For each case the place in `matches` of its best sequence.
+        For each case the place in `matches` of the sequence to show: its best, a composite where it
+        shares nothing else.
     """
     cases = np.unique(np.concatenate([m.cases for m in matches])) if matches else np.empty(0, np.int64)
     table = np.full((len(matches), len(cases)), np.nan, np.float32)
@@ -195,6 +238,8 @@ def fuse(matches: Sequence[Matches]) -> tuple[NDArray[np.int64], NDArray[np.floa
         table[row, np.searchsorted(cases, m.cases)] = m.scores
     if not len(cases):
         return cases, np.empty(0, np.float32), cases
-    scores = np.nanmean(table, axis=0)
+    scores = fused(table, sequences)
     order = np.lexsort((cases, -scores))
-    return cases[order], scores[order], np.nanargmax(table, axis=0)[order]
+    single = np.array([sequence != COMPOSITE for sequence in sequences])[:, None]
+    shown = np.where(np.isnan(table), -np.inf, np.where(single, table + 2, table - 2))  # cosines: within 1
+    return cases[order], scores[order], np.argmax(shown, axis=0)[order]

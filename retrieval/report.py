@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
+from indexer.composite import COMPOSITE, LEADERS
 from indexer.errors import CbirError
 from indexer.files import written_whole
 from indexer.readers import read
@@ -174,6 +175,8 @@ def _reason(error: Exception) -> str:
 
 def _chosen(scans: Sequence[Scan], key: Key) -> Scan:
     source, sequence, position = key
+    if sequence == COMPOSITE:  # whatever of it was laid on top
+        sequence = next((c for c in LEADERS if any(scan.sequence == c for scan in scans)), sequence)
     for scan in scans:
         if scan.sequence == sequence and position < len(scan):
             return scan

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from indexer import readers, reference
 from indexer.case_index import CaseIndex, Snapshot
 from indexer.catalog import Contents
+from indexer.composite import COMPOSITE, composite, groups
 from indexer.encoder import Encoder, look
 from indexer.errors import QueryError, ReadError, StaleError
 from indexer.ingest import input_hash
-from indexer.preprocess import Preprocessing, prepared, with_region
+from indexer.preprocess import Preprocessing, prepared, prepared_together, with_region
 from indexer.scan import Scan
 from indexer.strangeness import LIMIT
 from indexer.vectors import EXACT_BELOW
@@ -234,8 +235,8 @@ class Index:
             )
         asked = Query(
             source=source,
-            sequence="+".join(dict.fromkeys(q.sequence for q in embedded if q.sequence)) or None,
-            slices=sum(len(q.positions) for q in embedded),
+            sequence=_sequences(embedded),
+            slices=_slices(embedded),
             region=region,
             region_slice=int(embedded[0].positions[0]) if region is not None else None,
         )
@@ -281,8 +282,8 @@ class Index:
         embedded = [scan for case in cases for scan in state.stored(case)]
         asked = Query(
             source=f"case {', '.join(names)}",
-            sequence="+".join(dict.fromkeys(q.sequence for q in embedded if q.sequence)) or None,
-            slices=sum(len(q.positions) for q in embedded),
+            sequence=_sequences(embedded),
+            slices=_slices(embedded),
         )
         own = {state.contents.patient_ids[case] for case in cases}
         return self._answer(
@@ -360,8 +361,11 @@ class Index:
 
     def _embed(self, state: _State, scans: Sequence[Scan], view: int) -> tuple[list[QueryScan], set[int]]:
         encoder, embedded, identical = self.encoder, [], set()
-        for scan in scans:
-            ready = prepared(scan, Preprocessing.of(encoder))
+        how = Preprocessing.of(encoder)
+        asking = [(scan, prepared(scan, how)) for scan in scans]
+        if how.together and COMPOSITE in state.sequences:
+            asking += [(composite(group), prepared_together(group, how.together)) for group in groups(scans)]
+        for scan, ready in asking:
             identical |= state.cases_with(self.case_index.catalog.scans_of(input_hash(ready)))
             rows = np.flatnonzero(ready.views == view)
             if not len(rows):
@@ -492,14 +496,11 @@ class _State:
     ) -> NDArray[np.bool_]:
         """Slices that a query slice of this sequence and view is compared with, of those that may be."""
         of_view = self.contents.slice_view == view
-        same: NDArray[np.bool_] = (
-            np.ones(len(of_view), bool)
-            if sequence is None
-            else self.slice_sequence == self.sequences.get(sequence, -1)
-        )
-        if not (same & eligible).any():
+        every = self.slice_sequence != self.sequences.get(COMPOSITE, -1)
+        same = every if sequence is None else self.slice_sequence == self.sequences.get(sequence, -1)
+        if not (same & eligible).any() and sequence != COMPOSITE:
             notes.append(f"no other case has {sequence}: compared with all sequences")
-            same[:] = True
+            same = every
         if view == REGION and not (of_view & same & eligible).any():
             notes.append("the index has no outlined regions: the region is compared with whole slices")
             of_view = self.contents.slice_view == WHOLE
@@ -532,7 +533,7 @@ class _State:
             weights = self.contents.slice_weight[row]
             matches.append(compared(query.embeddings, query.weights, stored, weights, self.slice_case[row]))
             rows.append(row)
-        cases, scores, best = fuse(matches)
+        cases, scores, best = fuse(matches, [query.sequence for query in queries])
         return cases, scores, _Pairs(queries, matches, rows, cases, best)
 
     def strange(
@@ -544,7 +545,11 @@ class _State:
         encoder was trained on.
         """
         typical = [(q.sequence, -q.strangeness) for q in queries]
-        near = [(q.sequence, self.nearest(m, silent)) for q, m in zip(queries, matches, strict=True)]
+        near = [
+            (q.sequence, self.nearest(m, silent))
+            for q, m in zip(queries, matches, strict=True)
+            if q.sequence != COMPOSITE  # which says what kind of case it is, whatever it shows
+        ]
         signals = {SIMILARITY: near, TYPICALITY: typical}
         learnt = self.calibration
         found = learnt.strange(signals, region=view == REGION) if learnt else None
@@ -678,6 +683,17 @@ def _evidence(
         fit = learnt.fit(name, scans, region=view == REGION) if learnt else None
         evidence[name] = replace(said, reason=STRANGE) if strange else fit(said) if fit else said
     return evidence
+
+
+def _sequences(scans: Sequence[QueryScan]) -> str | None:
+    """The sequences that ask."""
+    names = dict.fromkeys(scan.sequence for scan in scans if scan.sequence != COMPOSITE)
+    return "+".join(name for name in names if name) or None
+
+
+def _slices(scans: Sequence[QueryScan]) -> int:
+    """How many slices ask."""
+    return sum(len(scan.positions) for scan in scans if scan.sequence != COMPOSITE)
 
 
 def _one_patient(source: str, scans: Sequence[Scan]) -> list[Scan]:

@@ -121,7 +121,7 @@ def test_fusion_averages_over_shared_sequences():
     ones = np.ones(1, np.float32)
     t1 = late_interaction(np.array([[0.8, 0.6]], np.float32), ones, np.array([3, 5]))
     t2 = late_interaction(np.array([[0.9, 0.4]], np.float32), ones, np.array([5, 8]))
-    cases, scores, best = fuse([t1, t2])
+    cases, scores, best = fuse([t1, t2], ["t1", "t2"])
     assert cases.tolist() == [3, 5, 8]
     np.testing.assert_allclose(scores, [0.8, 0.75, 0.4])
     assert best.tolist() == [0, 1, 1]
@@ -129,7 +129,7 @@ def test_fusion_averages_over_shared_sequences():
 
 def test_fusion_of_nothing_is_nothing():
     nothing = late_interaction(np.empty((2, 0), np.float32), np.ones(2, np.float32), np.empty(0, np.int64))
-    cases, scores, _ = fuse([nothing])
+    cases, scores, _ = fuse([nothing], ["t1"])
     assert len(cases) == len(scores) == 0
 
 

@@ -1,0 +1,47 @@
+"""Several sequences of one place, seen together.
+
+What enhances and what swells shows in the difference of sequences. Where a source holds several of
+them on one grid, they are laid over each other, a channel a sequence, and these *composites* are
+embedded beside the sequences themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from indexer.scan import Scan
+
+CHANNELS = ("t1", "t1ce", "t2", "flair")
+"""Sequences that a composite may hold, in the order of its channels."""
+
+LEADERS = ("flair", "t2", "t1ce", "t1")
+"""Of these sequences, the first that there is says where the lesion is, and is shown of a composite."""
+
+LEADING = tuple(CHANNELS.index(name) for name in LEADERS)
+
+COMPOSITE = "composite"
+"""What a composite has for a sequence."""
+
+
+def groups(scans: Iterable[Scan]) -> Iterator[list[Scan | None]]:
+    """Scans to lay over each other, one a channel and None for a channel that there is none of.
+
+    They are of one patient and study, lie on the same grid, and are of two sequences at least. Of
+    several of one sequence the first is taken.
+    """
+    grids: dict[object, dict[str, Scan]] = {}
+    for scan in scans:
+        if scan.sequence in CHANNELS:
+            affine = None if scan.affine is None else scan.affine.round(3).tobytes()
+            grid = scan.patient_id, scan.study_id, scan.voxels.shape, scan.spacing, affine
+            grids.setdefault(grid, {}).setdefault(scan.sequence, scan)
+    for found in grids.values():
+        if len(found) > 1:
+            yield [found.get(channel) for channel in CHANNELS]
+
+
+def composite(group: list[Scan | None]) -> Scan:
+    """What stands for a group in an index: its first scan, called a composite."""
+    first = next(scan for scan in group if scan is not None)
+    return replace(first, sequence=COMPOSITE)
