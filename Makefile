@@ -53,6 +53,7 @@ kill-test: $(VENV)/installed-test  ## kill -9 an indexing run at 30 random momen
 benchmarks: figures  ## measure again all that the documents state (needs ../shared/data)
 	$(BIN)/python -m benchmarks.baseline
 	nice $(BIN)/python -m benchmarks.paper
+	$(BIN)/python -m benchmarks.radiomics
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.scale

@@ -317,6 +317,18 @@ def volumes(content: dict[str, Any]) -> str:
     return "\n".join([markdown(rows), "", origin(content)])
 
 
+def radiomics(content: dict[str, Any]) -> str:
+    """Whether a plain classifier with the outlines tells grade 2 from 3."""
+    table = content["results"]
+    patients = " and ".join(f"{n} of grade {grade}" for grade, n in table["patients"].items())
+    low, high = table["interval"]
+    folds = ", ".join(f"{area:.2f}" for area in table["by fold"].values())
+    return (
+        f"Area under the curve {table['area']:.2f} ({low:.2f}–{high:.2f}), where chance is 0.5; fold by fold "
+        f"{folds}. Logistic regression on {table['measures']} measures; {patients}. {origin(content)}"
+    )
+
+
 def ablation(content: dict[str, Any]) -> str:
     """What parts of the trained encoder are worth."""
     parts = []
@@ -539,6 +551,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "figshare": lambda: measured("figshare", figshare),
     "grades": lambda: measured("grades", grades),
     "volumes": lambda: measured("volumes", volumes),
+    "radiomics": lambda: measured("radiomics", radiomics),
     "ablation": lambda: measured("ablation", ablation),
     "speed": lambda: measured("speed", speed),
     "calibration": lambda: measured("calibration", calibration),

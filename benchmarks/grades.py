@@ -26,6 +26,7 @@ from benchmarks import cohorts, results
 from benchmarks.baseline import CANARIES, combined, figures
 from indexer import readers
 from indexer.case_index import CaseIndex
+from indexer.composite import COMPOSITE
 from indexer.encoder import TrainedEncoder
 from indexer.ingest import ingest
 from indexer.labels import load_labels
@@ -116,6 +117,14 @@ class Folds:
         """The cases of some folds, default of all that have a network."""
         return np.isin(np.array([f or "" for f in self.fold]), list(folds or self.items))
 
+    def of_sequences(self, names: Sequence[str | None]) -> Folds:
+        """The cases as only some of their sequences show them."""
+        items = {
+            fold: replace(of_fold, sequences=[s for s in of_fold.sequences if s.name in names])
+            for fold, of_fold in self.items.items()
+        }
+        return Folds(items, self.fold)
+
     def similarity(self, how: str | None = None) -> Similarity:
         """Rows by the networks of their folds."""
         n = len(self.fold)
@@ -154,15 +163,10 @@ def judged(task: Task, label: str, folds: Folds) -> dict[str, Any]:
         "slices combined: unweighted": folds.similarity("unweighted"),
         "size of the lesion": sizes(task, cases.names),
     }
-    for sequence in folds.cases.sequences:
-        only = Folds(
-            {
-                fold: replace(items, sequences=[s for s in items.sequences if s.name == sequence.name])
-                for fold, items in folds.items.items()
-            },
-            folds.fold,
-        )
-        rankings[f"{sequence.name} alone"] = only.similarity()
+    names = [sequence.name for sequence in folds.cases.sequences]
+    rankings["without composites"] = folds.of_sequences([n for n in names if n != COMPOSITE]).similarity()
+    for name in names:
+        rankings[f"{name} alone"] = folds.of_sequences([name]).similarity()
     asks = folds.asks()
     table: dict[str, Any] = {
         name: figures(evaluate(ranking, labels, cases.patients, queries=asks, **common))

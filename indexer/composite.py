@@ -7,9 +7,12 @@ embedded beside the sequences themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from indexer.readers.names import sequence_of
+from indexer.readers.source import Source
 from indexer.scan import Scan
 
 CHANNELS = ("t1", "t1ce", "t2", "flair")
@@ -39,6 +42,41 @@ def groups(scans: Iterable[Scan]) -> Iterator[list[Scan | None]]:
     for found in grids.values():
         if len(found) > 1:
             yield [found.get(channel) for channel in CHANNELS]
+
+
+def beside(sources: Sequence[Source]) -> list[Source]:
+    """What single files of several sequences are together: a source more for each patient's in a folder.
+
+    It is called like the files without their sequences, and "composite".
+    """
+    members: dict[tuple[Path, str, str, str], list[Source]] = {}
+    for source in sources:
+        if source.kind == "nifti" and source.sequence in CHANNELS and not source.channels:
+            _, rest = sequence_of(source.path.name)
+            key = source.path.parent, rest, source.patient_id, source.study_id
+            members.setdefault(key, []).append(source)
+    found = []
+    for (folder, rest, *_), several in members.items():
+        if len({source.sequence for source in several}) > 1:
+            found.append(
+                replace(
+                    several[0],
+                    path=folder / "_".join(filter(None, (rest, COMPOSITE))),
+                    kind=COMPOSITE,
+                    files=tuple(source.files[0] for source in several),
+                    channels=tuple(source.sequence or "" for source in several),
+                    sequence=None,
+                )
+            )
+    return found
+
+
+def parts(source: Source) -> list[Source]:
+    """The files that a source of :func:`beside` is of, each by itself."""
+    return [
+        replace(source, path=file, kind="nifti", files=(file,), channels=(), sequence=sequence)
+        for file, sequence in zip(source.files, source.channels, strict=True)
+    ]
 
 
 def composite(group: list[Scan | None]) -> Scan:

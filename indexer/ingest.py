@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from indexer import readers, reference
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
-from indexer.composite import composite, groups
-from indexer.encoder import Encoder, look, trained_on
+from indexer.composite import COMPOSITE, beside, composite, groups, parts
+from indexer.encoder import Composer, Encoder, look, trained_on
 from indexer.errors import LabelsError, ReadError
 from indexer.labels import Labels, find_labels, load_labels, tables_below
 from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_together
@@ -261,6 +261,8 @@ def ingest(
         found = list(_discovered(index, roots, labels, report, tolerant=prune))
         report.notes += _label_notes(found)
         sources = {str(source.path): source for discovered, _ in found for source in discovered}
+        if isinstance(encoder, Composer) and encoder.together:
+            sources |= {str(source.path): source for source in beside(list(sources.values()))}
         tables = {index.patient(p): row for discovered, t in found for p, row in _rows(discovered, t)}
         gone = _gone(index.catalog.fingerprints(), sources, roots)
         if prune:
@@ -356,20 +358,24 @@ def _file(
             report.failed.append(_failure(error.where, error))
             continue
         if held.get(str(source.path)) == fingerprint:
-            report.unchanged += 1
+            report.unchanged += source.kind != COMPOSITE
         else:
             fresh.append((source, fingerprint))
     failed = len(report.failed)
     # who is known by a scan need not be known by a reference case, too
     reference.leave(index, {source.patient_id for source in sources})
     flying: deque[_Flying] = deque()
+    done = 0
 
     def land() -> None:
-        entries = _landed(index, encoder, flying.popleft(), report)
+        nonlocal done
+        landing = flying.popleft()
+        entries = _landed(index, encoder, landing, report)
         patients = {scan.patient_id for entry in entries for scan in entry.scans}
         index.catalog.put(entries, {p: tables[p] for p in patients if p in tables})
-        report.indexed += len(entries)
-        progress(report.indexed + len(report.failed) - failed, len(fresh), report.embedded)
+        report.indexed += sum(one.source.kind != COMPOSITE for one in landing.group)
+        done += len(entries)
+        progress(done + len(report.failed) - failed, len(fresh), report.embedded)
 
     for group in _groups(_read_ahead(fresh, workers, report)):
         flying.append(_sent(index, workers, group, {digest for each in flying for digest in each.fresh}))
@@ -525,16 +531,23 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
         With the reason for which it cannot be read.
     """
     try:
-        found = [(scan, prepared(scan, preprocessing)) for scan in readers.read(source)]
+        if source.kind == COMPOSITE:
+            scans = [scan for part in parts(source) for scan in readers.read(part)]
+            found = []
+        else:
+            scans = readers.read(source)
+            found = [(scan, prepared(scan, preprocessing)) for scan in scans]
         if preprocessing.together:
-            for group in groups([scan for scan, _ in found]):
+            for group in groups(scans):
                 found.append((composite(group), prepared_together(group, preprocessing.together)))
-        scans = [
+        told = [
             ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views)
             for scan, ready in found
         ]
-        return Read(scans, [ready for _, ready in found])
+        return Read(told, [ready for _, ready in found])
     except ReadError:
+        if source.kind == COMPOSITE:  # the file's own source says so
+            return Read([], [])
         raise
     except Exception as error:  # one odd file must not end the run; its text may hold identifiers
         raise ReadError(

@@ -29,7 +29,7 @@ from indexer.composite import COMPOSITE
 BLOCK = 1024
 """Single slices compared at once."""
 
-TOGETHER = 4.0
+TOGETHER = 8.0
 """Weight of a composite's score in the mean over sequences."""
 
 
