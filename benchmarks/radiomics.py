@@ -109,7 +109,11 @@ def main() -> None:
         "measures": x.shape[1],
     }
     print(table)
-    print(results.save("radiomics", table, data="tcga-lgg, its outlines given, folds as given", seed=SEED))
+    print(
+        results.save(
+            "radiomics", table, data="tcga-lgg, its outlines given, folds as given", encoder="none", seed=SEED
+        )
+    )
 
 
 if __name__ == "__main__":
