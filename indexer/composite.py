@@ -36,8 +36,8 @@ def groups(scans: Iterable[Scan]) -> Iterator[list[Scan | None]]:
     grids: dict[object, dict[str, Scan]] = {}
     for scan in scans:
         if scan.sequence in CHANNELS:
-            affine = None if scan.affine is None else scan.affine.round(3).tobytes()
-            grid = scan.patient_id, scan.study_id, scan.voxels.shape, scan.spacing, affine
+            affine = None if scan.affine is None else (scan.affine.round(3) + 0.0).tobytes()  # no -0
+            grid = scan.patient_id, scan.study_id, scan.voxels.shape, affine
             grids.setdefault(grid, {}).setdefault(scan.sequence, scan)
     for found in grids.values():
         if len(found) > 1:

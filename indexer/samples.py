@@ -150,6 +150,12 @@ class Samples:
         return self.chosen(keep)
 
     @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """Samples that have a label in any head and may show what it is about."""
+        known = [target >= 0 for target in self.targets.values()]
+        return self.shown & np.any(known, axis=0) if known else np.zeros(len(self), bool)
+
+    @property
     def shown(self) -> NDArray[np.bool_]:
         """Slices that may show what the patient's label is about: all but those known to be free of it."""
         return np.isfinite(self.boxes[:, 0]) | ~self.outlined
@@ -247,7 +253,8 @@ def load_together(
 ) -> Samples | None:
     """The composites of cohorts (:mod:`indexer.composite`), or None where nothing has several sequences.
 
-    Parameters and errors as of :func:`load`.
+    Parameters and errors as of :func:`load`; a column that has fewer than two values among the
+    composites is left out.
     """
     found, failed = _sources(cohorts)
 
@@ -257,7 +264,9 @@ def load_together(
     version = f"together 1 {Preprocessing(size).version}"
     shapes = ((len(CHANNELS), size, size), (0, 0))
     pack = _packed(found, version, cut, shapes, cache, failed, progress)
-    return replace(_labelled(pack, found), failed=tuple(failed)) if len(pack.source) else None
+    if not len(pack.source):
+        return None
+    return replace(_labelled(pack, found, all_columns=False), failed=tuple(failed))
 
 
 def _sources(cohorts: Sequence[Cohort]) -> tuple[list[tuple[Cohort, Source]], list[tuple[str, str]]]:
@@ -393,7 +402,7 @@ def slices_of(scan: Scan, preprocessing: Preprocessing) -> _Cut:
     return ready.pixels, outlines, boxes, True
 
 
-def _labelled(pack: _Pack, found: Sequence[tuple[Cohort, Source]]) -> Samples:
+def _labelled(pack: _Pack, found: Sequence[tuple[Cohort, Source]], *, all_columns: bool = True) -> Samples:
     """Patients, labels and heads of packed slices."""
     tables: dict[Path, list[str]] = {}
     for cohort, _ in found:
@@ -414,6 +423,8 @@ def _labelled(pack: _Pack, found: Sequence[tuple[Cohort, Source]]) -> Samples:
                 for (cohort, _), row in zip(found, rows, strict=True)
             ]
             present = tuple(sorted({values[i] for i in np.unique(pack.source)} - {""}))
+            if len(present) < 2 and not all_columns:
+                continue
             if len(present) < 2:
                 raise LabelsError(path, f"{column!r} has fewer than two values", "choose another column")
             codes = np.array([present.index(v) if v in present else -1 for v in values], np.int64)

@@ -282,7 +282,7 @@ def train_together(
     CbirError
         If no composite has a label.
     """
-    labelled = samples.shown & np.any([target >= 0 for target in samples.targets.values()], axis=0)
+    labelled = samples.labelled
     if not labelled.any():
         raise CbirError(
             "training", "no composite has a label", "check that the labels table names the images"
@@ -462,8 +462,8 @@ class Report:
     Attributes
     ----------
     weights : Path
-    patients, slices : int
-        Trained on.
+    patients, slices, composites : int
+        Trained on; 0 composites where no source has several sequences.
     labels : dict of str to tuple of str
         Heads and their classes.
     losses : dict of str to float
@@ -477,6 +477,7 @@ class Report:
     weights: Path
     patients: int
     slices: int
+    composites: int
     labels: dict[str, tuple[str, ...]]
     losses: dict[str, float]
     validation: dict[str, float]
@@ -551,7 +552,8 @@ def fit(
     net = train(samples, recipe, checkpoint=checkpoint, resume=resume, progress=progress, finished=note)
     composites = load_together(cohorts, network.VIEW, cache, read)
     if composites is not None:
-        composites = composites.chosen(np.isin(composites.patients, samples.patients))
+        mine = np.isin(composites.patients, samples.patients)
+        composites = composites.chosen(composites.labelled & mine)
     together = train_together(composites, recipe, progress=progress) if composites else None
     save(out, net, samples, recipe, name or out.stem, together=together)
     checkpoint.unlink(missing_ok=True)
@@ -559,6 +561,7 @@ def fit(
         weights=out,
         patients=len(set(samples.patients.tolist())),
         slices=len(samples),
+        composites=len(composites) if composites else 0,
         labels=samples.classes,
         losses=losses,
         validation=held_out_precision(load_weights(out), every, held) if held.any() else {},

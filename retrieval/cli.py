@@ -617,7 +617,8 @@ def train(
     if as_json:
         _print_json(report.to_dict())
         return
-    print(f"trained on   {report.slices} slices of {report.patients} patients")
+    together = f" and {report.composites} composites" if report.composites else ""
+    print(f"trained on   {report.slices} slices{together} of {report.patients} patients")
     for head, classes in report.labels.items():
         print(f"learnt       {head}: {', '.join(classes)}")
     for head, value in report.validation.items():

@@ -235,7 +235,9 @@ class Evaluation:
             from matplotlib.figure import Figure as Canvas
             from matplotlib.ticker import MaxNLocator
         except ModuleNotFoundError as e:
-            raise CbirError(target, "drawing needs matplotlib", 'pip install "cbir[plot]"') from e
+            raise CbirError(
+                target, "drawing needs matplotlib", "install what this needs: pip install 'cbir[plot]'"
+            ) from e
         canvas = Canvas(figsize=(6, 4), layout="constrained")
         axes = canvas.add_subplot()
         ks = range(1, len(self.curve["micro"]) + 1)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from indexer import readers, reference
 from indexer.case_index import CaseIndex, Snapshot
 from indexer.catalog import Contents
-from indexer.composite import COMPOSITE, composite, groups
+from indexer.composite import COMPOSITE, composite, groups, parts
 from indexer.encoder import Encoder, look
 from indexer.errors import QueryError, ReadError, StaleError
 from indexer.ingest import input_hash
@@ -312,7 +312,9 @@ class Index:
             raise ReadError(path, "a reference case comes without pictures: see its collection and id")
         record = self.case_index.catalog.record(str(path))
         if record is not None:
-            return readers.read(readers.Source.from_record(path, record))
+            held = readers.Source.from_record(path, record)
+            files = parts(held) if held.kind == COMPOSITE else [held]
+            return [scan for file in files for scan in readers.read(file)]
         # a series that shares its folder with others has a name of its own
         scans = readers.read(path if path.exists() else path.parent)
         return [replace(scan, region=None) for scan in scans if path.exists() or scan.source == path]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -96,7 +95,6 @@ def test_sequences_on_one_grid_are_one_channel_each() -> None:
         {"patient_id": "Q"},
         {"study_id": "P-2"},
         {"voxels": np.zeros((3, 4, 6))},
-        {"spacing": (1.0, 1.0, 2.0)},
         {"affine": np.diag([1.0, 1, -1, 1])},
         {"affine": np.eye(4) + 0.01 * np.eye(4, k=3)},
         {"affine": None},
@@ -178,10 +176,10 @@ def test_what_is_not_of_one_place_in_names_is_not_together(other: Source) -> Non
 # -- laid over each other ------------------------------------------------------------------------------
 
 
-def plane_of(rows: slice, columns: slice, low: float, high: float, marks: tuple[int, int]) -> NDArray[Any]:
+def plane_of(rows: slice, columns: slice, low: int, high: int, marks: tuple[int, int]) -> NDArray[Any]:
     """A plane of 30 × 50 with tissue from low to high in a box, and one brightest pixel."""
     plane = np.zeros((30, 50))
-    tissue = np.random.default_rng(0).uniform(low, high, (30, 50))
+    tissue = np.random.default_rng(low).uniform(low, high, (30, 50))
     plane[rows, columns] = tissue[rows, columns]
     plane[marks] = 2 * high
     return plane
@@ -205,9 +203,8 @@ def test_channels_are_cut_to_one_box_and_stay_in_line() -> None:
     assert found.pixels.shape == (1, 4, 40, 40)
     assert found.pixels.dtype == np.uint8
     # 20 rows are centred, with 10 above: row 12 lies at 12 - 4 + 10, column 20 at 20 - 2
-    for channel in (T1, FLAIR):
-        pixels = found.pixels[0, channel]
-        assert np.argwhere(pixels == 255).tolist() == [[18, 18]]
+    brightest = [set(map(tuple, np.argwhere(found.pixels[0, c] == 255).tolist())) for c in (T1, FLAIR)]
+    assert brightest[0] & brightest[1] == {(18, 18)}  # of each a few more by chance
     # what is foreground of each alone is foreground of its channel alone
     for channel, box in ((T1, T1_BOX), (FLAIR, FLAIR_BOX)):
         expected = np.zeros((30, 50), bool)
@@ -294,22 +291,17 @@ def test_how_slices_are_prepared_says_whether_composites_are(composer: TinyCompo
 # -- the network ---------------------------------------------------------------------------------------
 
 
-def settled(net: Any, *inputs: torch.Tensor) -> Any:
-    """Let the normalisation see something, as in a training."""
-    net.train()
-    with torch.no_grad():
-        for _ in range(3):
-            net(*inputs)
-    return net.eval()
-
-
 @pytest.fixture(scope="module")
 def networks() -> tuple[RetrievalNetwork, CompositeNetwork]:
+    """With ImageNet's backbone and heads that have learnt nothing."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        x = torch.rand(6, 4, 96, 96) * 2 - 1
-        together = settled(CompositeNetwork(4), x, torch.ones(6, 4, dtype=torch.bool))
-        return settled(RetrievalNetwork(), x[:, :1]), together
+        net, together = RetrievalNetwork(), CompositeNetwork(4)
+    training.from_imagenet(net)
+    stem = net.backbone.stem.state_dict()
+    together.stem.load_state_dict(stem | {"conv.weight": stem["conv.weight"].repeat(1, 4, 1, 1)})
+    together.blocks.load_state_dict(net.backbone.blocks[: len(together.blocks)].state_dict())
+    return net.eval(), together.eval()
 
 
 def there_of(*rows: tuple[int, ...]) -> torch.Tensor:
@@ -1204,12 +1196,12 @@ def test_a_region_asks_with_the_composites_regions(
     rng = np.random.default_rng(0)
     for i in range(4):
         folder = tmp_path / "mri" / f"P-{i}" if i else tmp_path / "new"
-        files = write_files(folder, f"P-{i}", "t1", "flair", seed=10 * i)
+        write_files(folder, f"P-{i}", "t1", "flair", seed=10 * i)
         mask = np.zeros(phantom(0).shape, np.float32)
         x, y = rng.integers(6, 12, 2)
         mask[x : x + 6, y : y + 6, 4:6] = 1
         write_nifti(folder / f"P-{i}_seg.nii.gz", mask)
-        asked = asked if i else asking(composer, *files, view=1)
+    asked = asking(composer, tmp_path / "new", view=1)
     index = make(tmp_path / "mri")
     answer = index.query(tmp_path / "new", mask=tmp_path / "new" / "P-0_seg.nii.gz")
     wanted = by_hand(index, asked, WEIGHT, view=1)
