@@ -66,6 +66,7 @@ def beside(sources: Sequence[Source]) -> list[Source]:
                     files=tuple(source.files[0] for source in several),
                     channels=tuple(source.sequence or "" for source in several),
                     sequence=None,
+                    region_files=tuple(dict.fromkeys(f for s in several for f in s.region_files)),
                 )
             )
     return found

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -262,14 +262,18 @@ def ingest(
         report.notes += _label_notes(found)
         sources = {str(source.path): source for discovered, _ in found for source in discovered}
         if isinstance(encoder, Composer) and encoder.together:
-            sources |= {str(source.path): source for source in beside(list(sources.values()))}
+            named = {root.parent.resolve() / root.name for root in roots}  # some files of a folder: not all
+            several = beside([source for source in sources.values() if source.path not in named])
+            sources |= {str(source.path): source for source in several}
         tables = {index.patient(p): row for discovered, t in found for p, row in _rows(discovered, t)}
         gone = _gone(index.catalog.fingerprints(), sources, roots)
+        files = [path for path in gone if (index.catalog.record(path) or {}).get("kind") != COMPOSITE]
         if prune:
-            report.pruned = index.catalog.remove_sources(gone)
-        elif gone:
+            index.catalog.remove_sources(gone)
+            report.pruned = len(files)
+        elif files:
             report.notes.append(
-                f"{len(gone)} that are in the index are gone from the disk: {_listed(gone)}; "
+                f"{len(files)} that are in the index are gone from the disk: {_listed(files)}; "
                 "--prune takes them out"
             )
         with nullcontext(workers) if workers else Threads(encoder) as able:
@@ -530,26 +534,23 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
     ReadError
         With the reason for which it cannot be read.
     """
+    together = source.kind == COMPOSITE
     try:
-        if source.kind == COMPOSITE:
-            scans = [scan for part in parts(source) for scan in readers.read(part)]
-            found = []
-        else:
-            scans = readers.read(source)
-            found = [(scan, prepared(scan, preprocessing)) for scan in scans]
-        if preprocessing.together:
-            for group in groups(scans):
+        scans = readers.read(source) if not together else [s for p in parts(source) for s in readers.read(p)]
+        found = [] if together else [(scan, prepared(scan, preprocessing)) for scan in scans]
+        for group in groups(scans) if preprocessing.together else ():
+            with suppress(ReadError):  # what shows too little beside the others is filed without them
                 found.append((composite(group), prepared_together(group, preprocessing.together)))
         told = [
             ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views)
             for scan, ready in found
         ]
         return Read(told, [ready for _, ready in found])
-    except ReadError:
-        if source.kind == COMPOSITE:  # the file's own source says so
-            return Read([], [])
-        raise
     except Exception as error:  # one odd file must not end the run; its text may hold identifiers
+        if together:  # each of the files has a source of its own, which says it
+            return Read([], [])
+        if isinstance(error, ReadError):
+            raise
         raise ReadError(
             source.path, f"cannot be read ({type(error).__name__})", "please report its format"
         ) from error

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer import readers
-from indexer.composite import CHANNELS, groups
+from indexer.composite import CHANNELS, COMPOSITE, beside, groups, parts
 from indexer.errors import CbirError, LabelsError, ReadError
 from indexer.files import written_whole
 from indexer.labels import Labels
@@ -257,6 +257,8 @@ def load_together(
     composites is left out.
     """
     found, failed = _sources(cohorts)
+    for cohort in cohorts:
+        found += [(cohort, source) for source in beside([s for of, s in found if of is cohort])]
 
     def cut(scans: Sequence[Scan]) -> list[_Cut]:
         return [composites_of(group, size) for group in groups(scans)]
@@ -320,7 +322,8 @@ def _packed(
         ):
             for i, (cohort, source) in enumerate(found):
                 try:
-                    ready = cut(cohort.read(source))
+                    several = parts(source) if source.kind == COMPOSITE else [source]
+                    ready = cut([scan for each in several for scan in cohort.read(each)])
                 except ReadError as error:
                     reasons.append((str(source.path), error.explanation))
                     continue

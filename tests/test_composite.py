@@ -525,10 +525,10 @@ def test_views_of_a_lesion_are_turned_at_will_around_it() -> None:
     moved = (theta[::2, :, 2] - torch.tensor([0.8 - 1, 0.9 - 1])).abs()
     assert 0.5 * most < moved.max() <= most + 1e-5
     assert 0.05 < theta[1::2, :, 2].abs().max() <= 2 * augmentation.SHIFT + 1e-5
-    # every quarter turn, each with its mirror image
-    turn = torch.atan2(theta[:, 1, 0], theta[:, 0, 0]).div(math.pi / 2).floor()
+    # every twelfth of a turn, each with its mirror image
+    turn = torch.atan2(theta[:, 1, 0], theta[:, 0, 0]).div(math.pi / 6).floor()
     mirrored = theta[:, :, :2].det() < 0
-    assert len({(int(t), bool(m)) for t, m in zip(turn, mirrored, strict=True)}) == 8
+    assert len({(int(t), bool(m)) for t, m in zip(turn, mirrored, strict=True)}) == 24
     # the least region is an eighth of the slice
     tiny = augmentation.lesion_frames(torch.tensor([[0.5, 0.5, 0.51, 0.51]] * 50), torch.Generator())
     assert tiny[:, :, :2].det().abs().sqrt().min() >= network.LEAST / augmentation.REGION - 1e-5
@@ -705,6 +705,16 @@ def test_without_several_sequences_there_are_no_composites(tmp_path: Path) -> No
     assert training_set.load_together([cohort_of(root)], 32, tmp_path / "cache") is None
     (root / "cbir.json").write_text('{"channels": ["t1", "adc", "dwi"]}')
     assert training_set.load_together([cohort_of(root)], 32, tmp_path / "cache") is None
+
+
+def test_a_label_that_all_composites_share_teaches_them_nothing(tmp_path: Path) -> None:
+    root = write_stacks(tmp_path / "mri", ("P-1", "P-2"))
+    write_files(root / "P-3", "P-3", "t1", seed=30)
+    (root / "participants.tsv").write_text("participant_id\twho_grade\nP-1\t2\nP-2\t2\nP-3\t3\n")
+    assert training_set.load([cohort_of(root)], 32, tmp_path / "cache").classes == {"who_grade": ("2", "3")}
+    found = training_set.load_together([cohort_of(root)], 32, tmp_path / "cache")
+    assert found is not None
+    assert found.classes == found.targets == {}
 
 
 @pytest.mark.parametrize("several", [True, False])
@@ -1244,3 +1254,66 @@ def test_the_leading_sequence_of_a_composite_is_chosen() -> None:
         report._chosen([scan_of("adc")], ("a", COMPOSITE, 2))
     with pytest.raises(CbirError, match="slice 5"):
         report._chosen(scans, ("a", COMPOSITE, 5))
+
+
+# -- what an odd channel, or an odd call, costs ---------------------------------------------------------
+
+
+def test_single_files_are_learnt_from_too(tmp_path: Path) -> None:
+    folder = tmp_path / "mri"
+    folder.mkdir()
+    for patient in ("P-1", "P-2"):
+        for name in ("t1", "t1ce"):
+            nib.save(nib.Nifti1Image(drawn(patient + name), np.eye(4)), folder / f"{patient}_{name}.nii.gz")
+    table = folder / "participants.tsv"
+    table.write_text("participant_id\tgrade\nP-1\t2\nP-2\t4\n")
+    cohort = Cohort(folder, load_labels(table), ("grade",))
+    found = training_set.load_together([cohort], 32, tmp_path / "cache")
+    assert found is not None
+    assert set(found.patients) == {"P-1", "P-2"}
+    assert found.pixels.shape[1:] == (4, 32, 32)
+    assert [channel.any() for channel in found.pixels.swapaxes(0, 1)] == [True, True, False, False]
+
+
+def drawn(name: str) -> np.ndarray:
+    """A volume like no other."""
+    values = np.zeros((24, 24, 6), np.float32)
+    values[4:20, 4:20] = np.random.default_rng(list(name.encode())).uniform(50, 200, (16, 16, 6))
+    return values
+
+
+def test_naming_some_files_of_a_folder_leaves_its_composite_as_it_is(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "some"
+    folder.mkdir()
+    files = [folder / f"P-9_{name}.nii.gz" for name in ("flair", "t1", "t1ce")]
+    for file in files:
+        nib.save(nib.Nifti1Image(drawn(file.name), np.eye(4)), file)
+    ingest(index, [folder], composer)
+    before = index.catalog.fingerprints()
+    report = ingest(index, files[:2], composer)
+    assert (report.indexed, report.unchanged) == (0, 2)
+    assert index.catalog.fingerprints() == before
+    files[0].unlink()
+    files[1].unlink()
+    report = ingest(index, [folder], composer)
+    assert [note for note in report.notes if "gone" in note and "2 that" in note and COMPOSITE not in note]
+    assert ingest(index, [folder], composer, prune=True).pruned == 2
+    assert len(index.catalog.fingerprints()) == 1
+
+
+def test_a_file_is_filed_though_its_composite_cannot_be(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(group: object, size: int) -> None:
+        raise ReadError("x", "it shows almost nothing")
+
+    folder = tmp_path / "speck"
+    folder.mkdir()
+    (folder / "cbir.json").write_text('{"channels": ["t1", "t1ce"]}')
+    nib.save(nib.Nifti1Image(np.stack([drawn("a"), drawn("b")], 3), np.eye(4)), folder / "P-8.nii.gz")
+    monkeypatch.setattr("indexer.ingest.prepared_together", refuse)
+    report = ingest(index, [folder], composer)
+    assert (report.indexed, report.failed) == (1, [])
+    assert index.catalog.contents().scan_sequence == ["t1", "t1ce"]
