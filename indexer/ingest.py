@@ -19,11 +19,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers, reference
+from indexer import readers, reference, remote
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.encoder import Encoder, look, trained_on
-from indexer.errors import LabelsError, ReadError
+from indexer.errors import CbirError, LabelsError, ReadError
 from indexer.labels import Labels, find_labels, load_labels, tables_below
 from indexer.preprocess import Prepared, Preprocessing, prepared
 from indexer.readers import Source
@@ -209,7 +209,7 @@ class _Flying:
 
 def ingest(
     index: CaseIndex,
-    roots: Sequence[Path],
+    roots: Sequence[Path | str],
     encoder: Encoder,
     *,
     labels: Labels | None = None,
@@ -223,8 +223,8 @@ def ingest(
     Parameters
     ----------
     index : CaseIndex
-    roots : sequence of Path
-        Files or folders.
+    roots : sequence of Path or str
+        Files or folders; as str, such in a store that fsspec knows (see :mod:`indexer.remote`).
     encoder : Encoder
     labels : Labels, optional
         If not given, those that a root was indexed with before, else ``participants.tsv`` beside or
@@ -250,18 +250,24 @@ def ingest(
         If another process writes to the index.
     EncoderError
         If the index, or the reference cases, were made by another encoder.
+    CbirError
+        If a store cannot be listed.
     """
     index.require(encoder)
     if with_reference:
         reference.require(encoder)
     start = time.perf_counter()
     report = IngestReport()
-    with index.writing("index"):
-        found = list(_discovered(index, roots, labels, report, tolerant=prune))
-        report.notes += _label_notes(found)
-        sources = {str(source.path): source for discovered, _ in found for source in discovered}
+    roots = [root.rstrip("/") if isinstance(root, str) else root for root in roots]
+    with index.writing("index"), remote.StandIns() as stand_ins:
+        with stand_ins.renamed():
+            found = list(_discovered(index, roots, labels, report, stand_ins, tolerant=prune))
+        report.notes += map(stand_ins.named, _label_notes(found))
+        report.failed = [{k: stand_ins.named(v) for k, v in failure.items()} for failure in report.failed]
+        discovered = (stand_ins.source(source) for sources, _ in found for source in sources)
+        sources = {source.name: source for source in discovered}
         tables = {index.patient(p): row for discovered, t in found for p, row in _rows(discovered, t)}
-        gone = _gone(index.catalog.fingerprints(), sources, roots)
+        gone = _gone(index.catalog.fingerprints(), sources, roots, stand_ins)
         if prune:
             report.pruned = index.catalog.remove_sources(gone)
         elif gone:
@@ -349,12 +355,12 @@ def _file(
     for source in sources:
         try:
             if not all(str(path).isprintable() for path in (source.path, *source.files)):
-                raise ReadError(source.path, "its name holds control characters or is not UTF-8", "rename it")
+                raise ReadError(source.name, "its name holds control characters or is not UTF-8", "rename it")
             fingerprint = _fingerprint(index, source)
         except ReadError as error:
             report.failed.append(_failure(error.where, error))
             continue
-        if held.get(str(source.path)) == fingerprint:
+        if held.get(source.name) == fingerprint:
             report.unchanged += 1
         else:
             fresh.append((source, fingerprint))
@@ -396,9 +402,10 @@ def input_hash(ready: Prepared) -> str:
 
 def _discovered(
     index: CaseIndex,
-    roots: Sequence[Path],
+    roots: Sequence[Path | str],
     labels: Labels | None,
     report: IngestReport,
+    stand_ins: remote.StandIns,
     *,
     tolerant: bool,
 ) -> Iterator[tuple[list[Source], Labels | None]]:
@@ -407,12 +414,18 @@ def _discovered(
     A folder below a root that has a table of its own is taken by itself.
     """
     errors = []
-    for root in roots:
-        given = labels if labels is not None else _remembered(index, root)
+    top: Path | None
+    for name in roots:
+        given = labels if labels is not None else _remembered(index, name)
+        if isinstance(name, str):
+            root, top, failures = stand_ins.place(name)
+            report.failed += [_failure(error.where, error) for error in failures]
+        else:
+            root, top = name, None
         nested = [] if given is not None else tables_below(root)
         found = False
         for part in (root, *nested):
-            table = given if given is not None else find_labels(part)
+            table = given if given is not None else find_labels(part, top)
             try:
                 discovery = readers.discover(part, table, without=[n for n in nested if n != part])
             except ReadError as error:
@@ -438,7 +451,7 @@ def _discovered(
         report.failed += [_failure(error.where, error) for error in errors]
 
 
-def _remembered(index: CaseIndex, root: Path) -> Labels | None:
+def _remembered(index: CaseIndex, root: Path | str) -> Labels | None:
     """The labels table that a root was indexed with before."""
     path = index.catalog.labels_file(str(root))
     if path is None:
@@ -504,14 +517,19 @@ def _fingerprint(index: CaseIndex, source: Source) -> str:
     return hashlib.sha256(f"{source.fingerprint()}\0{case}".encode()).hexdigest()
 
 
-def _gone(held: Iterable[str], sources: Mapping[str, Source], roots: Sequence[Path]) -> list[str]:
-    """Paths in the index at or below the roots that discovery no longer finds and the disk no longer has."""
+def _gone(
+    held: Iterable[str],
+    sources: Mapping[str, Source],
+    roots: Sequence[Path | str],
+    stand_ins: remote.StandIns,
+) -> list[str]:
+    """Names in the index at or below the roots that discovery no longer finds and the disk no longer has."""
     return [
         path
         for path in held
         if path not in sources
         and any(Path(path).is_relative_to(root) for root in roots)
-        and not Path(path).exists()
+        and not stand_ins.path(path).exists()
     ]
 
 
@@ -522,19 +540,22 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
     ------
     ReadError
         With the reason for which it cannot be read.
+    CbirError
+        If no source could be read now: there is no room for copies, or no package for their store.
     """
     try:
         scans, images = [], []
-        for scan in readers.read(source):
-            ready = prepared(scan, preprocessing)
-            scans.append(ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views))
-            images.append(ready)
+        with source.local() as here:
+            for scan in readers.read(here):
+                ready = prepared(scan, preprocessing)
+                scans.append(ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views))
+                images.append(ready)
         return Read(scans, images)
-    except ReadError:
+    except CbirError:
         raise
     except Exception as error:  # one odd file must not end the run; its text may hold identifiers
         raise ReadError(
-            source.path, f"cannot be read ({type(error).__name__})", "please report its format"
+            source.name, f"cannot be read ({type(error).__name__})", "please report its format"
         ) from error
 
 
@@ -562,7 +583,7 @@ def _read_ahead(
         try:
             yield _Fresh(source, fingerprint, future.result())
         except ReadError as error:
-            report.failed.append(_failure(source.path, error))
+            report.failed.append(_failure(source.name, error))
 
     for source, fingerprint in fresh:
         waiting.append((source, fingerprint, workers.read(source)))
@@ -615,7 +636,7 @@ def _landed(index: CaseIndex, encoder: Encoder, flying: _Flying, report: IngestR
     known |= index.catalog.embedded(list(others)) if others else {}
     return [
         Entry(
-            path=str(one.source.path),
+            path=one.source.name,
             fingerprint=one.fingerprint,
             record=one.source.record(),
             scans=[
@@ -640,7 +661,7 @@ def _filed(
     return EmbeddedScan(
         case_id=index.case(source.patient_id, source.study_id),
         patient_id=index.patient(source.patient_id),
-        series_id=index.pseudonym("series", scan.series_id or str(scan.source)),
+        series_id=index.pseudonym("series", scan.series_id or source.name),
         sequence=scan.sequence,
         modality=scan.modality,
         shape=scan.voxels.shape,
