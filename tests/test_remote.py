@@ -93,6 +93,38 @@ def test_a_store_is_indexed_as_a_folder_is(store, mixed, tmp_path, tiny):
         assert (again.indexed, again.unchanged, again.embedded, again.pruned) == (0, 6, 0, 0)
 
 
+def test_s3_is_read_as_a_folder_is(mixed, tmp_path, monkeypatch, tiny):
+    pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'cbir[remote]'")
+    servers = pytest.importorskip(
+        "moto.server", reason="a store to try is not installed: pip install 'moto[server]'"
+    )
+    with CaseIndex.create(tmp_path / "here", tiny, keep_ids=True) as here:
+        ingest(here, [mixed], tiny)
+        expected = told(here, mixed)
+    server = servers.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    try:
+        store = fsspec.filesystem("s3")
+        store.mkdir("bucket")
+        put(store, mixed, "bucket/mri")
+        with CaseIndex.create(tmp_path / "there", tiny, keep_ids=True) as there:
+            assert ingest(there, ["s3://bucket/mri"], tiny).failed == []
+            assert_same(told(there, "s3://bucket/mri"), expected)
+            assert ingest(there, ["s3://bucket/mri"], tiny).unchanged == 6
+            with pytest.raises(CbirError, match="there is nothing|cannot be read"):
+                ingest(there, ["s3://elsewhere/mri"], tiny, prune=True)
+    finally:
+        server.stop()
+
+
 def test_what_changes_in_the_store_is_read_again_and_what_goes_is_pruned(store, mixed, tmp_path, tiny):
     put(store, mixed)
     with CaseIndex.create(tmp_path / "index", tiny, keep_ids=True) as index:
