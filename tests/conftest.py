@@ -69,7 +69,8 @@ def engine_runs(
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: bool(item.get_closest_marker("engines")))  # they only read reports
     if config.getoption("--elsewhere"):
-        items[:] = [item for item in items if not item.get_closest_marker("local")]
+        apart = {"local", "browser"}  # what a page looks like does not depend on engines
+        items[:] = [item for item in items if apart.isdisjoint(m.name for m in item.iter_markers())]
     if not REAL.is_dir():
         for item in items:
             if item.get_closest_marker("real"):
