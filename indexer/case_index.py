@@ -446,7 +446,7 @@ class CaseIndex:
                 "run `cbir verify --repair`",
             )
         if listed or held.revision != contents.revision:
-            ids = self.milvus.ids(held.file, max(held.last, *ids[-1:].tolist()))
+            ids = self.milvus.ids(held.file, max([held.last, *ids[-1:].tolist()]))
         return MilvusVectors(
             self.milvus, held.file, manifest.dimension, partition, ids, self.catalog.embeddings
         )
@@ -529,7 +529,7 @@ class CaseIndex:
         filed = ids[:0]
         if name in server.collections(self.manifest.name):
             server.load(name)
-            filed = server.ids(name, max(0, *ids[-1:].tolist()))
+            filed = server.ids(name, max([0, *ids[-1:].tolist()]))
         else:
             name = f"{self.manifest.name}_{contents.revision}_{secrets.token_hex(2)}"
             lists = 0 if partition is None else len(partition.centroids)

@@ -19,12 +19,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers, reference
+from indexer import readers, reference, remote
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.composite import COMPOSITE, beside, composite, groups, parts
 from indexer.encoder import Composer, Encoder, look, trained_on
-from indexer.errors import LabelsError, ReadError
+from indexer.errors import CbirError, LabelsError, ReadError
 from indexer.labels import Labels, find_labels, load_labels, tables_below
 from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_together
 from indexer.readers import Source
@@ -210,7 +210,7 @@ class _Flying:
 
 def ingest(
     index: CaseIndex,
-    roots: Sequence[Path],
+    roots: Sequence[Path | str],
     encoder: Encoder,
     *,
     labels: Labels | None = None,
@@ -224,8 +224,8 @@ def ingest(
     Parameters
     ----------
     index : CaseIndex
-    roots : sequence of Path
-        Files or folders.
+    roots : sequence of Path or str
+        Files or folders; as str, such in a store that fsspec knows (see :mod:`indexer.remote`).
     encoder : Encoder
     labels : Labels, optional
         If not given, those that a root was indexed with before, else ``participants.tsv`` beside or
@@ -251,22 +251,29 @@ def ingest(
         If another process writes to the index.
     EncoderError
         If the index, or the reference cases, were made by another encoder.
+    CbirError
+        If a store cannot be listed.
     """
     index.require(encoder)
     if with_reference:
         reference.require(encoder)
     start = time.perf_counter()
     report = IngestReport()
-    with index.writing("index"):
-        found = list(_discovered(index, roots, labels, report, tolerant=prune))
-        report.notes += _label_notes(found)
-        sources = {str(source.path): source for discovered, _ in found for source in discovered}
+    roots = [root.rstrip("/") if isinstance(root, str) else root for root in roots]
+    with index.writing("index"), remote.StandIns() as stand_ins:
+        with stand_ins.renamed():
+            found = list(_discovered(index, roots, labels, report, stand_ins, tolerant=prune))
+        report.notes += map(stand_ins.named, _label_notes(found))
+        report.failed = [{k: stand_ins.named(v) for k, v in failure.items()} for failure in report.failed]
+        discovered = (stand_ins.source(source) for sources, _ in found for source in sources)
+        sources = {source.name: source for source in discovered}
         if isinstance(encoder, Composer) and encoder.together:
-            named = {root.parent.resolve() / root.name for root in roots}  # some files of a folder: not all
-            several = beside([source for source in sources.values() if source.path not in named])
-            sources |= {str(source.path): source for source in several}
+            # whoever names some files of a folder does not say that there are no others
+            named = {str(r if isinstance(r, str) else r.parent.resolve() / r.name) for r in roots}
+            several = beside([source for source in sources.values() if source.name not in named])
+            sources |= {source.name: source for source in several}
         tables = {index.patient(p): row for discovered, t in found for p, row in _rows(discovered, t)}
-        gone = _gone(index.catalog.fingerprints(), sources, roots)
+        gone = _gone(index.catalog.fingerprints(), sources, roots, stand_ins)
         files = [path for path in gone if (index.catalog.record(path) or {}).get("kind") != COMPOSITE]
         if prune:
             index.catalog.remove_sources(gone)
@@ -356,12 +363,12 @@ def _file(
     for source in sources:
         try:
             if not all(str(path).isprintable() for path in (source.path, *source.files)):
-                raise ReadError(source.path, "its name holds control characters or is not UTF-8", "rename it")
+                raise ReadError(source.name, "its name holds control characters or is not UTF-8", "rename it")
             fingerprint = _fingerprint(index, source)
         except ReadError as error:
             report.failed.append(_failure(error.where, error))
             continue
-        if held.get(str(source.path)) == fingerprint:
+        if held.get(source.name) == fingerprint:
             report.unchanged += source.kind != COMPOSITE
         else:
             fresh.append((source, fingerprint))
@@ -407,9 +414,10 @@ def input_hash(ready: Prepared) -> str:
 
 def _discovered(
     index: CaseIndex,
-    roots: Sequence[Path],
+    roots: Sequence[Path | str],
     labels: Labels | None,
     report: IngestReport,
+    stand_ins: remote.StandIns,
     *,
     tolerant: bool,
 ) -> Iterator[tuple[list[Source], Labels | None]]:
@@ -418,12 +426,18 @@ def _discovered(
     A folder below a root that has a table of its own is taken by itself.
     """
     errors = []
-    for root in roots:
-        given = labels if labels is not None else _remembered(index, root)
+    top: Path | None
+    for name in roots:
+        given = labels if labels is not None else _remembered(index, name)
+        if isinstance(name, str):
+            root, top, failures = stand_ins.place(name)
+            report.failed += [_failure(error.where, error) for error in failures]
+        else:
+            root, top = name, None
         nested = [] if given is not None else tables_below(root)
         found = False
         for part in (root, *nested):
-            table = given if given is not None else find_labels(part)
+            table = given if given is not None else find_labels(part, top)
             try:
                 discovery = readers.discover(part, table, without=[n for n in nested if n != part])
             except ReadError as error:
@@ -449,7 +463,7 @@ def _discovered(
         report.failed += [_failure(error.where, error) for error in errors]
 
 
-def _remembered(index: CaseIndex, root: Path) -> Labels | None:
+def _remembered(index: CaseIndex, root: Path | str) -> Labels | None:
     """The labels table that a root was indexed with before."""
     path = index.catalog.labels_file(str(root))
     if path is None:
@@ -515,14 +529,19 @@ def _fingerprint(index: CaseIndex, source: Source) -> str:
     return hashlib.sha256(f"{source.fingerprint()}\0{case}".encode()).hexdigest()
 
 
-def _gone(held: Iterable[str], sources: Mapping[str, Source], roots: Sequence[Path]) -> list[str]:
-    """Paths in the index at or below the roots that discovery no longer finds and the disk no longer has."""
+def _gone(
+    held: Iterable[str],
+    sources: Mapping[str, Source],
+    roots: Sequence[Path | str],
+    stand_ins: remote.StandIns,
+) -> list[str]:
+    """Names in the index at or below the roots that discovery no longer finds and the disk no longer has."""
     return [
         path
         for path in held
         if path not in sources
         and any(Path(path).is_relative_to(root) for root in roots)
-        and not Path(path).exists()
+        and not stand_ins.path(path).exists()
     ]
 
 
@@ -533,26 +552,30 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
     ------
     ReadError
         With the reason for which it cannot be read.
+    CbirError
+        If no source could be read now: there is no room for copies, or no package for their store.
     """
     together = source.kind == COMPOSITE
     try:
-        scans = readers.read(source) if not together else [s for p in parts(source) for s in readers.read(p)]
-        found = [] if together else [(scan, prepared(scan, preprocessing)) for scan in scans]
-        for group in groups(scans) if preprocessing.together else ():
-            with suppress(ReadError):  # what shows too little beside the others is filed without them
-                found.append((composite(group), prepared_together(group, preprocessing.together)))
+        with source.local() as here:
+            files = parts(here) if together else [here]
+            scans = [scan for file in files for scan in readers.read(file)]
+            found = [] if together else [(scan, prepared(scan, preprocessing)) for scan in scans]
+            for group in groups(scans) if preprocessing.together else ():
+                with suppress(ReadError):  # what shows too little beside the others is filed without them
+                    found.append((composite(group), prepared_together(group, preprocessing.together)))
         told = [
             ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views)
             for scan, ready in found
         ]
         return Read(told, [ready for _, ready in found])
     except Exception as error:  # one odd file must not end the run; its text may hold identifiers
+        if isinstance(error, CbirError) and not (together and isinstance(error, ReadError)):
+            raise
         if together:  # each of the files has a source of its own, which says it
             return Read([], [])
-        if isinstance(error, ReadError):
-            raise
         raise ReadError(
-            source.path, f"cannot be read ({type(error).__name__})", "please report its format"
+            source.name, f"cannot be read ({type(error).__name__})", "please report its format"
         ) from error
 
 
@@ -587,7 +610,7 @@ def _read_ahead(
         try:
             yield _Fresh(source, fingerprint, future.result())
         except ReadError as error:
-            report.failed.append(_failure(source.path, error))
+            report.failed.append(_failure(source.name, error))
 
     for source, fingerprint in fresh:
         waiting.append((source, fingerprint, workers.read(source)))
@@ -640,7 +663,7 @@ def _landed(index: CaseIndex, encoder: Encoder, flying: _Flying, report: IngestR
     known |= index.catalog.embedded(list(others)) if others else {}
     return [
         Entry(
-            path=str(one.source.path),
+            path=one.source.name,
             fingerprint=one.fingerprint,
             record=one.source.record(),
             scans=[
@@ -665,7 +688,7 @@ def _filed(
     return EmbeddedScan(
         case_id=index.case(source.patient_id, source.study_id),
         patient_id=index.patient(source.patient_id),
-        series_id=index.pseudonym("series", scan.series_id or str(scan.source)),
+        series_id=index.pseudonym("series", scan.series_id or source.name),
         sequence=scan.sequence,
         modality=scan.modality,
         shape=scan.voxels.shape,

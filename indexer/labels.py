@@ -251,8 +251,14 @@ def load_labels(path: Path) -> Labels:
     return Labels(path, header, [(line, row + [""] * (width - len(row))) for line, row in cells[1:]])
 
 
-def find_labels(start: Path) -> Labels | None:
+def find_labels(start: Path, top: Path | None = None) -> Labels | None:
     """The ``participants.tsv`` beside a file or in a folder, or the nearest above; None if there is none.
+
+    Parameters
+    ----------
+    start : Path
+    top : Path, optional
+        Folder above which nothing is looked for.
 
     Raises
     ------
@@ -260,7 +266,7 @@ def find_labels(start: Path) -> Labels | None:
         If the nearest one cannot be understood.
     """
     folder = start.resolve() if start.is_dir() else start.parent.resolve()
-    folders = (folder, *folder.parents)
+    folders = [f for f in (folder, *folder.parents) if top is None or f.is_relative_to(top)]
     path = next((table for folder in folders if (table := folder / PARTICIPANTS).is_file()), None)
     return None if path is None else load_labels(path)
 

@@ -191,7 +191,7 @@ class Milvus:
             # Milvus 2.3 loses the partition key where it replaces ("upsert"). An insert must not be tried
             # again by the client, which would file twice: the next writer asks first what there is.
             with self._told():
-                self._client.insert(name, rows[start : start + ROWS], retry_times=0)
+                self._client.insert(name, rows[start : start + ROWS], retry_times=0, timeout=3 * PATIENCE)
 
     def delete(self, name: str, ids: Ints) -> None:
         """Take vectors out; ids that are not there are ignored."""

@@ -93,7 +93,10 @@ def main() -> None:
 
 @app.command()
 def index(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files or folders of images.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH…", help="Files or folders of images, or s3://… and the like."),
+    ],
     index: IndexOption = DEFAULT_INDEX,
     labels: Annotated[
         Path | None,
@@ -131,15 +134,15 @@ def index(
     from indexer.errors import CaseIndexError
     from indexer.ingest import ingest
     from indexer.labels import load_labels
+    from indexer.remote import is_address
     from retrieval.calibration import calibrate, due
     from retrieval.search import Index
 
     named = _engines(engine, uri, catalog)
     table = load_labels(labels) if labels else None
-    for path in paths:
-        if not path.exists() and not prune:
-            if path.parts[0].endswith(":"):  # s3:, https:
-                raise CbirError(path, "is no local path", "mount what it names, and give the folder")
+    roots = [path if is_address(path) else Path(path).absolute() for path in paths]
+    for path, root in zip(paths, roots, strict=True):
+        if isinstance(root, Path) and not root.exists() and not prune:
             raise CbirError(path, "does not exist", "name a file or folder of images")
     existing = CaseIndex.open(index) if (index / "manifest.json").exists() else None
     if existing:
@@ -167,7 +170,7 @@ def index(
         try:
             report = ingest(
                 case_index,
-                [path.absolute() for path in paths],
+                roots,
                 model,
                 labels=table,
                 prune=prune,

@@ -22,6 +22,7 @@ from indexer.composite import COMPOSITE, LEADERS
 from indexer.errors import CbirError
 from indexer.files import written_whole
 from indexer.readers import read
+from indexer.remote import is_address
 from indexer.scan import Scan, Slice, displayed
 from retrieval.answer import Answer, Evidence, Hit
 
@@ -48,7 +49,7 @@ def write_report(
     answer: Answer,
     path: Path,
     *,
-    load: Callable[[Path], Sequence[Scan]] = read,
+    load: Callable[[Any], Sequence[Scan]] = read,
     index: str = "",
     explain: Explain | None = None,
 ) -> None:
@@ -89,7 +90,7 @@ def write_report(
 def report_page(
     answer: Answer,
     *,
-    load: Callable[[Path], Sequence[Scan]] = read,
+    load: Callable[[Any], Sequence[Scan]] = read,
     index: str = "",
     explain: Explain | None = None,
 ) -> str:
@@ -120,7 +121,7 @@ class Picture:
 
 
 def _pictures(
-    answer: Answer, load: Callable[[Path], Sequence[Scan]], explain: Explain | None
+    answer: Answer, load: Callable[[Any], Sequence[Scan]], explain: Explain | None
 ) -> tuple[dict[Key, Picture], dict[Side, bytes]]:
     """Every slice the report shows, and what explains it, reading one source after the other."""
     # the query first: a hit is explained by what it is like
@@ -136,7 +137,7 @@ def _pictures(
     heat: dict[Side, bytes] = {}
     for source, keys in wanted.items():
         try:
-            scans = load(Path(source))
+            scans = load(source if is_address(source) else Path(source))
         except Exception as error:  # whatever a file does to its reader, the report is written
             pictures |= dict.fromkeys(keys, Picture(reason=_reason(error)))
             continue

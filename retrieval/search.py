@@ -13,7 +13,7 @@ from typing import Concatenate, ParamSpec
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers, reference
+from indexer import readers, reference, remote
 from indexer.case_index import CaseIndex, Snapshot
 from indexer.catalog import Contents
 from indexer.composite import COMPOSITE, composite, groups, parts
@@ -310,11 +310,11 @@ class Index:
         path = Path(source)
         if reference.is_reference(str(path)):
             raise ReadError(path, "a reference case comes without pictures: see its collection and id")
-        record = self.case_index.catalog.record(str(path))
+        record = self.case_index.catalog.record(str(source))
         if record is not None:
-            held = readers.Source.from_record(path, record)
-            files = parts(held) if held.kind == COMPOSITE else [held]
-            return [scan for file in files for scan in readers.read(file)]
+            with remote.held(str(source), record).local() as here:
+                files = parts(here) if here.kind == COMPOSITE else [here]
+                return [scan for file in files for scan in readers.read(file)]
         # a series that shares its folder with others has a name of its own
         scans = readers.read(path if path.exists() else path.parent)
         return [replace(scan, region=None) for scan in scans if path.exists() or scan.source == path]

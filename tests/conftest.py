@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +11,12 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from elsewhere import Run
+from elsewhere import started as engine_tests
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from servers import Milvus, Postgres, missing, started
 
 from indexer.case_index import CaseIndex
 from indexer.encoder import Analysis
@@ -27,22 +30,47 @@ REAL = Path(__file__).parents[2] / "shared" / "data"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=6, help="moments at which the crash test kills a run")
-    parser.addoption("--milvus", metavar="URI", help="every index that a test makes has its vectors there")
-    parser.addoption("--postgres", metavar="URL", help="and its catalog there")
+    parser.addoption(
+        "--elsewhere",
+        action="store_true",
+        help="every index that a test makes lies on a Milvus and a PostgreSQL, started for the run",
+    )
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[tuple[Milvus, Postgres]]:
+    """A real Milvus and a real PostgreSQL."""
+    with started() as both:
+        yield both
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With ``--milvus`` and ``--postgres`` an index lies there where a test does not say otherwise."""
-    uri, url = (request.config.getoption(option) for option in ("--milvus", "--postgres"))
-    if uri:
-        create = partial(CaseIndex.create, engine="milvus", uri=uri, catalog=url)
+    """With ``--elsewhere`` an index lies on the servers where a test does not say otherwise."""
+    if request.config.getoption("--elsewhere"):
+        milvus, postgres = request.getfixturevalue("servers")
+        create = partial(CaseIndex.create, engine="milvus", uri=milvus.uri, catalog=postgres.url)
         monkeypatch.setattr(CaseIndex, "create", staticmethod(create))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def engine_runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[Run] | None]:
+    """What goes on beside the other tests for ``test_engines.py``; None if it is not there or cannot be."""
+    wanted = any(item.get_closest_marker("engines") for item in request.session.items)
+    if not wanted or missing():
+        yield None
+        return
+    with engine_tests(tmp_path_factory.mktemp("engines")) as runs:
+        yield runs
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--milvus"):
-        items[:] = [item for item in items if not item.get_closest_marker("local")]
+    items.sort(key=lambda item: bool(item.get_closest_marker("engines")))  # they only read reports
+    if config.getoption("--elsewhere"):
+        apart = {"local", "browser"}  # what a page looks like does not depend on engines
+        items[:] = [item for item in items if apart.isdisjoint(m.name for m in item.iter_markers())]
     if not REAL.is_dir():
         for item in items:
             if item.get_closest_marker("real"):

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TinyEncoder, phantom, write_nifti
-from servers import started
 from test_case_index import Four, fill, ids, unit
 from test_catalog import entry
 
-from indexer import case_index, ingest, milvus, transfer, vectors
+from indexer import case_index, catalog, ingest, milvus, transfer, vectors
 from indexer.case_index import CaseIndex
 from indexer.catalog import Catalog
 from indexer.errors import CaseIndexError, StaleError
@@ -25,23 +24,12 @@ from retrieval.cli import main
 from retrieval.search import Index
 
 
-@pytest.fixture(scope="module")
-def servers():
-    with started() as both:
-        yield both
-
-
 @pytest.fixture(autouse=True)
 def running(servers):
     yield
     for server in servers:  # one failure is enough
         if not server.running:
             server.start()
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(milvus, "PATIENCE", 5)
 
 
 @pytest.fixture
@@ -147,7 +135,6 @@ def test_a_copy_that_fails_leaves_nothing_and_a_killed_one_is_cleared(create, se
             transfer.transfer(source, tmp_path / "to", **where)
     assert schemas(source) != before[1]
     monkeypatch.undo()
-    monkeypatch.setattr(milvus, "PATIENCE", 5)
     transfer.transfer(source, tmp_path / "to", **where)
     assert len(schemas(source)) == len(before[1]) + 1
     assert {path.name for path in tmp_path.iterdir()} == {"index", "to"}
@@ -257,6 +244,7 @@ def test_a_server_that_is_lost_and_comes_back(create, images, servers, monkeypat
         calls.append(arguments)
         if len(calls) == 2:  # of several groups
             server.lose()
+            monkeypatch.setattr(milvus, "PATIENCE", 5)  # nobody will answer
         return put(*arguments)
 
     index.catalog.put = lost
@@ -292,6 +280,86 @@ def test_a_server_that_is_lost_and_comes_back(create, images, servers, monkeypat
     assert index.verify() == []
     assert state(index) == expected
     index.close()
+
+
+def in_the_second_transaction(index, servers, monkeypatch, restarted):
+    """The database goes when a group is half written."""
+    rows, calls = catalog._slice_rows, []
+
+    def lost(scan, embedded):
+        calls.append(scan)
+        if len(calls) == 4:
+            servers[1].lose()
+            if restarted:
+                servers[1].start()
+        return rows(scan, embedded)
+
+    monkeypatch.setattr(catalog, "_slice_rows", lost)
+
+
+def in_the_second_insert(index, servers, monkeypatch, restarted):
+    """Milvus goes when the vectors are half filed."""
+    monkeypatch.setattr(milvus, "ROWS", 30)
+    client, calls = index.milvus._client, []
+    insert = client.insert
+
+    def lost(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 2:
+            servers[0].lose()
+            monkeypatch.setattr(milvus, "PATIENCE", 5)  # nobody will answer
+        return insert(*arguments, **options)
+
+    monkeypatch.setattr(client, "insert", lost)
+
+
+@pytest.mark.parametrize(
+    ("moment", "restarted"),
+    [(in_the_second_transaction, False), (in_the_second_transaction, True), (in_the_second_insert, False)],
+)
+def test_a_server_lost_half_way_through_a_write(create, images, servers, monkeypatch, moment, restarted):
+    tiny = TinyEncoder()
+    monkeypatch.setattr(ingest, "GROUP", 20)
+    expected = state(filled(create, images, tiny, "undisturbed"))
+    index = create("index", tiny)
+    with monkeypatch.context() as patch:
+        moment(index, servers, patch, restarted)
+        with pytest.raises(CaseIndexError, match="repeat the command") as caught:
+            ingest.ingest(index, [images], tiny)
+        one_line(caught)
+    index.close()
+    for server in servers:
+        if not server.running:
+            server.start()
+    monkeypatch.setattr(milvus, "PATIENCE", 60)
+    with CaseIndex.open(index.folder) as again:
+        assert all(problem.sound for problem in again.verify())
+        assert len(state(again)[0]) < len(expected[0]) or moment is in_the_second_insert
+        ingest.ingest(again, [images], tiny)
+        assert again.verify() == []
+        assert state(again) == expected
+        snapshot = again.snapshot()
+        found = snapshot.vectors.search(again.catalog.embeddings(snapshot.contents.slice_ids), 1)[1]
+        assert found[:, 0].tolist() == snapshot.contents.slice_ids.tolist()
+
+
+def test_a_milvus_restarted_while_images_are_read_is_no_error(create, images, servers, monkeypatch):
+    tiny = TinyEncoder()
+    monkeypatch.setattr(ingest, "GROUP", 20)
+    monkeypatch.setattr(milvus, "PATIENCE", 60)
+    index = create("index", tiny)
+    put, calls = index.catalog.put, []
+
+    def restarted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            servers[0].stop()
+            servers[0].start()
+        return put(*arguments)
+
+    index.catalog.put = restarted
+    assert ingest.ingest(index, [images], tiny).indexed == 8
+    assert index.verify() == []
 
 
 def test_a_database_restarted_between_two_transactions_is_no_error(create, images, servers, monkeypatch):

@@ -192,12 +192,3 @@ def test_a_cluster_that_would_listen_beyond_this_machine_is_refused(monkeypatch)
     monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "192.0.2.1")
     with pytest.raises(ClusterError, match="beyond this machine"), cluster(LOCAL, TinyEncoder()):
         pass
-
-
-def test_a_url_is_one_line_that_says_what_to_do(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["cbir", "index", "s3://bucket/mri", "--index", str(tmp_path / "index")])
-    with pytest.raises(SystemExit) as code:
-        main()
-    assert code.value.code == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "is no local path; mount" in line

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,11 @@ class Source:
     def name(self) -> str:
         """What the index and the user call it."""
         return str(self.path)
+
+    @contextmanager
+    def local(self) -> Iterator[Source]:
+        """The source as its files can be opened, which is as it is; see :mod:`indexer.remote`."""
+        yield self
 
     def record(self) -> dict[str, Any]:
         """What is needed to read it again, without the ids."""
