@@ -2,7 +2,9 @@
 
 Without a partition the index is flat and exact. With one it is an inverted file whose lists are
 filled and probed as the partition says, a border vector perhaps in two of them. The lists hold codes
-of 8 bits a component, which a search compares; the vectors themselves lie in a second file, by
+of 8 bits a component, of one scale for all components, so that a search compares bytes with bytes: by
+distance, which takes half the time of decoding them and, unlike the inner product, also sees by how much
+rounding has changed a code's length. The vectors themselves lie in a second file, by
 ascending id, which is mapped into memory and read where it is needed: the best of the codes are
 compared again exactly, and so is all that the lists are not fit for (small collections, narrow filters,
 deep rankings). Scores are exact either way, and no id comes out twice.
@@ -35,9 +37,9 @@ in the lists was 0.98, 0.95 and 0.87 for all, a tenth and a fiftieth)."""
 DEEP_SHARE = 0.005
 """A ranking deeper than this share is exact: the lists probed for ten neighbours hold too few (recall@k
 was 0.98, 0.94 and 0.88 at 0.02 %, 0.4 % and 1 % of the collection)."""
-SPARE = 20
-"""Beside twice the neighbours wanted, so many codes are compared again: among a million vectors close to
-each other, 1.5 times the neighbours lost 3 % of them to the codes' rounding."""
+SPARE = 10
+"""Beside 1.5 times the neighbours wanted, so many are compared again: of the ten nearest among a million
+vectors the codes have 0.946 in their first ten, 0.9987 in 15 and all in 20."""
 BLOCK = 20_000
 """Vectors gathered at a time."""
 
@@ -327,8 +329,10 @@ class Vectors:
         if partition is None:
             fits = isinstance(index, faiss.IndexIDMap)
         else:
-            fits = isinstance(index, faiss.IndexIVFScalarQuantizer) and np.array_equal(
-                index.quantizer.reconstruct_n(), partition.centroids
+            fits = (
+                isinstance(index, faiss.IndexIVFScalarQuantizer)
+                and index.sq.qtype == faiss.ScalarQuantizer.QT_8bit_direct
+                and np.array_equal(index.quantizer.reconstruct_n(), partition.centroids)
             )
         if not fits:
             raise PartitionError(path, "was filed by another partition", "run `cbir verify --repair`")
@@ -372,16 +376,17 @@ class Vectors:
         probes = np.ascontiguousarray(partition.probes_for(q, math.ceil(k / share)))
         selector = None if share == 1 else _selector(kept)
         settings = faiss.SearchParametersIVF(nprobe=probes.shape[1], sel=selector)
-        near = 2 * k + SPARE
+        near = candidates(k)
         twice = not math.isinf(partition.border)
         wide = 2 * near if twice else near
         scores, ids = np.empty((len(q), wide), np.float32), np.empty((len(q), wide), np.int64)
         unused = np.zeros(probes.shape, np.float32)
+        codes = _coded(q, partition)
         # the underlying call: its Python wrapper takes no parameters, and the probe count of the
         # index itself would be shared between threads
         self._index.search_preassigned_c(
             len(q),
-            faiss.swig_ptr(q),
+            faiss.swig_ptr(codes),
             wide,
             faiss.swig_ptr(probes),
             faiss.swig_ptr(unused),
@@ -425,12 +430,10 @@ def _empty(dimension: int, partition: Partition | None) -> Any:
         coarse,
         dimension,
         len(partition.centroids),
-        faiss.ScalarQuantizer.QT_8bit,
-        faiss.METRIC_INNER_PRODUCT,
+        faiss.ScalarQuantizer.QT_8bit_direct,
+        faiss.METRIC_L2,
         False,  # codes of the vector, not of its residual
     )
-    ranges = np.concatenate([partition.low, partition.high - partition.low]).astype(np.float32)
-    faiss.copy_array_to_vector(ranges, index.sq.trained)
     index.is_trained = True
     coarse.this.disown()
     index.own_fields = True
@@ -439,12 +442,23 @@ def _empty(dimension: int, partition: Partition | None) -> Any:
 
 def _file(index: Any, partition: Partition, ids: Ints, x: Floats) -> None:
     """Put vectors into the lists of an index."""
-    x, ids = np.ascontiguousarray(x, np.float32), np.ascontiguousarray(ids, np.int64)
+    coded, ids = _coded(x, partition), np.ascontiguousarray(ids, np.int64)
     for lists in partition.lists_for(x).T:
         filed = lists >= 0
-        entries = x[filed], ids[filed], lists[filed]  # named: FAISS gets bare pointers to them
+        entries = coded[filed], ids[filed], lists[filed]  # named: FAISS gets bare pointers to them
         if len(entries[0]):
             index.add_core(len(entries[0]), *map(faiss.swig_ptr, entries))
+
+
+def _coded(x: Floats, partition: Partition) -> Floats:
+    """Vectors on the scale of the codes, 0 to 255; FAISS casts these to bytes."""
+    coded: Floats = (x - np.float32(partition.low)) * np.float32(255 / (partition.high - partition.low))
+    return np.clip(np.rint(coded, out=coded), 0, 255, out=coded)
+
+
+def candidates(k: int) -> int:
+    """How many are compared again for k neighbours."""
+    return math.ceil(1.5 * k) + SPARE
 
 
 def _mapped(path: Path, dimension: int) -> Floats:
