@@ -515,16 +515,26 @@ def index() -> str:
 
 
 def scale() -> str:
-    """Times, memory and disk by size, and a million vectors in 1024 lists."""
+    """Times, memory and disk by size, and a million vectors in 1024 lists beside FAISS's k-means."""
     parts = []
-    for name in ("scale", "scale-1024"):
-        if (results.RESULTS / f"{name}.json").exists():
-            content = results.load(name)
-            rows = [list(content["results"]["sizes"][0])]
-            for row in content["results"]["sizes"]:
-                rows.append([f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()])
-            parts += [markdown(rows), "", f"Slices of {content['provenance']['data']}. {origin(content)}", ""]
+    for lists in (None, 1024):
+        files = [path.stem for path in results.RESULTS.glob("scale-*.json")]
+        wanted = [name for name in files if (name.count("-") == 2) == bool(lists)]
+        contents = [results.load(name) for name in sorted(wanted, key=lambda name: int(name.split("-")[1]))]
+        if not contents:
+            continue
+        names = list(contents[0]["results"])
+        rows = [["", *(spaced(content["results"]["vectors"]) for content in contents)]]
+        for name in names[1:]:
+            rows.append([name, *(spaced(content["results"][name]) for content in contents)])
+        last = contents[-1]
+        parts += [markdown(rows), "", f"Slices of {last['provenance']['data']}. {origin(last)}", ""]
     return "\n".join(parts).strip()
+
+
+def spaced(value: float) -> str:
+    """A number with its thousands apart."""
+    return f"{value:,}".replace(",", " ") if isinstance(value, int) else f"{value:.3g}"
 
 
 BLOCKS: dict[str, Callable[[], str]] = {

@@ -141,12 +141,12 @@ def main() -> None:
         return
     slices, origin = indexes.read(options.indexes)
     faiss.omp_set_num_threads(1)
-    table = []
     for n in map(int, options.sizes.split(",")):
         with tempfile.TemporaryDirectory() as folder:
-            table.append(grown(slices, n, options.lists, Path(folder)))
-        print(table[-1], flush=True)
-        results.save("scale" + (f"-{options.lists}" if options.lists else ""), {"sizes": table}, **origin)
+            row = grown(slices, n, options.lists, Path(folder))
+        print(row, flush=True)
+        # a file for each, since the large ones take long
+        results.save(f"scale-{n}" + (f"-{options.lists}" if options.lists else ""), row, **origin)
 
 
 if __name__ == "__main__":
