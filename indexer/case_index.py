@@ -56,6 +56,8 @@ MERGED_AT = 0.25
 """Share of slices that came or went since the large files were written, at which they are written anew."""
 PIECES = 8
 """Pairs of files for what came later, at most: a reader opens all of them."""
+DRIFTED = 1.5
+"""Growth of the share of the collection in the list of a vector that calls for another partition."""
 HELD_OUT = 1000
 """Vectors that the probe count is calibrated with, at most."""
 
@@ -756,7 +758,11 @@ class CaseIndex:
         return f"FAISS {held.file}" if held else "FAISS"
 
     def check(self, queries: int = 200, k: int = 10) -> dict[str, Any]:
-        """Recall of the search against exact search, and the shape of the partition.
+        """Recall of the search against exact search, the shape of the partition, and whether it has drifted.
+
+        It has where the recall is below the calibrated one by more than chance (three standard errors), or
+        the list of a vector holds :data:`DRIFTED` times the share of the collection that it held when the
+        partition was made. ``cbir compact`` makes another; who asks meanwhile asks the old one.
 
         Parameters
         ----------
@@ -782,6 +788,8 @@ class CaseIndex:
             "median": float(np.median(sizes)),
             "max": int(sizes.max()),
         }
+        if vectors.partition is not None:
+            summary["drift"] = _drift(vectors.partition, sizes, float(found), len(asking), k) or "none"
         return {f"recall_at_{k}": round(float(found), 4), "queries": len(asking), **summary}
 
 
@@ -829,6 +837,19 @@ def _exact(x: NDArray[np.float32], catalog: Catalog, k: int) -> tuple[NDArray[np
 
 def _empty(dimension: int, partition: Partition | None = None) -> Vectors:
     return Vectors.build(np.empty(0, np.int64), np.empty((0, dimension), np.float32), partition)
+
+
+def _drift(partition: Partition, sizes: NDArray[np.int64], found: float, queries: int, k: int) -> str | None:
+    asked = partition.probing(k).recall
+    if found < asked - 3 * math.sqrt(asked * (1 - asked) / queries):
+        return f"recall {found:.3f} instead of {asked}: run `cbir compact`"
+    fuller = _fullness(sizes) / _fullness(partition.sizes)
+    return f"lists {fuller:.1f} times as full as at the fit: run `cbir compact`" if fuller > DRIFTED else None
+
+
+def _fullness(sizes: NDArray[np.int64]) -> float:
+    """Share of all entries that the list of an entry holds, on average."""
+    return float((sizes.astype(float) ** 2).sum() / max(1.0, float(sizes.sum())) ** 2)
 
 
 def _blocks(ids: NDArray[np.int64], size: int = 4096) -> Iterator[NDArray[np.int64]]:

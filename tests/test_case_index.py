@@ -8,9 +8,10 @@ import pytest
 from test_catalog import entry, scan
 from test_vectors import only_by_lists
 
-from indexer.case_index import CaseIndex, Manifest
+from indexer.case_index import CaseIndex, Manifest, _drift
 from indexer.catalog import slices
 from indexer.errors import CaseIndexError, EncoderError, PartitionError
+from indexer.partition import Partition
 from indexer.vectors import Vectors
 
 
@@ -295,6 +296,34 @@ def test_many_pieces_are_merged_and_nothing_is_filed_again(index, monkeypatch):
     # who has opened the files that are gone goes on asking them
     x = before.vectors.gather(before.contents.slice_ids[:5])
     assert before.vectors.search(x, 1)[1][:, 0].tolist() == before.contents.slice_ids[:5].tolist()
+
+
+@pytest.mark.local
+def test_drift_is_told_and_compacting_mends_it_while_questions_go_on(index, monkeypatch):
+    monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
+    fill(index, sources=80)
+    index.file_vectors()
+    assert index.check()["drift"] == "none"
+    # a scanner that sees one thing only: 400 slices in a corner of the space
+    corner = unit(n=400, case="c100", patient="p100", seed=100)
+    corner.embeddings[:] = [1, 0, 0, 0] + 0.3 * corner.embeddings
+    corner.embeddings[:] /= np.linalg.norm(corner.embeddings, axis=1, keepdims=True)
+    index.catalog.put([entry("/100", corner)], {})
+    index.file_vectors()
+    assert "as full as at the fit: run `cbir compact`" in index.check()["drift"]
+    before = index.snapshot()
+    index.compact()
+    assert index.check()["drift"] == "none"
+    x = before.vectors.gather(before.contents.slice_ids[:5])
+    assert before.vectors.search(x, 1)[1][:, 0].tolist() == before.contents.slice_ids[:5].tolist()
+
+
+def test_recall_below_the_calibrated_one_is_drift():
+    partition = Partition.fit(unit(n=400).embeddings.astype(np.float32), lists=8)
+    partition.calibrate(unit(n=100, seed=1).embeddings.astype(np.float32), partition.centroids.repeat(20, 0))
+    asked = partition.probing(10).recall
+    assert _drift(partition, partition.sizes, asked - 0.01, 200, 10) is None
+    assert "run `cbir compact`" in (_drift(partition, partition.sizes, asked - 0.03, 200, 10) or "")
 
 
 def counting(write, calls):
