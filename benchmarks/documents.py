@@ -496,22 +496,33 @@ RECALLS = ("0.9", "0.95", "0.99")
 
 
 def index() -> str:
-    """What each index costs at equal recall, and what ours costs over the best k-means inverted file."""
-    content = results.load("index")
+    """What each index costs at equal recall, on real slices and on enlarged collections."""
     parts = []
-    for task, table in content["results"].items():
-        heads = [f"{what} at {recall}" for what in ("distances", "µs") for recall in RECALLS]
-        rows = [["index", *heads, "bytes a vector", "highest recall"]]
-        for name, entry in table["methods"].items():
-            cells = [entry[cost][r] for cost in ("distances", "microseconds") for r in RECALLS]
-            at = next((cell for cell in reversed(cells[:3]) if cell), None)
-            size = str(at["bytes"]) if at else ""
-            shown = [f"{cell['cost']:.0f}" if cell else "–" for cell in cells[:3]]
-            shown += [f"{cell['cost']:.1f}" if cell else "–" for cell in cells[3:]]
-            rows.append([name, *shown, size, f"{entry['highest recall']:.4f}"])
-        parts += [f"**{task}** ({table['base']} slices, {table['queries']} queries)", "", markdown(rows), ""]
-    p = content["provenance"]
-    return "\n".join([*parts, f"Slices of {p['data']}. {origin(content)}"])
+    for name in ("index", *sorted(path.stem for path in results.RESULTS.glob("index-*.json"))):
+        content = results.load(name)
+        for task, table in content["results"].items():
+            parts += [*compared(task, table), ""]
+        parts += [f"Slices of {content['provenance']['data']}. {origin(content)}", ""]
+    return "\n".join(parts).strip()
+
+
+def compared(task: str, table: dict[str, Any]) -> list[str]:
+    """One collection: a table of the indexes, and how many of the first ten patients ours finds."""
+    heads = [f"{what} at {recall}" for what in ("distances", "µs") for recall in RECALLS]
+    rows = [["index", *heads, "bytes a vector", "highest recall"]]
+    for name, entry in table["methods"].items():
+        cells = [entry[cost][r] for cost in ("distances", "microseconds") for r in RECALLS]
+        at = next((cell for cell in reversed(cells[:3]) if cell), None)
+        size = str(at["bytes"]) if at else ""
+        shown = [f"{cell['cost']:.0f}" if cell else "–" for cell in cells[:3]]
+        shown += [f"{cell['cost']:.1f}" if cell else "–" for cell in cells[3:]]
+        rows.append([name, *shown, size, f"{entry['highest recall']:.4f}"])
+    parts = [f"**{task}** ({table['base']} slices, {table['queries']} queries)", "", markdown(rows)]
+    for name, entry in table["methods"].items():
+        if entry["patients"]:
+            told = ", ".join(f"{found:.4f} at {asked}" for asked, found in entry["patients"].items())
+            parts += ["", f"Of the first ten patients, the {name} finds {told}."]
+    return parts
 
 
 def scale() -> str:
