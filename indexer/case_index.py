@@ -480,11 +480,11 @@ class CaseIndex:
 
     def lag(self) -> float:
         """Slices that came or went since the vectors file was written, over all slices; 0 to 1."""
-        held, ids = self.manifest.vectors, self.catalog.contents().slice_ids
+        held = self.manifest.vectors
+        total, kept = self.catalog.slices_until(held.last if held else 0)  # ids only grow
         if held is None:
-            return float(len(ids) > 0)
-        kept = int(np.searchsorted(ids, held.last, side="right"))  # ids only grow
-        return min(1.0, (len(ids) - kept + held.slices - kept) / max(len(ids), 1))
+            return float(total > 0)
+        return min(1.0, (total - kept + held.slices - kept) / max(total, 1))
 
     def file_vectors(self, *, refit: bool = False) -> None:
         """Bring the vectors file up to the catalog (the caller is the writer).

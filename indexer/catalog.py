@@ -703,6 +703,13 @@ class Catalog:
             counts["patients"] = int(connection.scalar(distinct) or 0)
         return counts
 
+    def slices_until(self, last: int) -> tuple[int, int]:
+        """How many slices there are, and how many of them have an id up to `last`."""
+        counted = sa.select(sa.func.count(), sa.func.count().filter(slices.c.id <= last))
+        with self._transaction() as connection:
+            total, until = connection.execute(counted.select_from(slices)).one()
+        return int(total), int(until)
+
     def damage(self) -> Iterator[tuple[str, str]]:
         """Check every row against its checksum.
 
