@@ -508,35 +508,63 @@ RECALLS = ("0.9", "0.95", "0.99")
 
 
 def index() -> str:
-    """What each index costs at equal recall, and what ours costs over the best k-means inverted file."""
-    content = results.load("index")
+    """What each index costs at equal recall, on real slices and on enlarged collections."""
     parts = []
-    for task, table in content["results"].items():
-        heads = [f"{what} at {recall}" for what in ("distances", "µs") for recall in RECALLS]
-        rows = [["index", *heads, "bytes a vector", "highest recall"]]
-        for name, entry in table["methods"].items():
-            cells = [entry[cost][r] for cost in ("distances", "microseconds") for r in RECALLS]
-            at = next((cell for cell in reversed(cells[:3]) if cell), None)
-            size = str(at["bytes"]) if at else ""
-            shown = [f"{cell['cost']:.0f}" if cell else "–" for cell in cells[:3]]
-            shown += [f"{cell['cost']:.1f}" if cell else "–" for cell in cells[3:]]
-            rows.append([name, *shown, size, f"{entry['highest recall']:.4f}"])
-        parts += [f"**{task}** ({table['base']} slices, {table['queries']} queries)", "", markdown(rows), ""]
-    p = content["provenance"]
-    return "\n".join([*parts, f"Slices of {p['data']}. {origin(content)}"])
+    for name in ("index", *sorted(path.stem for path in results.RESULTS.glob("index-*.json"))):
+        content = results.load(name)
+        for task, table in content["results"].items():
+            parts += [*compared(task, table), ""]
+        parts += [f"Slices of {content['provenance']['data']}. {origin(content)}", ""]
+    return "\n".join(parts).strip()
+
+
+def compared(task: str, table: dict[str, Any]) -> list[str]:
+    """One collection: a table of the indexes, and how many of the first ten patients ours finds."""
+    heads = [f"{what} at {recall}" for what in ("distances", "µs") for recall in RECALLS]
+    rows = [["index", *heads, "bytes a vector", "highest recall"]]
+    for name, entry in table["methods"].items():
+        cells = [entry[cost][r] for cost in ("distances", "microseconds") for r in RECALLS]
+        at = next((cell for cell in reversed(cells[:3]) if cell), None)
+        size = str(at["bytes"]) if at else ""
+        shown = [f"{cell['cost']:.0f}" if cell else "–" for cell in cells[:3]]
+        shown += [f"{cell['cost']:.1f}" if cell else "–" for cell in cells[3:]]
+        rows.append([name, *shown, size, f"{entry['highest recall']:.4f}"])
+    parts = [f"**{task}** ({table['base']} slices, {table['queries']} queries)", "", markdown(rows)]
+    for name, entry in table["methods"].items():
+        if entry["patients"]:
+            told = ", ".join(f"{found:.4f} at {asked}" for asked, found in entry["patients"].items())
+            parts += ["", f"Of the first ten patients, the {name} finds {told}."]
+    return parts
+
+
+GROWTH = (
+    *("lists", "k-means fit, s", "k-means filing, s", "fit, s", "calibration, s", "filing, s"),
+    *("over k-means", "adding 1 %, s", "disk, MB", "opening, s", "memory, MiB", "mapped, MiB"),
+    *("query, ms", "p99, ms", "p99 of the processor, ms", "in one call, µs", "recall@10"),
+)
 
 
 def scale() -> str:
-    """Times, memory and disk by size, and a million vectors in 1024 lists."""
+    """Times, memory and disk by size, and a million vectors in 1024 lists beside FAISS's k-means."""
     parts = []
-    for name in ("scale", "scale-1024"):
-        if (results.RESULTS / f"{name}.json").exists():
-            content = results.load(name)
-            rows = [list(content["results"]["sizes"][0])]
-            for row in content["results"]["sizes"]:
-                rows.append([f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()])
-            parts += [markdown(rows), "", f"Slices of {content['provenance']['data']}. {origin(content)}", ""]
+    for lists in (None, 1024):
+        files = [path.stem for path in results.RESULTS.glob("scale-*.json")]
+        wanted = [name for name in files if (name.count("-") == 2) == bool(lists)]
+        contents = [results.load(name) for name in sorted(wanted, key=lambda name: int(name.split("-")[1]))]
+        if not contents:
+            continue
+        rows = [["", *(spaced(content["results"]["vectors"]) for content in contents)]]
+        for name in GROWTH:
+            if name in contents[0]["results"]:
+                rows.append([name, *(spaced(content["results"][name]) for content in contents)])
+        last = contents[-1]
+        parts += [markdown(rows), "", f"Slices of {last['provenance']['data']}. {origin(last)}", ""]
     return "\n".join(parts).strip()
+
+
+def spaced(value: float) -> str:
+    """A number with its thousands apart."""
+    return f"{value:,}".replace(",", " ") if isinstance(value, int) else f"{value:.3g}"
 
 
 BLOCKS: dict[str, Callable[[], str]] = {

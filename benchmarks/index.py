@@ -5,15 +5,16 @@ Real slices by the shipped encoder, whole slices only, the unit vectors as the i
 - *other patients*: an eighth of the patients ask, another eighth calibrates, the others are the base;
 - *near duplicates*: single slices ask, and the base has their neighbours in the same scan;
 - *enlarged* (``--enlarged N``): N vectors, each a real slice of the base moved by the difference between
-  another real slice and one of its ten nearest of other patients, made a unit vector again.
+  another real slice and one of the ten nearest to that, made a unit vector again.
 
 Every method is one line of settings or several; between neighbouring settings of a line, cost is
 interpolated to the recall, and the cheapest line counts. Lines of the other methods are chosen on the
 queries that are asked, which favours them; ours is chosen by its calibration on other patients.
 Distance computations are vectors compared with a query, centroids and the graph's steps included. Time is
-that of the processor, one thread, all queries in one call.
+that of the processor, one thread, all queries in one call. Bytes are of memory; vectors that only serve to
+compare candidates again are not counted, since they may be mapped from a file.
 
-    python -m benchmarks.index [--enlarged 1000000]
+    python -m benchmarks.index [--enlarged 1000000] [--indexes FOLDER …]
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,19 @@ from indexer.vectors import Vectors, distinct
 
 faiss: Any = _faiss
 K = 10
+NEAR = 100
+"""Neighbours that patients are ranked by."""
 TARGETS = (0.9, 0.95, 0.99)
 ASKING = 2000
 """Queries at most, and as many for the calibration."""
+ASKING_MANY = 500
+"""Queries where the base is enlarged."""
+LARGE = 250_000
+"""A base from here on is asked with lists and links of fewer sizes."""
+ENOUGH = 0.9985
+"""Recall past which a line is not followed."""
+POINTS = 64
+"""Vectors a list, at most, that k-means looks at; ours looks at 40."""
 ROUNDS = 3
 """Searches of which the quickest counts."""
 LADDER = (0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
@@ -67,17 +78,41 @@ class Slices:
 
 @dataclass(frozen=True)
 class Task:
-    """Queries, others to calibrate with, the base, and the exact neighbours (q, K) of the queries."""
+    """Queries, others to calibrate with, the base with the patient of each of its vectors.
+
+    `near` (q, NEAR) are the exact neighbours of the queries.
+    """
 
     queries: Floats
     calibrating: Floats
     base: Floats
-    truth: Ints
+    patients: Ints
+    near: Ints
 
     @classmethod
-    def of(cls, queries: Floats, calibrating: Floats, base: Floats) -> Task:
-        truth = faiss.knn(queries, base, K, metric=faiss.METRIC_INNER_PRODUCT)[1]
-        return cls(queries, calibrating, base, truth)
+    def of(cls, queries: Floats, calibrating: Floats, base: Floats, patients: Ints) -> Task:
+        near = faiss.knn(queries, base, NEAR, metric=faiss.METRIC_INNER_PRODUCT)[1]
+        return cls(queries, calibrating, base, patients, near)
+
+    @property
+    def truth(self) -> Ints:
+        """The exact K neighbours."""
+        return self.near[:, :K]
+
+    def recall(self, found: Ints) -> float:
+        """Share of the K nearest vectors among those found."""
+        return float((found[:, :, None] == self.truth[:, None]).any(axis=1).mean())
+
+    def recall_of_patients(self, found: Ints) -> float:
+        """Share of the first K patients, by the nearest vector of each, of which one vector was found.
+
+        Both are read off the NEAR nearest vectors; a query with fewer patients there asks for these.
+        """
+        reached = 0.0
+        for exact, own in zip(self.patients[self.near], self.patients[found], strict=True):
+            first = list(dict.fromkeys(exact.tolist()))[:K]
+            reached += len(set(first) & set(list(dict.fromkeys(own.tolist()))[:K])) / len(first)
+        return reached / len(found)
 
 
 @dataclass(frozen=True)
@@ -91,11 +126,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """Points of one index in order of effort, and the bytes of memory that a vector takes in it."""
+    """Points of one index in order of effort, and the bytes of memory that a vector takes in it.
+
+    `patients` holds, where measured, the recall of the first K patients by the recall asked for.
+    """
 
     setting: str
     bytes: float
     points: list[Point]
+    patients: dict[str, float] = field(default_factory=dict)
 
     def at(self, recall: float, cost: str) -> float:
         """Cost at a recall, between two points; infinite where it is not reached."""
@@ -114,31 +153,42 @@ def embedded(encoder: str = "cbir") -> Slices:
             pass
     with CaseIndex.open(folder) as index:
         ingest(index, [path for path in sorted(results.DATA.iterdir()) if path.is_dir()], model)
-        contents = index.catalog.contents()
-        whole = contents.slice_view == 0
-        case = contents.scan_case[contents.slice_scan[whole]]
-        return Slices(
-            index.catalog.embeddings(contents.slice_ids[whole]), np.array(contents.patient_ids)[case]
-        )
+        return _whole(index)
 
 
-def read(vectors: Path | None) -> tuple[Slices, dict[str, str]]:
-    """Slices from an npz, else all that there are; and where they come from."""
-    if vectors is None:
+def read(indexes: Sequence[Path] = ()) -> tuple[Slices, dict[str, str]]:
+    """Slices of some indexes, else all that there are; and where they come from."""
+    if not indexes:
         return embedded(), {"data": "all of ../shared/data", "encoder": load_encoder("cbir").version}
-    held = np.load(vectors)
-    slices = Slices(np.ascontiguousarray(held["x"]), held["patients"])
-    return slices, {"data": str(held["data"]), "encoder": str(held["encoder"])}
+    held, encoders = [], set()
+    for folder in indexes:
+        with CaseIndex.open(folder) as index:
+            held.append(_whole(index))
+            encoders.add(f"{index.manifest.encoder} {index.manifest.encoder_version}")
+    if len(encoders) > 1:
+        raise SystemExit(f"the indexes were made by several encoders: {', '.join(sorted(encoders))}")
+    slices = Slices(np.concatenate([s.x for s in held]), np.concatenate([s.patients for s in held]))
+    names = ", ".join(folder.name.rpartition("-")[0] or folder.name for folder in indexes)
+    return slices, {"data": names, "encoder": encoders.pop()}
+
+
+def _whole(index: CaseIndex) -> Slices:
+    contents = index.catalog.contents()
+    whole = contents.slice_view == 0
+    case = contents.scan_case[contents.slice_scan[whole]]
+    return Slices(index.catalog.embeddings(contents.slice_ids[whole]), np.array(contents.patient_ids)[case])
 
 
 def other_patients(slices: Slices, seed: int = 0) -> Task:
     rng = np.random.default_rng(seed)
-    names = rng.permutation(np.unique(slices.patients))
+    names, patients = np.unique(slices.patients, return_inverse=True)
+    order = rng.permutation(len(names))
     eighth = len(names) // 8
-    asking = np.isin(slices.patients, names[:eighth])
-    calibrating = np.isin(slices.patients, names[eighth : 2 * eighth])
+    asking = np.isin(patients, order[:eighth])
+    calibrating = np.isin(patients, order[eighth : 2 * eighth])
+    base = ~(asking | calibrating)
     return Task.of(
-        _some(slices.x[asking], rng), _some(slices.x[calibrating], rng), slices.x[~(asking | calibrating)]
+        _some(slices.x[asking], rng), _some(slices.x[calibrating], rng), slices.x[base], patients[base]
     )
 
 
@@ -146,25 +196,35 @@ def near_duplicates(slices: Slices, seed: int = 0) -> Task:
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(slices.x))
     n = min(ASKING, len(order) // 10)
+    base = np.sort(order[2 * n :])
+    patients = np.unique(slices.patients, return_inverse=True)[1]
     return Task.of(
         slices.x[order[:n]],
         slices.x[order[n : 2 * n]],
-        np.ascontiguousarray(slices.x[np.sort(order[2 * n :])]),
+        np.ascontiguousarray(slices.x[base]),
+        patients[base],
     )
 
 
-def enlarged(slices: Slices, n: int, seed: int = 0) -> Task:
-    """The patients of :func:`other_patients` ask a base of n made from the others' slices."""
+def enlarged(slices: Slices, n: int, seed: int = 0, file: Path | None = None) -> Task:
+    """The patients of :func:`other_patients` ask a base of n made from the others' slices.
+
+    With a file, the base lies there and is mapped. A made vector belongs to the patient that it was moved
+    from.
+    """
     rng = np.random.default_rng(seed)
     real = other_patients(slices, seed)
-    base = np.empty((n, real.base.shape[1]), np.float32)
+    shape = n, real.base.shape[1]
+    base = np.empty(shape, np.float32) if file is None else np.memmap(file, "<f4", "w+", shape=shape)
+    patients = np.empty(n, np.int64)
     near = faiss.knn(real.base, real.base, K + 1, metric=faiss.METRIC_INNER_PRODUCT)[1]
     for begin in range(0, n, 100_000):
         m = min(100_000, n - begin)
         own, other = rng.integers(len(real.base), size=(2, m))
         moved = real.base[near[other, rng.integers(1, K + 1, m)]] - real.base[other]
         base[begin : begin + m] = _unit(real.base[own] + moved)
-    return Task.of(real.queries, real.calibrating, base)
+        patients[begin : begin + m] = real.patients[own]
+    return Task.of(real.queries[:ASKING_MANY], real.calibrating, base, patients)
 
 
 def _some(x: Floats, rng: np.random.Generator) -> Floats:
@@ -189,8 +249,7 @@ def measured(task: Task, search: Callable[[Floats], Ints], counted: Callable[[],
         start = time.process_time()
         search(task.queries)
         best = min(best, time.process_time() - start)
-    hits = (found[:, :, None] == task.truth[:, None]).any(axis=1).mean()
-    return Point(float(hits), float(distances), 1e6 * best / len(task.queries))
+    return Point(task.recall(found), float(distances), 1e6 * best / len(task.queries))
 
 
 def efforts(n: int) -> list[int]:
@@ -207,7 +266,14 @@ def root_lists(n: int, factors: tuple[float, ...] = (1, 2, 4)) -> list[int]:
 
 @functools.cache
 def _centroids(key: int, lists: int) -> Floats:
-    k_means = faiss.Kmeans(BASES[key].shape[1], lists, niter=20, seed=0, min_points_per_centroid=1)
+    k_means = faiss.Kmeans(
+        BASES[key].shape[1],
+        lists,
+        niter=10,
+        seed=0,
+        min_points_per_centroid=1,
+        max_points_per_centroid=POINTS,
+    )
     k_means.train(BASES[key])
     return np.asarray(k_means.centroids)
 
@@ -216,7 +282,7 @@ BASES: dict[int, Floats] = {}
 
 
 def trained(task: Task, index: Any) -> Any:
-    """An inverted file on k-means centroids (20 iterations, 256 vectors a list, as FAISS does)."""
+    """An inverted file on k-means centroids (10 iterations, as FAISS does)."""
     BASES[id(task.base)] = task.base
     if not index.quantizer.ntotal:
         index.quantizer.add(_centroids(id(task.base), index.nlist))
@@ -241,7 +307,7 @@ def swept(task: Task, index: Any, setting: str, size: float, inner: Any = None, 
             return float(scanned + inner.nlist * len(task.queries))
 
         points.append(measured(task, lambda q: np.asarray(index.search(q, K)[1]), counted))
-        if points[-1].recall > 0.9985:
+        if points[-1].recall > ENOUGH:
             break
     return Line(setting, size, points)
 
@@ -256,7 +322,7 @@ def k_means_ivf(task: Task) -> Iterator[Line]:
 
 def graph_ivf(task: Task) -> Iterator[Line]:
     d = task.base.shape[1]
-    for lists in root_lists(len(task.base), (8,)):
+    for lists in root_lists(len(task.base), (4,) if len(task.base) >= LARGE else (8,)):
         graph = faiss.IndexHNSWFlat(d, 8)
         index = trained(task, faiss.IndexIVFFlat(graph, d, lists, faiss.METRIC_INNER_PRODUCT))
         index.add(task.base)
@@ -290,7 +356,7 @@ def soar_ivf(task: Task) -> Iterator[Line]:
                 return float(faiss.cvar.indexIVF_stats.ndis + lists * len(task.queries))
 
             points.append(measured(task, search, counted))
-            if points[-1].recall > 0.9985:
+            if points[-1].recall > ENOUGH:
                 break
         yield Line(f"{lists} lists", 1.5 * (4 * d + 8) + 4 * d * lists / len(task.base), points)
 
@@ -305,7 +371,7 @@ def _partition_on(centroids: Floats, x: Floats, share: float) -> Partition:
 
 def hnsw(task: Task) -> Iterator[Line]:
     d = task.base.shape[1]
-    for links in (16, 32):
+    for links in (16,) if len(task.base) >= LARGE else (16, 32):
         index = faiss.IndexHNSWFlat(d, links, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = 80
         index.add(task.base)
@@ -322,19 +388,26 @@ def hnsw(task: Task) -> Iterator[Line]:
         yield Line(f"{links} links", 4 * d + 8 * links, points)
 
 
-def ivf_sq8(task: Task) -> Iterator[Line]:
+def ivf_sq8(task: Task, again: bool = False) -> Iterator[Line]:
+    """Codes of 8 bits by distance; perhaps the best 15 for ten neighbours compared again."""
     d = task.base.shape[1]
     for lists in root_lists(len(task.base)):
-        index = faiss.IndexIVFScalarQuantizer(
-            faiss.IndexFlatL2(d), d, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_L2
+        index = inner = trained(
+            task,
+            faiss.IndexIVFScalarQuantizer(
+                faiss.IndexFlatL2(d), d, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_L2
+            ),
         )
-        index = trained(task, index)
+        if again:
+            index = faiss.IndexRefineFlat(inner)
+            index.k_factor = 1.5
         index.add(task.base)
-        yield swept(task, index, f"{lists} lists", d + 8 + 4 * d * lists / len(task.base))
+        size = d + 8 + 4 * d * lists / len(task.base)
+        yield swept(task, index, f"{lists} lists", size, inner, more=1.5 * K * again)
 
 
 def ivf_pq(task: Task) -> Iterator[Line]:
-    """Codes of d/4 bytes, the best 100 compared again with the vectors in memory."""
+    """Codes of d/4 bytes, the best 100 compared again with the vectors."""
     d = task.base.shape[1]
     for lists in root_lists(len(task.base), (2,)):
         coarse = faiss.IndexFlatL2(d)
@@ -342,7 +415,7 @@ def ivf_pq(task: Task) -> Iterator[Line]:
         index = faiss.IndexRefineFlat(inner)
         index.k_factor = 10
         index.add(task.base)
-        size = d / 4 + 8 + 4 * d + 4 * d * lists / len(task.base)
+        size = d / 4 + 8 + 4 * d * lists / len(task.base)
         yield swept(task, index, f"{lists} lists", size, inner, more=100)
 
 
@@ -362,47 +435,47 @@ def ours(task: Task) -> Iterator[Line]:
 
         def counted(used: Partition = used) -> float:
             probes = used.probes_for(task.queries, K)
-            scanned = np.append(sizes, 0)[probes].sum() + (2 * K + engine.SPARE) * len(probes)
+            scanned = np.append(sizes, 0)[probes].sum() + engine.candidates(K) * len(probes)
             return float(scanned + used._looked_at(task.queries, used.probing(K).reach) * len(probes))
 
         points.append(measured(task, lambda q: vectors.search(q, K)[1], counted))
+    patients = {}
+    for recall in TARGETS:
+        vectors.partition = partition.at(recall)
+        vars(vectors.partition)["_graph"] = partition._graph
+        patients[str(recall)] = task.recall_of_patients(vectors.search(task.queries, NEAR)[1])
     lists = len(partition.centroids)
     yield Line(
         f"{lists} lists, {replicas:.2f} entries a vector",
         replicas * (d + 8) + (4 * d * 2 + 64) * lists / n,
         points,
+        patients,
     )
 
 
 METHODS: dict[str, Callable[[Task], Iterator[Line]]] = {
+    "fuzzy partition (ours)": ours,
+    "IVF, 8-bit codes, compared again": functools.partial(ivf_sq8, again=True),
+    "IVF, 8-bit codes": ivf_sq8,
     "k-means IVF": k_means_ivf,
     "k-means IVF, graph over the centroids": graph_ivf,
+    "IVF-PQ, compared again": ivf_pq,
     "IVF, second list as SOAR": soar_ivf,
     "HNSW": hnsw,
-    "IVF, 8-bit codes": ivf_sq8,
-    "IVF-PQ, compared again": ivf_pq,
-    "fuzzy partition (ours)": ours,
 }
 
 
-def compared(task: Task, names: list[str] | None = None) -> dict[str, Any]:
-    """What each method costs at each recall, its cheapest line, and the highest recall it reaches."""
-    engine.EXACT_BELOW, engine.EXACT_SHARE, engine.DEEP_SHARE = 1, 0, math.inf
-    faiss.omp_set_num_threads(1)
-    table: dict[str, Any] = {}
-    for name in names or METHODS:
-        method = METHODS[name]
-        lines = list(method(task))
-        table[name] = {
-            "highest recall": max(p.recall for line in lines for p in line.points),
-            "lines": [
-                {"setting": line.setting, "bytes": line.bytes, "points": [vars(p) for p in line.points]}
-                for line in lines
-            ],
-            **{cost: {str(t): _cheapest(lines, t, cost) for t in TARGETS} for cost in COSTS},
-        }
-        print(f"  {name}: {[table[name][cost] for cost in COSTS]}", flush=True)
-    return {"base": len(task.base), "queries": len(task.queries), "methods": table}
+def entry(lines: list[Line]) -> dict[str, Any]:
+    """What a method costs at each recall by its cheapest line, and the highest recall it reaches."""
+    return {
+        "highest recall": max(p.recall for line in lines for p in line.points),
+        "lines": [
+            {"setting": line.setting, "bytes": line.bytes, "points": [vars(p) for p in line.points]}
+            for line in lines
+        ],
+        "patients": {k: v for line in lines for k, v in line.patients.items()},
+        **{cost: {str(t): _cheapest(lines, t, cost) for t in TARGETS} for cost in COSTS},
+    }
 
 
 COSTS = ("distances", "microseconds")
@@ -422,27 +495,40 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--methods", help="names with semicolons between them, instead of all")
-    parser.add_argument("--enlarged", type=int, action="append", default=[], metavar="N")
+    parser.add_argument("--enlarged", type=int, metavar="N", help="this instead of the real slices")
     parser.add_argument("--embed", action="store_true", help="only index what there is")
-    parser.add_argument(
-        "--vectors", type=Path, help="an npz with x, patients, data and encoder, instead of embedding"
-    )
+    parser.add_argument("--indexes", type=Path, nargs="*", default=[], help="slices of these, instead of all")
     options = parser.parse_args()
-    slices, origin = read(options.vectors)
+    slices, origin = read(options.indexes)
     if options.embed:
         return
-    tasks = {"other patients": other_patients(slices), "near duplicates": near_duplicates(slices)}
-    tables = {}
-    for name, task in tasks.items():
+    engine.EXACT_BELOW, engine.EXACT_SHARE, engine.DEEP_SHARE = 1, 0, math.inf
+    faiss.omp_set_num_threads(1)
+    tasks: dict[str, Callable[[], Task]]
+    if n := options.enlarged:
+        tasks = {f"enlarged to {n:,}".replace(",", " "): lambda: enlarged(slices, n)}
+    else:
+        tasks = {
+            "other patients": lambda: other_patients(slices),
+            "near duplicates": lambda: near_duplicates(slices),
+        }
+    tables: dict[str, Any] = {}
+    for name, made in tasks.items():
+        task = made()
         print(name, task.base.shape, len(task.queries), flush=True)
-        tables[name] = compared(task, options.methods and options.methods.split(";"))
-    for n in options.enlarged:
-        task = enlarged(slices, n)
-        print(f"enlarged to {n}", flush=True)
-        names = options.methods and options.methods.split(";")
-        tables[f"enlarged to {n:,}".replace(",", " ")] = compared(task, names)
-    patients = len(np.unique(slices.patients))
-    results.save("index", tables, slices=len(slices.x), patients=patients, **origin)
+        methods: dict[str, Any] = {}
+        tables[name] = {"base": len(task.base), "queries": len(task.queries), "methods": methods}
+        for method in options.methods.split(";") if options.methods else METHODS:
+            methods[method] = entry(list(METHODS[method](task)))
+            print(f"  {method}: {[methods[method][cost] for cost in COSTS]}", flush=True)
+            # after each, since the whole takes long
+            results.save(
+                f"index-{n}" if n else "index",
+                tables,
+                slices=len(slices.x),
+                patients=len(np.unique(slices.patients)),
+                **origin,
+            )
 
 
 if __name__ == "__main__":

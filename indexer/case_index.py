@@ -5,7 +5,8 @@
     manifest.json          what made the index, and which files belong to it (replaced in one step)
     catalog.sqlite         the truth: cases, scans, slices, embeddings, labels
     vectors-N.faiss        a cache of the catalog's embeddings, of revision N
-    vectors-N.rows         where there is a partition: the embeddings, the file above having codes of them
+    vectors-N.rows         where there is a partition: the embeddings, the file above having codes of them;
+                           what came later has such a pair of its own, until there is much of it
     partition-N.npz        the fuzzy partition the vectors are filed by, where there are enough of them
     encoder.safetensors    the encoder's weights, where it was trained and not installed
     key                    secret that makes patient ids pseudonymous (mode 600)
@@ -28,7 +29,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -51,15 +52,34 @@ from indexer.vectors import EXACT_BELOW, VectorIndex, Vectors
 FORMAT = 1
 WEIGHTS = "encoder.safetensors"
 HOLDER = "writer.json"
+MERGED_AT = 0.25
+"""Share of slices that came or went since the large files were written, at which they are written anew."""
+PIECES = 8
+"""Pairs of files for what came later, at most: a reader opens all of them."""
+DRIFTED = 1.5
+"""Growth of the share of the collection in the list of a vector that calls for another partition."""
 HELD_OUT = 1000
 """Vectors that the probe count is calibrated with, at most."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Files of the vectors that came after others were written, and how many they hold."""
+
+    file: str
+    sha256: str
+    rows: str
+    rows_sha256: str
+    slices: int
 
 
 @dataclass(frozen=True)
 class VectorFile:
     """The cache files, the catalog revision they were made from, and the last slice id they hold.
 
-    In Milvus `file` is a collection, whose `entries` are counted, and `sha256` is empty.
+    `entries` is how many vectors the files hold, those among them whose slice was taken out of the catalog:
+    they are taken out of memory when the files are read. In Milvus `file` is a collection, whose `entries`
+    are counted, and `sha256` is empty.
     """
 
     file: str
@@ -73,6 +93,14 @@ class VectorFile:
     entries: int = 0
     rows: str | None = None
     rows_sha256: str | None = None
+    pieces: tuple[Piece, ...] = ()
+
+    def checksums(self) -> Iterator[tuple[str | None, str | None]]:
+        """Names of the files with their checksums."""
+        yield from ((self.file, self.sha256), (self.rows, self.rows_sha256))
+        for piece in self.pieces:
+            yield from ((piece.file, piece.sha256), (piece.rows, piece.rows_sha256))
+        yield self.partition, self.partition_sha256
 
 
 @dataclass(frozen=True)
@@ -115,7 +143,10 @@ class Manifest:
                     "index again into another folder",
                 )
             vectors = data.pop("vectors")
-            return cls(**data, vectors=None if vectors is None else VectorFile(**vectors))
+            if vectors is not None:
+                pieces = tuple(Piece(**piece) for piece in vectors.pop("pieces", ()))
+                vectors = VectorFile(**vectors, pieces=pieces)
+            return cls(**data, vectors=vectors)
         except FileNotFoundError:
             if (path.parent / "catalog.sqlite").exists():
                 raise CaseIndexError(
@@ -422,13 +453,8 @@ class CaseIndex:
             return _empty(manifest.dimension)
         partition = None
         remote = manifest.engine == "milvus"
-        file = None if remote else held.file
-        for name, checksum in (
-            (file, held.sha256),
-            (held.rows, held.rows_sha256),
-            (held.partition, held.partition_sha256),
-        ):
-            if name is not None and sha256(self.folder / name) != checksum:
+        for name, checksum in held.checksums():
+            if name is not None and checksum and sha256(self.folder / name) != checksum:
                 raise CaseIndexError(
                     self.folder / name, "does not match its checksum", "run `cbir verify --repair`"
                 )
@@ -436,7 +462,8 @@ class CaseIndex:
             partition = Partition.load(self.folder / held.partition)
         if not remote:
             rows = None if held.rows is None else self.folder / held.rows
-            return Vectors.load(self.folder / held.file, partition, rows)
+            more = [(self.folder / piece.file, self.folder / piece.rows) for piece in held.pieces]
+            return Vectors.load(self.folder / held.file, partition, rows, more)
         ids = contents.slice_ids
         self.milvus.load(held.file)
         if held.revision == contents.revision and (n := self.milvus.count(held.file)) != held.entries:
@@ -453,16 +480,18 @@ class CaseIndex:
 
     def lag(self) -> float:
         """Slices that came or went since the vectors file was written, over all slices; 0 to 1."""
-        held, ids = self.manifest.vectors, self.catalog.contents().slice_ids
+        held = self.manifest.vectors
+        total, kept = self.catalog.slices_until(held.last if held else 0)  # ids only grow
         if held is None:
-            return float(len(ids) > 0)
-        kept = int(np.searchsorted(ids, held.last, side="right"))  # ids only grow
-        return min(1.0, (len(ids) - kept + held.slices - kept) / max(len(ids), 1))
+            return float(total > 0)
+        return min(1.0, (total - kept + held.slices - kept) / max(total, 1))
 
     def file_vectors(self, *, refit: bool = False) -> None:
-        """Write the vectors file anew from the catalog (the caller is the writer).
+        """Bring the vectors file up to the catalog (the caller is the writer).
 
-        The partition is fitted when there are enough vectors, and again when they have doubled.
+        The partition is fitted when there are enough vectors, and again when they have doubled or halved.
+        Until then what came is written into files beside the others, and what went is only counted; the
+        files are merged, without filing anything again, when there are many or much has changed.
 
         Parameters
         ----------
@@ -475,7 +504,7 @@ class CaseIndex:
         partition, fitted_on = None, 0
         kept = old is not None and not old.partition and not refit
         if count >= EXACT_BELOW:
-            if old and old.partition and not refit and old.fitted_on <= count <= 2 * old.fitted_on:
+            if old and old.partition and not refit and old.fitted_on / 2 <= count <= 2 * old.fitted_on:
                 path = self.folder / old.partition
                 if path.is_file() and sha256(path) == old.partition_sha256:
                     partition, fitted_on = Partition.load(path), old.fitted_on
@@ -483,12 +512,16 @@ class CaseIndex:
             if partition is None:
                 partition, fitted_on = self._fit(), count
         remote = self.manifest.engine == "milvus"
-        entries = 0
+        # a catalog that was restored from a backup gives ids again
+        if not remote and kept and partition and old and old.revision <= revision and self._whole(old):
+            self._keep(self._grown(old, partition, contents))
+            return
+        entries, name = count, self._fresh(revision)
         if remote:
             file = old.file if old is not None and kept else ""
             file, entries = self._file_in_milvus(file, partition, contents)
         else:
-            file, rows = f"vectors-{revision}.faiss", f"vectors-{revision}.rows"
+            file, rows = f"vectors-{name}.faiss", f"vectors-{name}.rows"
             blocks, dimension = self.catalog.embedding_blocks(), self.manifest.dimension
             with written_whole(self.folder / file) as aside:
                 if partition is None:
@@ -496,7 +529,7 @@ class CaseIndex:
                 else:
                     with written_whole(self.folder / rows) as aside_rows:
                         Vectors.write(aside, aside_rows, blocks, dimension, partition)
-        partition_file = f"partition-{revision}.npz"
+        partition_file = f"partition-{name}.npz"
         if partition is not None:
             with written_whole(self.folder / partition_file) as aside:
                 partition.save(aside)
@@ -513,15 +546,75 @@ class CaseIndex:
             rows=None if remote or partition is None else rows,
             rows_sha256=None if remote or partition is None else sha256(self.folder / rows),
         )
+        self._keep(held)
+
+    def _keep(self, held: VectorFile) -> None:
+        """Name these files in the manifest, and take away all others."""
         self.manifest = replace(self.manifest, vectors=held)
         self.manifest.save(self.folder / "manifest.json")
+        named = {name for name, _ in held.checksums()}
         for path in [*self.folder.glob("vectors-*"), *self.folder.glob("partition-*.npz")]:
-            if path.name not in (held.file, held.rows, held.partition):
+            if path.name not in named:
                 path.unlink()
-        if remote:
+        if self.manifest.engine == "milvus":
             for name in self.milvus.collections(self.manifest.name):
                 if name != held.file:
                     self.milvus.drop(name)
+
+    def _fresh(self, revision: int) -> str:
+        """What new files are called: others of the same revision may still be read."""
+        names = (str(revision), *(f"{revision}-{i}" for i in range(1, 2 + 2 * PIECES)))
+        return next(name for name in names if not any(self.folder.glob(f"*-{name}.*")))
+
+    def _whole(self, held: VectorFile) -> bool:
+        """Whether the files are there."""
+        return all(name and (self.folder / name).is_file() for name, _ in held.checksums())
+
+    def _grown(self, held: VectorFile, partition: Partition, contents: Contents) -> VectorFile:
+        """The same files with another pair for what came since, or all of them as one pair."""
+        ids = contents.slice_ids
+        new = ids[np.searchsorted(ids, held.last, side="right") :]  # ids only grow
+        known = max(held.entries, held.slices)
+        if len(new):
+            blocks = ((block, self.catalog.embeddings(block)) for block in _blocks(new))
+            dimension = self.manifest.dimension
+            file, rows = self._pair(
+                contents.revision, lambda to, rows: Vectors.write(to, rows, blocks, dimension, partition)
+            )
+            held = replace(held, pieces=(*held.pieces, Piece(*file, *rows, len(new))))
+        held = replace(
+            held,
+            revision=contents.revision,
+            slices=len(ids),
+            last=int(new[-1]) if len(new) else held.last,
+            entries=known + len(new),
+        )
+        changed = sum(piece.slices for piece in held.pieces) + held.entries - held.slices
+        if len(held.pieces) <= PIECES and changed <= MERGED_AT * len(ids):
+            return held
+        vectors = self._load_vectors(replace(self.manifest, vectors=held), contents)
+        assert isinstance(vectors, Vectors)
+        _catch_up(vectors, contents, self.catalog)
+        file, rows = self._pair(contents.revision, vectors.save)
+        return replace(
+            held,
+            file=file[0],
+            sha256=file[1],
+            rows=rows[0],
+            rows_sha256=rows[1],
+            entries=len(ids),
+            pieces=(),
+        )
+
+    def _pair(
+        self, revision: int, write: Callable[[Path, Path], None]
+    ) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Write codes and vectors; the files' names with their checksums."""
+        name = self._fresh(revision)
+        file, rows = self.folder / f"vectors-{name}.faiss", self.folder / f"vectors-{name}.rows"
+        with written_whole(file) as aside, written_whole(rows) as aside_rows:
+            write(aside, aside_rows)
+        return (file.name, sha256(file)), (rows.name, sha256(rows))
 
     def _file_in_milvus(self, name: str, partition: Partition | None, contents: Contents) -> tuple[str, int]:
         """Bring a collection up to date, or fill a new one; its name, and the entries in it."""
@@ -606,11 +699,12 @@ class CaseIndex:
                     sound=True,
                 )
         else:
-            for lost, what in (
-                (np.setdiff1d(contents.slice_ids, ids), "slices have no vector"),
-                (np.setdiff1d(ids, contents.slice_ids), "vectors have no slice"),
+            went = 0 if self.manifest.engine == "milvus" else max(0, held.entries - held.slices)
+            for lost, what, known in (
+                (np.setdiff1d(contents.slice_ids, ids), "slices have no vector", 0),
+                (np.setdiff1d(ids, contents.slice_ids), "vectors have no slice", went),
             ):
-                if len(lost):
+                if len(lost) != known:
                     yield Problem(held.file, f"{len(lost)} {what}")
         differ = 0
         present = np.intersect1d(ids, contents.slice_ids)
@@ -664,7 +758,11 @@ class CaseIndex:
         return f"FAISS {held.file}" if held else "FAISS"
 
     def check(self, queries: int = 200, k: int = 10) -> dict[str, Any]:
-        """Recall of the search against exact search, and the shape of the partition.
+        """Recall of the search against exact search, the shape of the partition, and whether it has drifted.
+
+        It has where the recall is below the calibrated one by more than chance (three standard errors), or
+        the list of a vector holds :data:`DRIFTED` times the share of the collection that it held when the
+        partition was made. ``cbir compact`` makes another; who asks meanwhile asks the old one.
 
         Parameters
         ----------
@@ -690,6 +788,8 @@ class CaseIndex:
             "median": float(np.median(sizes)),
             "max": int(sizes.max()),
         }
+        if vectors.partition is not None:
+            summary["drift"] = _drift(vectors.partition, sizes, float(found), len(asking), k) or "none"
         return {f"recall_at_{k}": round(float(found), 4), "queries": len(asking), **summary}
 
 
@@ -739,8 +839,27 @@ def _empty(dimension: int, partition: Partition | None = None) -> Vectors:
     return Vectors.build(np.empty(0, np.int64), np.empty((0, dimension), np.float32), partition)
 
 
+def _drift(partition: Partition, sizes: NDArray[np.int64], found: float, queries: int, k: int) -> str | None:
+    asked = partition.probing(k).recall
+    if found < asked - 3 * math.sqrt(asked * (1 - asked) / queries):
+        return f"recall {found:.3f} instead of {asked}: run `cbir compact`"
+    fuller = _fullness(sizes) / _fullness(partition.sizes)
+    return f"lists {fuller:.1f} times as full as at the fit: run `cbir compact`" if fuller > DRIFTED else None
+
+
+def _fullness(sizes: NDArray[np.int64]) -> float:
+    """Share of all entries that the list of an entry holds, on average."""
+    return float((sizes.astype(float) ** 2).sum() / max(1.0, float(sizes.sum())) ** 2)
+
+
+def _blocks(ids: NDArray[np.int64], size: int = 4096) -> Iterator[NDArray[np.int64]]:
+    return (ids[start : start + size] for start in range(0, len(ids), size))
+
+
 def _catch_up(vectors: VectorIndex, contents: Contents, catalog: Catalog) -> None:
     filed = vectors.ids()
+    if np.array_equal(filed, contents.slice_ids):
+        return
     removed = np.setdiff1d(filed, contents.slice_ids)
     if len(removed):
         vectors.remove(removed)

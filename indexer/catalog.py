@@ -27,6 +27,8 @@ from indexer.errors import CaseIndexError
 from indexer.files import disk_full
 
 metadata = sa.MetaData()
+READ = 20_000
+"""Rows read at a time."""
 CATALOG_EXAMPLE = "name one such as postgresql://user@host/database"
 Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts up in INTEGER only
 meta = sa.Table(
@@ -500,14 +502,17 @@ class Catalog:
             slice_rows = connection.execute(
                 sa.select(
                     slices.c.id, slices.c.scan, slices.c.position, slices.c.view, slices.c.weight
-                ).order_by(slices.c.id)
-            ).all()
+                ).order_by(slices.c.id),
+                execution_options={"yield_per": READ},
+            )
+            # a block at a time: as objects the rows of ten million slices take gigabytes
+            blocks = [np.array(list(zip(*block, strict=True)), float) for block in slice_rows.partitions()]
         by_patient: dict[str, dict[str, str]] = {}
         for row in label_rows:
             by_patient.setdefault(row.patient_id, {})[row.name] = row.value
         case_place = {row.id: place for place, row in enumerate(case_rows)}
         scan_ids = np.array([row.id for row in scan_rows], np.int64)
-        columns: list[Sequence[Any]] = list(zip(*slice_rows, strict=True)) or [()] * 5
+        columns = np.concatenate(blocks or [np.empty((5, 0))], axis=1)
         return Contents(
             revision=revision,
             case_ids=[row.case_id for row in case_rows],
@@ -519,11 +524,11 @@ class Catalog:
             scan_sequence=[row.sequence for row in scan_rows],
             scan_source=[row.path for row in scan_rows],
             scan_strangeness=np.array([row.value for row in scan_rows], np.float32),  # None becomes NaN
-            slice_ids=np.array(columns[0], np.int64),
-            slice_scan=np.searchsorted(scan_ids, np.array(columns[1], np.int64)),
-            slice_position=np.array(columns[2], np.int64),
-            slice_view=np.array(columns[3], np.uint8),
-            slice_weight=np.array(columns[4], np.float32),
+            slice_ids=columns[0].astype(np.int64),
+            slice_scan=np.searchsorted(scan_ids, columns[1].astype(np.int64)),
+            slice_position=columns[2].astype(np.int64),
+            slice_view=columns[3].astype(np.uint8),
+            slice_weight=columns[4].astype(np.float32),
         )
 
     def embeddings(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -698,6 +703,13 @@ class Catalog:
             distinct = sa.select(sa.func.count(sa.distinct(cases.c.patient_id)))
             counts["patients"] = int(connection.scalar(distinct) or 0)
         return counts
+
+    def slices_until(self, last: int) -> tuple[int, int]:
+        """How many slices there are, and how many of them have an id up to `last`."""
+        counted = sa.select(sa.func.count(), sa.func.count().filter(slices.c.id <= last))
+        with self._transaction() as connection:
+            total, until = connection.execute(counted.select_from(slices)).one()
+        return int(total), int(until)
 
     def damage(self) -> Iterator[tuple[str, str]]:
         """Check every row against its checksum.

@@ -172,8 +172,8 @@ class Partition:
         highest; infinite where none is.
     coefficient : float
         Bezdek's partition coefficient of the fit: mean over its sample of Σ u², from 1/c to 1.
-    low, high : ndarray of float32, shape (d,)
-        Range of each component, for codes of 8 bits.
+    low, high : float
+        Range of the components, for codes of 8 bits.
     sizes : ndarray of int64, shape (c,)
         Entries of each list when `judged` vectors are filed.
     judged : int
@@ -191,8 +191,8 @@ class Partition:
     reason: str
     border: float
     coefficient: float
-    low: Floats
-    high: Floats
+    low: float
+    high: float
     sizes: Ints
     judged: int
     probings: tuple[Probing, ...]
@@ -283,7 +283,8 @@ class Partition:
         # sizes are those of vectors that the fit has not drawn its centroids to
         unseen = np.asarray(x[np.sort(shuffled[size : size + JUDGED])], np.float32)
         judged = unseen if len(unseen) >= min(len(sample) // 4, JUDGED) else sample
-        margin = 0.05 * (sample.max(axis=0) - sample.min(axis=0)) + 1e-6
+        low, high = float(sample.min()), float(sample.max())
+        margin = 0.05 * (high - low) + 1e-6
         partition = cls(
             centroids=found.centroids.astype(np.float32),
             fuzzifier=m,
@@ -292,8 +293,8 @@ class Partition:
             reason=reason,
             border=0.0,
             coefficient=found.coefficient,
-            low=sample.min(axis=0) - margin,
-            high=sample.max(axis=0) + margin,
+            low=low - margin,
+            high=high + margin,
             sizes=np.zeros(c, np.int64),
             judged=len(judged),
             probings=(Probing(uncovered=1e-3, floor=math.ceil(math.sqrt(c)), ceiling=c),),

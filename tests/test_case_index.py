@@ -6,10 +6,13 @@ import json
 import numpy as np
 import pytest
 from test_catalog import entry, scan
+from test_vectors import only_by_lists
 
-from indexer.case_index import CaseIndex, Manifest
+from indexer.case_index import CaseIndex, Manifest, _drift
 from indexer.catalog import slices
 from indexer.errors import CaseIndexError, EncoderError, PartitionError
+from indexer.partition import Partition
+from indexer.vectors import Vectors
 
 
 class Four:
@@ -220,9 +223,134 @@ def test_enough_vectors_are_partitioned_and_answers_stay(index, monkeypatch):
     fitted = index.manifest.vectors.partition_sha256
     index.catalog.remove_cases(["c3"])
     index.file_vectors()
-    assert index.manifest.vectors.partition_sha256 != fitted  # fewer than it was fitted on
+    assert index.manifest.vectors.partition_sha256 == fitted
+    assert index.verify() == []
+    index.catalog.put([entry(f"/{i}", unit(case=f"c{i}", seed=i)) for i in range(80, 170)], {})
+    index.file_vectors()
+    assert index.manifest.vectors.partition_sha256 != fitted  # more than twice what it was fitted on
     index.compact()
     assert index.verify() == []
+
+
+def files(index):
+    return {path.name: path.stat().st_mtime_ns for path in index.folder.glob("*-*.*")}
+
+
+def same_answers(index):
+    """The snapshot holds the catalog's slices with the catalog's vectors, and finds each of them."""
+    snapshot = index.snapshot()
+    held = snapshot.contents.slice_ids
+    assert ids(snapshot) == held.tolist()
+    x = index.catalog.embeddings(held)
+    np.testing.assert_array_equal(snapshot.vectors.gather(held), x)
+    with only_by_lists():
+        scores, _ = snapshot.vectors.search(x, 1)
+    assert np.mean(scores[:, 0] > 1 - 1e-5) > 0.95
+    assert index.verify() == []
+
+
+@pytest.mark.local
+def test_what_comes_and_goes_rewrites_no_large_file(index, monkeypatch):
+    monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
+    fill(index, sources=80)
+    index.file_vectors()
+    first = files(index)
+    for i in range(80, 83):
+        index.catalog.put([entry(f"/{i}", unit(case=f"c{i}", patient=f"p{i}", seed=i))], {})
+        index.file_vectors()
+        index.catalog.remove_cases([f"c{i - 80}", f"c{i - 1}"])  # also what came last
+        index.file_vectors()
+        assert files(index).items() >= first.items()
+        same_answers(index)
+    assert len(index.manifest.vectors.pieces) == 3
+    piece = index.folder / index.manifest.vectors.pieces[0].rows
+    content = bytearray(piece.read_bytes())
+    content[3] ^= 1
+    piece.write_bytes(content)
+    with pytest.raises(CaseIndexError, match="checksum"):
+        index.snapshot()
+    index.verify(repair=True)
+    assert index.manifest.vectors.pieces == ()
+    same_answers(index)
+
+
+@pytest.mark.local
+def test_many_pieces_are_merged_and_nothing_is_filed_again(index, monkeypatch):
+    monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
+    monkeypatch.setattr("indexer.case_index.PIECES", 2)
+    fill(index, sources=80)
+    index.file_vectors()
+    fitted = index.manifest.vectors.partition_sha256
+    before = index.snapshot()
+    index.catalog.remove_cases(["c5"])
+    filed = []
+    monkeypatch.setattr(Vectors, "write", counting(Vectors.write, filed))
+    for i in range(80, 83):
+        index.catalog.put([entry(f"/{i}", unit(case=f"c{i}", patient=f"p{i}", seed=i))], {})
+        index.file_vectors()
+    held = index.manifest.vectors
+    assert (held.pieces, held.entries, held.partition_sha256) == ((), held.slices, fitted)
+    assert len(filed) == 3  # each of what had come, and none of all
+    assert len(files(index)) == 3
+    same_answers(index)
+    # who has opened the files that are gone goes on asking them
+    x = before.vectors.gather(before.contents.slice_ids[:5])
+    assert before.vectors.search(x, 1)[1][:, 0].tolist() == before.contents.slice_ids[:5].tolist()
+
+
+@pytest.mark.local
+def test_drift_is_told_and_compacting_mends_it_while_questions_go_on(index, monkeypatch):
+    monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
+    fill(index, sources=80)
+    index.file_vectors()
+    assert index.check()["drift"] == "none"
+    # a scanner that sees one thing only: 400 slices in a corner of the space
+    corner = unit(n=400, case="c100", patient="p100", seed=100)
+    corner.embeddings[:] = [1, 0, 0, 0] + 0.3 * corner.embeddings
+    corner.embeddings[:] /= np.linalg.norm(corner.embeddings, axis=1, keepdims=True)
+    index.catalog.put([entry("/100", corner)], {})
+    index.file_vectors()
+    assert "as full as at the fit: run `cbir compact`" in index.check()["drift"]
+    before = index.snapshot()
+    index.compact()
+    assert index.check()["drift"] == "none"
+    x = before.vectors.gather(before.contents.slice_ids[:5])
+    assert before.vectors.search(x, 1)[1][:, 0].tolist() == before.contents.slice_ids[:5].tolist()
+
+
+def test_recall_below_the_calibrated_one_is_drift():
+    partition = Partition.fit(unit(n=400).embeddings.astype(np.float32), lists=8)
+    partition.calibrate(unit(n=100, seed=1).embeddings.astype(np.float32), partition.centroids.repeat(20, 0))
+    asked = partition.probing(10).recall
+    assert _drift(partition, partition.sizes, asked - 0.01, 200, 10) is None
+    assert "run `cbir compact`" in (_drift(partition, partition.sizes, asked - 0.03, 200, 10) or "")
+
+
+def counting(write, calls):
+    def counted(*arguments):
+        calls.append(arguments)
+        return write(*arguments)
+
+    return staticmethod(counted)
+
+
+@pytest.mark.local
+def test_compacting_an_unchanged_index_leaves_its_files_until_the_manifest_names_others(index, monkeypatch):
+    monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
+    fill(index, sources=80)
+    index.file_vectors()
+    held = files(index)
+
+    def crash(*_args, **_kwargs):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Manifest, "save", crash)
+        with pytest.raises(OSError, match="no space"):
+            index.compact()
+    assert files(index).items() >= held.items()
+    with CaseIndex.open(index.folder) as reopened:
+        same_answers(reopened)
 
 
 @pytest.mark.local
