@@ -41,6 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.catalog import Catalog, Contents
+from indexer.composite import COMPOSITE
 from indexer.encoder import Encoder, TrainedEncoder, load_encoder
 from indexer.errors import CaseIndexError, CbirError, EncoderError, StaleError, WriterBusyError
 from indexer.files import ASIDE, needing_room, sha256, written_whole
@@ -742,7 +743,7 @@ class CaseIndex:
             "preprocessing": self.manifest.preprocessing,
             "keep_ids": self.manifest.keep_ids,
             "created": self.manifest.created,
-            "sequences": ", ".join(sorted({s or "unknown" for s in contents.scan_sequence})),
+            "sequences": ", ".join(sorted({s or "unknown" for s in contents.scan_sequence} - {COMPOSITE})),
             "labels": ", ".join(sorted({name for row in contents.labels for name in row})) or "none",
             "vectors": self._place(),
             "catalog": self.catalog.where,

@@ -694,15 +694,20 @@ class Catalog:
         return sorted(({"source": row.path, "reason": row.reason} for row in rows), key=lambda f: f["source"])
 
     def count(self) -> dict[str, int]:
-        """How many cases, scans, slices, patients and sources there are."""
+        """How many cases, scans, slices, patients and sources there are.
+
+        Composites are no scans of their own, but their slices are filed like others.
+        """
+        own = scans.c.sequence.is_distinct_from(COMPOSITE)
+        counted = {
+            "cases": sa.select(sa.func.count()).select_from(cases),
+            "scans": sa.select(sa.func.count()).select_from(scans).where(own),
+            "slices": sa.select(sa.func.count()).select_from(slices),
+            "sources": sa.select(sa.func.count(sa.distinct(scans.c.source))).where(own),
+            "patients": sa.select(sa.func.count(sa.distinct(cases.c.patient_id))),
+        }
         with self._transaction() as connection:
-            counts = {
-                table.name: int(connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0)
-                for table in (cases, scans, slices, sources)
-            }
-            distinct = sa.select(sa.func.count(sa.distinct(cases.c.patient_id)))
-            counts["patients"] = int(connection.scalar(distinct) or 0)
-        return counts
+            return {name: int(connection.scalar(one) or 0) for name, one in counted.items()}
 
     def slices_until(self, last: int) -> tuple[int, int]:
         """How many slices there are, and how many of them have an id up to `last`."""

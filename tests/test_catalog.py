@@ -38,9 +38,9 @@ def entry(path, *scans, fingerprint="f"):
 
 @pytest.fixture
 def catalog(tmp_path, request):
-    url = request.config.getoption("--postgres")
-    if url:
-        catalog = Catalog.on(url, 4, f"test_{secrets.token_hex(8)}", create=True)
+    if request.config.getoption("--elsewhere"):
+        _, postgres = request.getfixturevalue("servers")
+        catalog = Catalog.on(postgres.url, 4, f"test_{secrets.token_hex(8)}", create=True)
     else:
         catalog = Catalog.at(tmp_path / "catalog.sqlite", 4, create=True)
     yield catalog
