@@ -56,7 +56,10 @@ benchmarks: figures  ## measure again all that the documents state (needs ../sha
 	$(BIN)/python -m benchmarks.radiomics
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.index
+	$(BIN)/python -m benchmarks.index --enlarged 1000000
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.scale --sizes 1000000 --lists 1024
+	$(BIN)/python -m benchmarks.plots
 	$(BIN)/python -m benchmarks.service
 	$(BIN)/python -m benchmarks.live
 	$(BIN)/python -m benchmarks.sample
