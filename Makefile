@@ -65,7 +65,7 @@ benchmarks: figures  ## measure again all that the documents state (needs ../sha
 	$(BIN)/python -m benchmarks.sample
 	$(BIN)/python -m benchmarks.documents
 
-cross-validation: $(VENV)/installed-test  ## train the networks of the five folds (2.5 hours of one core)
+cross-validation: $(VENV)/installed-test  ## train the networks of the five folds (3 hours of one core)
 	nice $(BIN)/python -m benchmarks.cohorts
 
 weights: $(VENV)/installed-test  ## train the encoder that is shipped (half an hour of one core)

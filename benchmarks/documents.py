@@ -290,8 +290,30 @@ def grades(content: dict[str, Any]) -> str:
         )
         folds = "; ".join(f"fold {f} {v['mAP']:.3f}" for f, v in table["by fold"].items())
         head = f"**{task}** ({first['queries']} queries, {first['patients']} patients)"
-        parts += [head, "", markdown(rows), "", f"mAP macro by fold: {folds}.", ""]
+        parts += [
+            head,
+            "",
+            markdown(rows),
+            "",
+            f"mAP macro by fold: {folds}.",
+            "",
+            never(table["never right"]),
+            "",
+        ]
     return "\n".join([*parts, origin(content)])
+
+
+def never(found: dict[str, Any]) -> str:
+    """Patients whom no ranking gets right."""
+    by_grade: dict[str, list[str]] = {}
+    for patient, grade in found["patients"].items():
+        by_grade.setdefault(grade, []).append(patient)
+    told = "; ".join(f"{grade}: {', '.join(sorted(names))}" for grade, names in sorted(by_grade.items()))
+    share = f"{len(found['patients'])} of {found['asked']}"
+    return (
+        f"Patients without a majority of their own label among the first ten in any ranking by this encoder "
+        f"(together, without composites, each sequence alone): {share}. {told}"
+    )
 
 
 def volumes(content: dict[str, Any]) -> str:

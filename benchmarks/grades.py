@@ -135,6 +135,17 @@ class Folds:
         return table
 
 
+def outvoted(
+    similarity: Similarity, labels: Sequence[str | None], folds: Folds, asks: NDArray[np.bool_], k: int = 10
+) -> NDArray[np.bool_]:
+    """Cases whose label has no majority among the `k` labelled patients of other folds that rank first."""
+    table = similarity if isinstance(similarity, np.ndarray) else similarity(np.arange(len(labels)))
+    fold, label = np.array([f or "" for f in folds.fold]), np.array([one or "" for one in labels])
+    scores = np.where((fold[:, None] != fold) & (label != ""), table, -np.inf)
+    first = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return asks & (label != "") & ((label[first] == label[:, None]).mean(1) <= 0.5)
+
+
 def sizes(task: Task, names: Sequence[str]) -> NDArray[np.float32]:
     """Similarity by nothing but the size of the lesion: minus the distance of logarithms."""
     volume = dict.fromkeys(names, 0.0)
@@ -180,6 +191,14 @@ def judged(task: Task, label: str, folds: Folds) -> dict[str, Any]:
             ).figures.items()
         }
         for fold in folds.items
+    }
+    seen = [name for name in rankings if name in ("trained", "without composites") or "alone" in name]
+    wrong = [outvoted(rankings[name], labels, folds, asks) for name in seen]
+    never = np.flatnonzero(np.all(wrong, axis=0))
+    table["never right"] = {
+        "patients": {cases.patients[i]: labels[i] for i in never},
+        "rankings": seen,
+        "asked": int(np.count_nonzero(asks & np.array([bool(label) for label in labels]))),
     }
     canary = [
         evaluate(
