@@ -43,7 +43,14 @@ from numpy.typing import NDArray
 from indexer.catalog import Catalog, Contents
 from indexer.composite import COMPOSITE
 from indexer.encoder import Encoder, TrainedEncoder, load_encoder
-from indexer.errors import CaseIndexError, CbirError, EncoderError, StaleError, WriterBusyError
+from indexer.errors import (
+    CaseIndexError,
+    CbirError,
+    EncoderError,
+    PartitionError,
+    StaleError,
+    WriterBusyError,
+)
 from indexer.files import ASIDE, needing_room, sha256, written_whole
 from indexer.milvus import Milvus, MilvusVectors
 from indexer.partition import POINTS_PER_LIST, Partition, lists_for_count
@@ -511,7 +518,8 @@ class CaseIndex:
                     partition, fitted_on = Partition.load(path), old.fitted_on
             kept = partition is not None
             if partition is None:
-                partition, fitted_on = self._fit(), count
+                partition = self._fit()
+                fitted_on = count if partition else 0
         remote = self.manifest.engine == "milvus"
         # a catalog that was restored from a backup gives ids again
         if not remote and kept and partition and old and old.revision <= revision and self._whole(old):
@@ -635,8 +643,11 @@ class CaseIndex:
             server.insert(name, block, self.catalog.embeddings(block), partition)
         return name, server.count(name)
 
-    def _fit(self) -> Partition:
-        """A partition of a sample, its probing calibrated on patients that are not in the sample."""
+    def _fit(self) -> Partition | None:
+        """A partition of a sample, its probing calibrated on patients that are not in the sample.
+
+        Where many vectors are all but equal the fit collapses: then it gets fewer lists, and at last none.
+        """
         contents, rng = self.catalog.contents(), np.random.default_rng(0)
         names, patient_of_case = np.unique(contents.patient_ids, return_inverse=True)
         asking = rng.permutation(len(names))[: math.ceil(len(names) / 10)]
@@ -648,9 +659,17 @@ class CaseIndex:
 
         count = len(contents.slice_ids)
         base = sample(contents.slice_ids[~held_out], POINTS_PER_LIST * lists_for_count(count))
-        partition = Partition.fit(base, of=count)
-        partition.calibrate(sample(contents.slice_ids[held_out], HELD_OUT), base, of=count)
-        return partition
+        wanted = lists_for_count(count)
+        for lists in (None, wanted // 4, wanted // 16):
+            try:
+                partition = Partition.fit(base, lists=lists, of=count)
+            except PartitionError:
+                if not np.isfinite(base).all():
+                    raise
+                continue
+            partition.calibrate(sample(contents.slice_ids[held_out], HELD_OUT), base, of=count)
+            return partition
+        return None
 
     # ---- care ----------------------------------------------------------------------------------
 

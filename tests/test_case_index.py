@@ -209,6 +209,19 @@ def test_a_key_that_others_may_read_is_told_and_mended(index):
     assert "missing" in index.verify()[0].what
 
 
+def test_vectors_that_cannot_be_partitioned_are_all_compared(index, monkeypatch):
+    monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
+    same = unit()  # a scan that is filed under many names
+    filed = [entry(f"/{i}", type(same)(**{**vars(same), "case_id": f"c{i}"})) for i in range(80)]
+    index.catalog.put(filed, {})
+    index.file_vectors()
+    index.compact()
+    assert index.manifest.vectors.partition is None
+    assert index.verify() == []
+    scores, _ = index.snapshot().vectors.search(same.embeddings[:1].astype(np.float32), 5)
+    np.testing.assert_allclose(scores, 1, atol=1e-5)
+
+
 def test_enough_vectors_are_partitioned_and_answers_stay(index, monkeypatch):
     monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
     fill(index, sources=80)
