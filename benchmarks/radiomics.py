@@ -60,14 +60,19 @@ def fitted(x: Floats, y: Floats, ridge: float) -> Floats:
     return np.asarray(minimize(loss, np.zeros(x.shape[1] + 1), jac=True).x)
 
 
+def taught(x: Floats, y: Floats, asked: Floats, ridge: float) -> Floats:
+    """Scores of some patients by what others teach."""
+    mean, deviation = x.mean(0), x.std(0) + 1e-9
+    weights = fitted((x - mean) / deviation, y, ridge)
+    return np.asarray((asked - mean) / deviation @ weights[1:] + weights[0])
+
+
 def scores(x: Floats, y: Floats, fold: NDArray[np.str_], ridge: float) -> Floats:
     """Each fold's scores by what the other folds teach."""
     found = np.zeros(len(y))
     for name in np.unique(fold):
         mine = fold == name
-        mean, deviation = x[~mine].mean(0), x[~mine].std(0) + 1e-9
-        weights = fitted((x[~mine] - mean) / deviation, y[~mine], ridge)
-        found[mine] = (x[mine] - mean) / deviation @ weights[1:] + weights[0]
+        found[mine] = taught(x[~mine], y[~mine], x[mine], ridge)
     return found
 
 
@@ -94,9 +99,7 @@ def main() -> None:
     for name in np.unique(fold):
         mine = fold == name
         inner = {ridge: area(scores(x[~mine], y[~mine], fold[~mine], ridge), y[~mine]) for ridge in RIDGES}
-        mean, deviation = x[~mine].mean(0), x[~mine].std(0) + 1e-9
-        weights = fitted((x[~mine] - mean) / deviation, y[~mine], max(inner, key=lambda r: inner[r]))
-        score[mine] = (x[mine] - mean) / deviation @ weights[1:] + weights[0]
+        score[mine] = taught(x[~mine], y[~mine], x[mine], max(inner, key=lambda r: inner[r]))
         by_fold[str(name)] = area(score[mine], y[mine])
     rng = np.random.default_rng(SEED)
     drawn = [rng.integers(len(y), size=len(y)) for _ in range(RESAMPLES)]

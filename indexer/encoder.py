@@ -392,11 +392,8 @@ def look(
     else:
         return encoder.encode(pixels), weights, strangeness
     lesion = np.maximum(lesion, LEAST_WEIGHT)
-    return (
-        embeddings,
-        np.where(np.isnan(boxes[:, 0]), weights * lesion, weights).astype(np.float32),
-        strangeness,
-    )
+    weights = np.where(np.isnan(boxes[:, 0]), weights * lesion, weights).astype(np.float32)
+    return embeddings, weights, strangeness
 
 
 def trained_on(encoder: Encoder, patient_id: str) -> bool:

@@ -71,10 +71,10 @@ SHARE = 0.5
 TOP = 4
 """Cells of the lesion map whose mean probability is the slice's weight."""
 
-TOGETHER = 96
+COMPOSITE_VIEW = 96
 """Side at which the composite network sees a region: coarse enough to learn from few patients."""
 
-TOGETHER_STAGES = 5
+COMPOSITE_STAGES = 5
 """Stages of the backbone that it has; its features are taken at a 16th of the side."""
 
 GRID = 40
@@ -281,12 +281,12 @@ class CompositeNetwork(nn.Module):
         super().__init__()
         self.channels, self.dimension = channels, dimension
         self.stem = Convolution(channels, STEM, 3, 2)
-        blocks = list(EfficientNetLite0().blocks)[: sum(stage[0] for stage in STAGES[:TOGETHER_STAGES])]
+        blocks = list(EfficientNetLite0().blocks)[: sum(stage[0] for stage in STAGES[:COMPOSITE_STAGES])]
         for i, block in enumerate(blocks):
             block.drop = depth * i / len(blocks)  # type: ignore[assignment]
         self.blocks = nn.Sequential(*blocks)
         self.dropout = nn.Dropout(dropout)
-        self.projection = nn.Linear(2 * STAGES[TOGETHER_STAGES - 1][-1], dimension, bias=False)
+        self.projection = nn.Linear(2 * STAGES[COMPOSITE_STAGES - 1][-1], dimension, bias=False)
         self.norm = nn.BatchNorm1d(dimension)
 
     def forward(self, x: Tensor, there: Tensor) -> Tensor:
@@ -374,7 +374,7 @@ def architecture(network: RetrievalNetwork, together: CompositeNetwork | None = 
     how = f"{LATERAL} lateral, {CELL}, {INPUT} seen at {VIEW}, {CONTEXT}, {LEAST}, {SHARE}, {TOP}"
     text = f"{ARCHITECTURE}, {network.dimension} of mean and lesion, {how}"
     if together is not None:
-        text += f", {together.channels} together at {TOGETHER} of {VIEW}, {TOGETHER_STAGES} stages"
+        text += f", {together.channels} together at {COMPOSITE_VIEW} of {VIEW}, {COMPOSITE_STAGES} stages"
     return text
 
 
@@ -458,7 +458,7 @@ def compose(
     where = proposed(maps.numpy())
     if boxes is not None:
         where = np.where(np.isfinite(boxes), boxes, where).astype(np.float32)
-    region = looked_at(x, frames(torch.from_numpy(where)), TOGETHER)
+    region = looked_at(x, frames(torch.from_numpy(where)), COMPOSITE_VIEW)
     return together(region, there).numpy(), maps.flatten(1).topk(TOP).values.mean(1).numpy()
 
 

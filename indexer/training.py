@@ -30,7 +30,7 @@ from indexer.augmentation import lesion_frames, recoloured, region_frames, whole
 from indexer.encoder import BLOCK, SUFFIX, TrainedEncoder, load_weights, write_weights
 from indexer.errors import CbirError, EncoderError
 from indexer.files import written_whole
-from indexer.network import CELL, TOGETHER, VIEW, CompositeNetwork, RetrievalNetwork, looked_at
+from indexer.network import CELL, COMPOSITE_VIEW, VIEW, CompositeNetwork, RetrievalNetwork, looked_at
 from indexer.samples import Cohort, Samples, load, load_together
 from indexer.samples import validation as chosen_patients
 from indexer.strangeness import Known
@@ -328,9 +328,13 @@ def _together(samples: Samples, rows: NDArray[np.int64], generator: Generator) -
     pixels = samples.pixels[samples.rows[rows]]
     images = torch.from_numpy(pixels).float().div_(255)
     theta = lesion_frames(torch.from_numpy(samples.boxes[rows]), generator)
-    views = looked_at(images, theta, TOGETHER, empty=0.0)
+    views = looked_at(images, theta, COMPOSITE_VIEW, empty=0.0)
     n, channels = views.shape[:2]
-    views = recoloured(views.reshape(n * channels, 1, TOGETHER, TOGETHER), generator).view_as(views) * 2 - 1
+    views = (
+        recoloured(views.reshape(n * channels, 1, COMPOSITE_VIEW, COMPOSITE_VIEW), generator).view_as(views)
+        * 2
+        - 1
+    )
     there = torch.from_numpy(pixels.any((2, 3)))
     shown = there & (torch.rand(n, channels, generator=generator) >= HIDDEN)
     return views, torch.where(shown.any(1, keepdim=True), shown, there)

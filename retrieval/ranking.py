@@ -29,7 +29,7 @@ from indexer.composite import COMPOSITE
 BLOCK = 1024
 """Single slices compared at once."""
 
-TOGETHER = 8.0
+COMPOSITE_WEIGHT = 8.0
 """Weight of a composite's score in the mean over sequences."""
 
 
@@ -186,7 +186,7 @@ def late_interaction(
 def fused(scores: NDArray[np.float32], sequences: Sequence[str | None]) -> NDArray[np.float32]:
     """Mean of a case's scores over the sequences that it shares with the query.
 
-    What several sequences show together weighs :data:`TOGETHER` times as much as one of them.
+    What several sequences show together weighs :data:`COMPOSITE_WEIGHT` times as much as one of them.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def fused(scores: NDArray[np.float32], sequences: Sequence[str | None]) -> NDArr
     >>> fused(np.array([[.2, .5], [.4, np.nan]]), ["t1", "t2"]).round(2)
     array([0.3, 0.5], dtype=float32)
     """
-    weights = np.array([TOGETHER if sequence == COMPOSITE else 1.0 for sequence in sequences])
+    weights = np.array([COMPOSITE_WEIGHT if sequence == COMPOSITE else 1.0 for sequence in sequences])
     weights = weights.reshape(-1, *[1] * (scores.ndim - 1))
     shared = ~np.isnan(scores)
     total = (weights * np.where(shared, scores, 0)).sum(axis=0)

@@ -27,7 +27,7 @@ from indexer.encoder import Composer, TrainedEncoder, load_encoder, look, write_
 from indexer.errors import CbirError, EncoderError, ReadError
 from indexer.ingest import IngestReport, ingest
 from indexer.labels import load_labels
-from indexer.network import TOGETHER, VIEW, CompositeNetwork, RetrievalNetwork
+from indexer.network import COMPOSITE_VIEW, VIEW, CompositeNetwork, RetrievalNetwork
 from indexer.preprocess import Preprocessing, prepared, prepared_together
 from indexer.readers import Source
 from indexer.samples import Cohort, Samples
@@ -375,7 +375,7 @@ def test_the_leading_sequence_that_is_there_says_where(
     for row, kept in ((0, subsets[0]), (len(subsets) - 1, subsets[-1])):
         x0, y0, x1, y1 = boxes[lead[row]]
         half = min(max((max(x1 - x0, y1 - y0)) * 1.6, 1 / 8), 1) / 2
-        steps = (np.arange(TOGETHER) + 0.5) / TOGETHER * 2 * half - half
+        steps = (np.arange(COMPOSITE_VIEW) + 0.5) / COMPOSITE_VIEW * 2 * half - half
         grid = np.stack(np.meshgrid((x0 + x1) / 2 + steps, (y0 + y1) / 2 + steps), -1)[None] * 2 - 1
         x = torch.from_numpy(batch[row : row + 1]).float() / 127.5
         view = torch.nn.functional.grid_sample(x, torch.from_numpy(grid).float(), align_corners=False) - 1
@@ -482,7 +482,7 @@ def test_a_changed_composite_network_is_refused(both: TrainedEncoder, tmp_path: 
 def test_another_way_to_compose_is_another_version(
     both: TrainedEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(network, "TOGETHER", 64)
+    monkeypatch.setattr(network, "COMPOSITE_VIEW", 64)
     with pytest.raises(EncoderError, match="another version of cbir"):
         load_encoder(str(both.path))
 
@@ -568,7 +568,7 @@ QUICK = Recipe(epochs=1, batch=4, draws=8, seed=5, dimension=16)
 
 def embedded(net: CompositeNetwork, samples: Samples, there: tuple[int, ...] = (0, 1)) -> NDArray[Any]:
     x = torch.from_numpy(samples.pixels).float() / 127.5 - 1
-    views = network.looked_at(x, network.frames(torch.from_numpy(samples.boxes)), TOGETHER)
+    views = network.looked_at(x, network.frames(torch.from_numpy(samples.boxes)), COMPOSITE_VIEW)
     with torch.inference_mode():
         return net(views, there_of(*[there] * len(samples))[:, :2]).numpy()
 
@@ -632,7 +632,7 @@ def test_sequences_are_hidden_now_and_then_but_never_all() -> None:
     samples.pixels[3, 0] = 0  # has one sequence only
     rows = np.tile(np.arange(4), 100)
     views, there = training._together(samples, rows, torch.Generator().manual_seed(0))
-    assert views.shape == (400, 2, TOGETHER, TOGETHER)
+    assert views.shape == (400, 2, COMPOSITE_VIEW, COMPOSITE_VIEW)
     assert views.min() >= -1
     assert views.max() <= 1
     assert there.any(1).all()
@@ -966,7 +966,7 @@ def test_outlined_composites_have_regions(index: CaseIndex, composer: TinyCompos
 
 
 def test_what_is_seen_together_weighs_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "TOGETHER", 4.0)
+    monkeypatch.setattr(ranking, "COMPOSITE_WEIGHT", 4.0)
     scores = np.array([[0.2, 0.2, np.nan, np.nan], [0.4, np.nan, 0.4, np.nan], [0.9, 0.9, np.nan, np.nan]])
     found = ranking.fused(scores, ["t1", "t2", COMPOSITE])
     assert found.dtype == np.float32
@@ -976,11 +976,11 @@ def test_what_is_seen_together_weighs_more(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_allclose(ranking.fused(deep, ["t1", "t2", COMPOSITE]), [found, found], rtol=1e-6)
     plain = ranking.fused(scores, ["t1", "t2", None])
     np.testing.assert_allclose(plain, [0.5, 0.55, 0.4, np.nan], rtol=1e-6)
-    assert ranking.TOGETHER > 1
+    assert ranking.COMPOSITE_WEIGHT > 1
 
 
 def test_cases_are_ranked_by_all_and_shown_by_single_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "TOGETHER", 4.0)
+    monkeypatch.setattr(ranking, "COMPOSITE_WEIGHT", 4.0)
 
     def matches(scores: dict[int, float]) -> ranking.Matches:
         place = np.zeros(len(scores), np.int64)
@@ -1053,7 +1053,7 @@ def asking(composer: TinyComposer, *paths: Path, view: int = 0) -> dict[str, Sta
     return found | {COMPOSITE: expected(composer, *paths, view=view)}
 
 
-WEIGHT = {COMPOSITE: ranking.TOGETHER}
+WEIGHT = {COMPOSITE: ranking.COMPOSITE_WEIGHT}
 
 
 @pytest.fixture
