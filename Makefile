@@ -48,7 +48,7 @@ docs: $(VENV)/installed-test  ## regenerate the tables of results and the CLI he
 	$(BIN)/python -m benchmarks.documents
 
 kill-test: $(VENV)/installed-test  ## kill -9 an indexing run at 30 random moments
-	$(BIN)/python -m pytest tests/test_crash.py --kills 30
+	$(BIN)/python -m pytest tests/indexer/test_crash.py --kills 30
 
 benchmarks: figures  ## measure again all that the documents state (needs ../shared/data)
 	$(BIN)/python -m benchmarks.baseline

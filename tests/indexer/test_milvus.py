@@ -1,0 +1,93 @@
+"""What can be told without a server; the rest is in ``engine_scenarios.py``."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import numpy as np
+import pytest
+
+from indexer import milvus
+from indexer.case_index import CaseIndex
+from indexer.errors import CaseIndexError
+from indexer.milvus import Milvus, MilvusVectors
+from tests.indexer.test_case_index import Four, unit
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("", "address of a Milvus.*http://host:19530"),
+        ("milvus.db", "address of a Milvus.*http://host:19530"),
+        ("http://root:secret@127.0.0.1:1", "holds a password.*CBIR_MILVUS_TOKEN"),
+    ],
+)
+def test_an_address_that_is_none_is_one_line_without_its_password(uri, told):
+    with pytest.raises(CaseIndexError, match=told) as caught:
+        Milvus(uri)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_is_away_leaves_no_index(tmp_path, monkeypatch):
+    pytest.importorskip("pymilvus")
+    monkeypatch.setattr(milvus, "PATIENCE", 1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    with pytest.raises(CaseIndexError, match="Milvus cannot be used.*repeat") as caught:
+        CaseIndex.create(tmp_path / "index", Four(), engine="milvus", uri=uri)
+    assert "\n" not in str(caught.value)
+    with CaseIndex.create(
+        tmp_path / "index", Four(), engine="faiss", uri=None
+    ) as index:  # nothing is in the way
+        assert index.verify() == []
+
+
+def test_a_missing_client_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pymilvus", None)
+    with pytest.raises(CaseIndexError, match=r"pymilvus.*cbir\[milvus\]"):
+        Milvus("http://127.0.0.1:19530")
+
+
+class Shelf:
+    """A server that holds more than this state knows, and less."""
+
+    def __init__(self, x):
+        self.x = x
+        self.asked = []
+
+    def search(self, name, q, k, condition, *, strong):
+        self.asked.append((k, condition))
+        scores = q @ self.x.T
+        best = np.argsort(-scores, axis=1)[:, :k]
+        padding = max(0, k - best.shape[1])
+        scores = np.pad(
+            np.take_along_axis(scores, best, axis=1), ((0, 0), (0, padding)), constant_values=-np.inf
+        )
+        return scores, np.pad(best, ((0, 0), (0, padding)), constant_values=-1)
+
+
+def test_what_this_state_does_not_know_is_neither_found_nor_in_the_way():
+    x = unit(600, seed=3).embeddings
+    known = np.arange(0, 600, 20)
+    shelf = Shelf(x)
+    vectors = MilvusVectors(shelf, "name", 4, None, known, lambda ids: x[ids])
+    vectors.add(np.array([1000]), x[7:8])
+    assert len(vectors) == 31
+    q = x[[7, 11]]
+    scores, found = vectors.search(q, 5)
+    held = np.append(known, 1000)
+    truth = q @ np.append(x[known], x[7:8], axis=0).T
+    for row in range(2):
+        best = np.argsort(-truth[row])[:5]
+        assert found[row].tolist() == held[best].tolist()
+        np.testing.assert_allclose(scores[row], truth[row][best], atol=1e-6)
+    assert len(shelf.asked) > 1  # looked further where others stood before
+    vectors.remove(np.append(known[1:], 1000))
+    scores, found = vectors.search(q, 3)
+    assert found.tolist() == [[0, -1, -1]] * 2
+    assert np.isneginf(scores[:, 1:]).all()
+    np.testing.assert_array_equal(vectors.gather(np.array([0])), x[:1])
+    with pytest.raises(KeyError):
+        vectors.gather(known[1:2])

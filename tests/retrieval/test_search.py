@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import threading
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from indexer.case_index import CaseIndex
+from indexer.errors import EncoderError, QueryError, ReadError
+from indexer.ingest import ingest
+from indexer.preprocess import Preprocessing, prepared, with_region
+from indexer.readers import read
+from retrieval.search import Index, open_index
+from tests.support.images import phantom, write_nifti
+
+
+@pytest.fixture
+def make(tmp_path, tiny):
+    """Index a folder with the tiny encoder and open it."""
+    opened = []
+
+    def make(root, folder="index", keep_ids=True):
+        case_index = CaseIndex.create(tmp_path / folder, tiny, keep_ids=keep_ids)
+        ingest(case_index, [root], tiny)
+        opened.append(Index(case_index, tiny))
+        return opened[-1]
+
+    yield make
+    for index in opened:
+        index.close()
+
+
+def brute_force(index, path, tiny, view=0):
+    """Scores of all cases for a file, from the definition, without any of the search's code."""
+    contents = index.case_index.catalog.contents()
+    vectors = index.case_index.catalog.embeddings(contents.slice_ids)
+    scores: dict[str, list[float]] = {}
+    for scan in read(path):
+        ready = prepared(scan, Preprocessing(tiny.size))
+        rows = ready.views == view
+        queries, weights = tiny.encode(ready.pixels[rows]), ready.weights[rows]
+        for c, case in enumerate(contents.case_ids):
+            of_case = [
+                i
+                for i in range(len(vectors))
+                if contents.scan_case[contents.slice_scan[i]] == c
+                and contents.scan_sequence[contents.slice_scan[i]] == scan.sequence
+                and contents.slice_view[i] == view
+            ]
+            if of_case:
+                if len(queries) == 1:
+                    score = (queries @ vectors[of_case].T).max()
+                else:
+                    q, c = weights @ queries, contents.slice_weight[of_case] @ vectors[of_case]
+                    score = q @ c / np.linalg.norm(q) / np.linalg.norm(c)
+                scores.setdefault(case, []).append(float(score))
+    return {case: np.mean(s) for case, s in scores.items()}
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_scores_are_those_of_the_definition(make, cohort, tiny, tmp_path, monkeypatch, approximate):
+    index = make(cohort(9, ("t1ce", "flair")))
+    if approximate:
+        monkeypatch.setattr("retrieval.search.EXACT_BELOW", 0)
+    query = write_nifti(tmp_path / "new" / "new_t1ce.nii.gz", phantom(500, 4))
+    answer = index.query(query, k=9)
+    expected = sorted(brute_force(index, query, tiny).items(), key=lambda item: -item[1])
+    assert [h.case_id for h in answer.hits] == [case for case, _ in expected]
+    np.testing.assert_allclose([h.score for h in answer.hits], [s for _, s in expected], atol=1e-5)
+    assert [h.rank for h in answer.hits] == list(range(1, 10))
+    assert all(h.sequence == h.query_sequence == "t1ce" for h in answer.hits)
+
+
+def test_several_sequences_are_matched_apart_and_fused(make, cohort, tiny, tmp_path):
+    index = make(cohort(6, ("t1ce", "flair")))
+    for s, sequence in enumerate(("t1ce", "flair")):
+        write_nifti(tmp_path / "new" / f"new_{sequence}.nii.gz", phantom(500 + s, 4))
+    answer = index.query(tmp_path / "new", k=6)
+    expected = brute_force(index, tmp_path / "new", tiny)
+    for hit in answer.hits:
+        assert hit.score == pytest.approx(expected[hit.case_id], abs=1e-5)
+        assert hit.sequence == hit.query_sequence
+        assert hit.query_sequence in hit.query_source
+    assert answer.query.sequence in ("t1ce+flair", "flair+t1ce")
+
+
+def test_the_shown_pair_is_the_most_telling_one(make, cohort, tiny, tmp_path):
+    index = make(cohort(4))
+    query = write_nifti(tmp_path / "new_t1ce.nii.gz", phantom(500, 4))
+    ready = prepared(read(query)[0], Preprocessing(tiny.size))
+    queries = dict(zip(ready.positions.tolist(), tiny.encode(ready.pixels), strict=True))
+    weight = dict(zip(ready.positions.tolist(), ready.weights.tolist(), strict=True))
+    contents = index.case_index.catalog.contents()
+    vectors = index.case_index.catalog.embeddings(contents.slice_ids)
+    for hit in index.query(query, k=4).hits:
+        of_case = [
+            i for i in range(len(vectors)) if contents.scan_source[contents.slice_scan[i]] == hit.source
+        ]
+        telling = {
+            (q, int(contents.slice_position[i])): weight[q] * float(queries[q] @ vectors[i])
+            for q in queries
+            for i in of_case
+        }
+        assert telling[hit.query_slice, hit.slice] == pytest.approx(max(telling.values()), abs=1e-6)
+
+
+def test_an_indexed_file_finds_itself_and_has_no_vote(make, cohort):
+    root = cohort(6)
+    index = make(root)
+    answer = index.query(root / "P-03" / "P-03_t1ce.nii.gz", k=3)
+    assert answer.hits[0].case_id == "P-03"
+    assert answer.hits[0].score == pytest.approx(1)
+    assert answer.hits[0].slice == answer.hits[0].query_slice
+    assert "P-03" in answer.notes[0]
+    assert sum(answer.evidence["who_grade"].prior.values()) == pytest.approx(1)
+    assert answer.evidence["who_grade"].prior["2"] == pytest.approx(1 / 5)  # P-00 of the five others
+
+
+def test_exclude_patient_takes_the_id_of_the_files_or_of_the_index(make, cohort):
+    root = cohort(4)
+    index = make(root, keep_ids=False)
+    file = root / "P-03" / "P-03_t1ce.nii.gz"
+    own = index.query(file).hits[0].patient_id
+    assert own != "P-03"
+    for name in ("P-03", own):
+        assert own not in [h.patient_id for h in index.query(file, exclude_patient=name).hits]
+
+
+def test_where_keeps_only_matching_cases_and_leaves_the_vote_alone(make, cohort, tmp_path):
+    index = make(cohort(9))
+    query = write_nifti(tmp_path / "new_t1ce.nii.gz", phantom(500, 4))
+    answer = index.query(query, where={"who_grade": "3"})
+    assert [h.labels["who_grade"] for h in answer.hits] == ["3", "3", "3"]
+    assert answer.evidence == index.query(query).evidence
+    with pytest.raises(QueryError, match="who_grade=9.*2, 3, 4"):
+        index.query(query, where={"who_grade": "9"})
+    with pytest.raises(QueryError, match="there is no such label.*who_grade"):
+        index.query(query, where={"colour": "red"})
+
+
+def test_hits_are_distinct_patients_unless_all_cases_are_asked_for(make, tmp_path):
+    for session, seed in (("ses-1", 1), ("ses-2", 2)):
+        write_nifti(tmp_path / f"mri/sub-01/{session}/sub-01_{session}_T1w.nii.gz", phantom(seed))
+    write_nifti(tmp_path / "mri/sub-02/ses-1/sub-02_ses-1_T1w.nii.gz", phantom(3))
+    index = make(tmp_path / "mri")
+    query = write_nifti(tmp_path / "new_t1.nii.gz", phantom(9))
+    assert len(index.query(query).hits) == 2
+    assert len(index.query(query, all_cases=True).hits) == 3
+
+
+def test_like_asks_with_a_case_and_never_answers_with_its_patient(make, cohort, tiny):
+    root = cohort(5)
+    index = make(root)
+    answer = index.like("P-02", k=5)
+    assert "P-02" not in [h.case_id for h in answer.hits]
+    expected = brute_force(index, root / "P-02", tiny)
+    for hit in answer.hits:
+        assert hit.score == pytest.approx(expected[hit.case_id], abs=1e-5)
+    with pytest.raises(QueryError, match="no such case"):
+        index.like("P-99")
+
+
+def test_a_region_is_compared_with_the_regions_of_outlined_cases(make, tmp_path, tiny):
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        volume = phantom(i, 4)
+        write_nifti(tmp_path / f"mri/P-{i}/P-{i}_t1.nii.gz", volume)
+        mask = np.zeros(volume.shape, np.float32)
+        x, y = rng.integers(6, 12, 2)
+        mask[x : x + 6, y : y + 6, 4:6] = 1
+        write_nifti(tmp_path / f"mri/P-{i}/P-{i}_seg.nii.gz", mask)
+    index = make(tmp_path / "mri")
+    source = tmp_path / "mri/P-3/P-3_t1.nii.gz"
+    answer = index.query(source, k=1, mask=tmp_path / "mri/P-3/P-3_seg.nii.gz")
+    assert answer.hits[0].case_id == "P-3"
+    assert answer.hits[0].score == pytest.approx(1, abs=1e-4)
+    assert answer.query.slices == 2
+    expected = brute_force(index, source, tiny, view=1)
+    everyone = index.query(source, mask=tmp_path / "mri/P-3/P-3_seg.nii.gz").hits
+    for hit in everyone:
+        assert hit.score == pytest.approx(expected[hit.case_id], abs=1e-4)
+
+
+def test_a_box_looks_at_the_box_only(make, tmp_path):
+    flat = np.full((64, 64), 60, np.uint8)
+    rng = np.random.default_rng(1)
+    for i in range(4):
+        image = flat + rng.integers(0, 3, flat.shape).astype(np.uint8)
+        image[20:36, 20:36] = rng.integers(0, 255, (16, 16))
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / f"images/{'abcd'[i]}.png")
+    index = make(tmp_path / "images")
+    query = tmp_path / "images/c.png"
+    answer = index.query(query, region=(20, 20, 36, 36))
+    assert answer.query.region == (20, 20, 36, 36)
+    assert answer.query.region_slice == 0
+    assert any("no outlined regions" in note for note in answer.notes)
+    for box in ((20, 20, 200, 36), (30, 30, 30, 40), (-1, 0, 5, 5)):
+        with pytest.raises(QueryError):
+            index.query(query, region=box)
+
+
+def test_a_sequence_the_index_lacks_is_compared_with_all_and_said(make, cohort, tmp_path):
+    index = make(cohort(3, ("t1ce",)))
+    answer = index.query(write_nifti(tmp_path / "new_t2.nii.gz", phantom(7)))
+    assert len(answer.hits) == 3
+    assert any("no other case has t2" in note for note in answer.notes)
+
+
+def test_a_folder_of_several_patients_is_no_query(make, cohort):
+    root = cohort(3)
+    index = make(root)
+    with pytest.raises(QueryError, match="3 patients"):
+        index.query(root)
+
+
+def test_an_unreadable_query_is_one_line(make, cohort, tmp_path):
+    index = make(cohort(2))
+    (tmp_path / "new.nii.gz").write_text("no image")
+    with pytest.raises(ReadError, match=r"new\.nii\.gz"):
+        index.query(tmp_path / "new.nii.gz")
+
+
+def test_another_encoder_is_refused_at_the_query(make, cohort, tiny, tmp_path):
+    index = make(cohort(2))
+    tiny.version = "2"
+    with pytest.raises(EncoderError, match="tiny"):
+        index.query(write_nifti(tmp_path / "new_t1ce.nii.gz", phantom(7)))
+
+
+def test_an_open_index_keeps_its_state_until_refreshed(make, cohort, tiny, tmp_path):
+    root = cohort(3)
+    index = make(root)
+    query = write_nifti(tmp_path / "new_t1ce.nii.gz", phantom(7))
+    write_nifti(root / "P-50" / "P-50_t1ce.nii.gz", phantom(7))
+    with CaseIndex.open(index.case_index.folder) as writer:
+        ingest(writer, [root], tiny)
+    assert len(index.query(query).hits) == 3
+    index.refresh()
+    assert index.query(query).hits[0].case_id == "P-50"
+
+
+def test_threads_may_share_an_index(make, cohort, tmp_path):
+    index = make(cohort(6))
+    queries = [write_nifti(tmp_path / f"new{i}_t1ce.nii.gz", phantom(100 + i)) for i in range(4)]
+    alone = [index.query(q) for q in queries]
+    found: dict[int, object] = {}
+    threads = [
+        threading.Thread(target=lambda i=i: found.__setitem__(i, index.query(queries[i % 4])))
+        for i in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[i] for i in range(12)] == [alone[i % 4] for i in range(12)]
+
+
+def test_orientation_of_the_file_does_not_matter(make, cohort, tmp_path):
+    root = cohort(4)
+    index = make(root)
+    image = nib.load(root / "P-02" / "P-02_t1ce.nii.gz")
+    turned = image.as_reoriented(nib.orientations.axcodes2ornt(("P", "S", "L")))
+    nib.save(turned, tmp_path / "turned_t1ce.nii.gz")
+    answer = index.query(tmp_path / "turned_t1ce.nii.gz")
+    assert answer.hits[0].case_id == "P-02"
+    assert answer.hits[0].score == pytest.approx(1)
+
+
+def test_excluded_patients_leave_no_trace_and_unknown_ones_are_noted(make, cohort, tmp_path):
+    index = make(cohort(6))
+    query = write_nifti(tmp_path / "new_t1ce.nii.gz", phantom(500, 4))
+    answer = index.query(query, exclude_patient=["P-00", "P-03", "typo"])
+    assert {h.patient_id for h in answer.hits} == {"P-01", "P-02", "P-04", "P-05"}
+    assert set(answer.evidence["who_grade"].prior) == {"3", "4"}  # the two of grade 2 are out
+    assert set(answer.evidence["who_grade"].probabilities) == {"3", "4"}
+    assert [index.has_patient(name) for name in ("P-00", "typo")] == [True, False]
+
+
+def test_values_of_labels_may_be_numbers(make, cohort, tmp_path):
+    index = make(cohort(6))
+    query = write_nifti(tmp_path / "new_t1ce.nii.gz", phantom(500, 4))
+    assert len(index.query(query, where={"who_grade": 4}).hits) == 2
+
+
+def test_an_encoder_that_looks_takes_the_region_as_a_box(tmp_path, looking, cohort):
+    root = cohort(4)
+    with CaseIndex.create(tmp_path / "index", looking, keep_ids=True) as made:
+        ingest(made, [root], looking)
+    path = root / "P-02" / "P-02_t1ce.nii.gz"
+    with open_index(tmp_path / "index", looking) as index:
+        (scan,) = read(path)
+        boxed = with_region(scan, (8, 8, 16, 20), 5)
+        ready = prepared(boxed, Preprocessing.of(looking))
+        vector = looking.analyse(ready.pixels[-1:], ready.boxes[-1:]).embeddings
+        answer = index.query(path, region=(8, 8, 16, 20), region_slice=5)
+        contents = index.contents
+        stored = index.case_index.catalog.embeddings(contents.slice_ids)
+        case = contents.scan_case[contents.slice_scan]
+        for hit in answer.hits:
+            best = (stored[case == contents.case_ids.index(hit.case_id)] @ vector[0]).max()
+            assert hit.score == pytest.approx(min(best, 1), abs=1e-5)
+
+
+def test_a_sequence_that_only_the_excluded_patient_has_is_compared_with_all_and_said(make, cohort, tmp_path):
+    root = cohort(4)
+    flair = write_nifti(root / "P-09" / "P-09_flair.nii.gz", phantom(9))
+    index = make(root)
+    answer = index.query(flair, exclude_patient="P-09")
+    assert {hit.patient_id for hit in answer.hits} == {f"P-0{i}" for i in range(4)}
+    assert any("no other case has flair" in note for note in answer.notes)
+
+
+def test_a_large_index_is_searched_with_the_recall_asked_for(make, cohort, monkeypatch):
+    index = make(cohort(40, ("t1ce",)))
+    for name in ("indexer.case_index", "indexer.vectors", "retrieval.search"):
+        monkeypatch.setattr(f"{name}.EXACT_BELOW", 100)
+    with index.case_index.writing("compact"):
+        index.case_index.compact()
+    case = index.contents.case_ids[3]
+    exact = index.like(case, k=5)
+    for recall in (0.9, 1.0):
+        with open_index(index.case_index.folder, index.encoder, recall=recall) as opened:
+            partition = opened._state.vectors.partition
+            assert partition.recall == recall
+            assert partition.probing(10).recall >= recall or recall == 1
+            found = opened.like(case, k=5)
+    assert [hit.case_id for hit in found.hits] == [hit.case_id for hit in exact.hits]

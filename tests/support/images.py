@@ -1,0 +1,54 @@
+"""Small images, made for the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+
+def phantom(seed: int, grade: int = 2, shape: tuple[int, int, int] = (24, 28, 10)) -> NDArray[np.float32]:
+    """A noisy ellipsoid with a bright lesion whose size follows the grade; zero outside."""
+    rng = np.random.default_rng(seed)
+    grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    head = sum(g**2 for g in grid) < 0.9
+    centre = rng.uniform(-0.4, 0.4, 3)
+    lesion = sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) < (0.1 * grade) ** 2
+    volume = 100 + 40 * grid[0] + rng.normal(0, 4, shape) + 120 * lesion
+    return np.where(head, volume, 0).astype(np.float32)
+
+
+def write_nifti(path: Path, volume: NDArray[np.float32], spacing: tuple[float, ...] = (1, 1, 3)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(volume, np.diag([*spacing, 1.0])), path)
+    return path
+
+
+def write_dicom(folder: Path, volume: NDArray[np.float32], **tags: object) -> Path:
+    """An axial MR series of the volume (RAS+, 1 × 1 × 3 mm), one file a slice, without extension."""
+    folder.mkdir(parents=True)
+    series, study = generate_uid(), generate_uid()
+    for i in range(volume.shape[2]):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = MRImageStorage
+        meta.MediaStorageSOPInstanceUID = generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+        ds.SOPClassUID, ds.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
+        ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.FrameOfReferenceUID = series, study, series
+        ds.PatientID, ds.Modality, ds.InstanceNumber = "D-01", "MR", i + 1
+        ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, 3.0 * i], [1, 0, 0, 0, 1, 0]
+        ds.PixelSpacing, ds.SliceThickness = [1, 1], 3
+        ds.Rows, ds.Columns = volume.shape[1], volume.shape[0]
+        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 0
+        ds.PixelData = volume[::-1, ::-1, i].T.clip(0).astype("<u2").tobytes()
+        for name, value in tags.items():
+            setattr(ds, name, value)
+        pydicom.dcmwrite(folder / f"{i:03}", ds)
+    return folder
