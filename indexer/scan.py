@@ -35,6 +35,48 @@ class Slice:
     region: NDArray[np.bool_] | None = None
 
 
+@dataclass(frozen=True, order=True)
+class ScanRef:
+    """Which scan is meant: a source may hold several of one sequence.
+
+    Written ``source#number``, as JSON and HTTP carry it.
+
+    Attributes
+    ----------
+    source : str
+        Name of the source: the file, the folder of the series, or an address.
+    number : int
+        Which of the source's scans, counted from 0 in the order in which they are read.
+
+    Examples
+    --------
+    >>> str(ScanRef("mri/echoes#2", 1))
+    'mri/echoes#2#1'
+    >>> ScanRef.parse("mri/echoes#2#1")
+    ScanRef(source='mri/echoes#2', number=1)
+    """
+
+    source: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.source}#{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> ScanRef:
+        """Read what ``str`` wrote.
+
+        Raises
+        ------
+        ValueError
+            If it is no reference to a scan.
+        """
+        source, _, number = text.rpartition("#")
+        if not source or not (number.isascii() and number.isdigit()):
+            raise ValueError(f"{text!r} is not of the form source#number")
+        return cls(source, int(number))
+
+
 @dataclass(frozen=True)
 class Scan:
     """One 3-D image of one sequence.
