@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,8 +16,7 @@ from indexer.labels import PARTICIPANTS, Labels, load_labels
 from indexer.readers import Discovery, Source, discover
 from indexer.scan import Scan
 from retrieval.service.log import tell
-from retrieval.service.spool import is_uid, spool, take_out
-from retrieval.service.uploads import scrubbed
+from retrieval.service.spool import is_uid, spool, sweep, take_out
 
 
 @dataclass
@@ -77,18 +76,23 @@ def take_in(
     index: CaseIndex,
     encoder: Encoder,
     folder: Path,
+    taken: Taken,
     *,
     labels: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None],
     committed: Callable[[], None],
-) -> Taken:
+) -> None:
     """File the images of a folder; what cannot be read is told, and the rest goes on.
+
+    What was spooled and not filed, for whatever reason, is taken off the disk again.
 
     Parameters
     ----------
     index : CaseIndex
     encoder : Encoder
     folder : Path
+    taken : Taken
+        Told what became of them, also where an error ends it.
     labels : mapping, optional
         Labels of all patients; else those of the folder's table.
     progress : callable
@@ -104,24 +108,28 @@ def take_in(
         If the index cannot be written, or (WriterBusyError) another process writes to it.
     """
     found, table = discovered(folder)
-    taken = Taken(failed=[error.explanation for error in found.failures])
+    taken.failed += [error.explanation for error in found.failures]
     names: set[tuple[str, str, str]] = set()
     waiting: list[Source] = []
     slices = 0
-    for done, source in enumerate(found.sources):
-        progress(done, len(found.sources))
-        scans = _told_apart(_readable(source, taken.failed), names, folder)
-        waiting += spool(index, scans)
-        slices += sum(map(len, scans))
-        if slices >= GROUP:
+    try:
+        for done, source in enumerate(found.sources):
+            progress(done, len(found.sources))
+            scans = _told_apart(_readable(source, taken.failed), names, folder)
+            waiting += spool(index, scans)
+            slices += sum(map(len, scans))
+            if slices >= GROUP:
+                _file(index, encoder, waiting, labels, table, taken)
+                committed()
+                waiting, slices = [], 0
+        if waiting:
             _file(index, encoder, waiting, labels, table, taken)
             committed()
-            waiting, slices = [], 0
-    if waiting:
-        _file(index, encoder, waiting, labels, table, taken)
-        committed()
+    except BaseException:
+        with suppress(CbirError), index.writing("sweep"):
+            sweep(index)
+        raise
     progress(len(found.sources), len(found.sources))
-    return taken
 
 
 def _readable(source: Source, failed: list[str]) -> list[Scan]:
@@ -176,13 +184,3 @@ def _rows(
         row = labels if labels is not None else {} if table is None else table.of(patient)
         if row:
             yield patient, row
-
-
-@contextmanager
-def scrubbing(folder: Path) -> Iterator[None]:
-    """Errors about the files of a folder do not name them."""
-    try:
-        yield
-    except CbirError as error:
-        error.reason, error.remedy = scrubbed(error.reason, folder), scrubbed(error.remedy, folder)
-        raise

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer import readers
+from indexer.files import needing_room
 from indexer.readers import Source
 from indexer.scan import Scan
 from retrieval.service.images import write_voxels
@@ -94,25 +95,37 @@ class Queries:
         self._lock = threading.Lock()
 
     def keep(self, scans: Sequence[Scan], who: str, patient: str, excluded: str | None = None) -> Kept:
-        """Write the voxels of a query's scans down."""
+        """Write the voxels of a query's scans down.
+
+        Raises
+        ------
+        DiskFullError
+            If there is no room for them; none is left behind.
+        """
         id = secrets.token_urlsafe(16)
         folder = self._folder / id
-        folder.mkdir(mode=0o700)
         sources, about, size = [], [], 0
-        for number, scan in enumerate(scans):
-            path = folder / f"{number}.nii"
-            with path.open("wb") as stream:
-                write_voxels(scan, stream)
-            size += path.stat().st_size
-            sources.append(Source(path, "nifti", (path,), sequence=scan.sequence, modality=scan.modality))
-            about.append(
-                {
-                    "sequence": scan.sequence,
-                    "modality": scan.modality,
-                    "shape": scan.voxels.shape,
-                    "spacing": scan.spacing,
-                }
-            )
+        try:
+            folder.mkdir(mode=0o700)
+            for number, scan in enumerate(scans):
+                path = folder / f"{number}.nii"
+                with needing_room(path), path.open("wb") as stream:
+                    write_voxels(scan, stream)
+                size += path.stat().st_size
+                sources.append(
+                    Source(path, "nifti", (path,), sequence=scan.sequence, modality=scan.modality)
+                )
+                about.append(
+                    {
+                        "sequence": scan.sequence,
+                        "modality": scan.modality,
+                        "shape": scan.voxels.shape,
+                        "spacing": scan.spacing,
+                    }
+                )
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         kept = Kept(id, who, folder, patient, excluded, sources, about, size)
         with self._lock:
             self._kept[id] = (kept, time.monotonic())

@@ -10,7 +10,6 @@ from urllib.parse import quote, urlencode
 import numpy as np
 
 from indexer import reference
-from indexer.encoder import Explainer
 from indexer.scan import Scan
 from retrieval.answer import NOTICE, Answer, Hit, Query
 from retrieval.evidence import class_columns
@@ -30,8 +29,8 @@ def answered(
     the pair, where the encoder explains and the query is kept; a reference case has none for its side.
     """
     reply = answer.to_dict()
-    explains = isinstance(service.index.encoder, Explainer)
-    asking = {case: service.case(case)["scans"] for case in like}
+    explains = service.pictures.explains
+    asking = {case: service.pictures.case(case)["scans"] for case in like}
     if kept is not None:
         place = f"/queries/{kept.id}"
         reply["query"] |= {"id": kept.id, "scans": described(place, kept.about)}
@@ -71,7 +70,7 @@ def case(service: Service, case_id: str) -> dict[str, Any]:
     ------
     Missing
     """
-    found = service.case(case_id)
+    found = service.pictures.case(case_id)
     return {
         "schema": 1,
         "case_id": case_id,
