@@ -983,7 +983,7 @@ def test_real_series() -> None:
 
 def test_reports_and_segmentations_are_counted_as_ignored(tmp_path: Path) -> None:
     import pydicom
-    from conftest import phantom, write_dicom
+    from tests.support.images import phantom, write_dicom
 
     from indexer.readers import discover
 
