@@ -73,7 +73,7 @@ def analyse(
         The boxes that were looked at, without their context.
     statistics : ndarray of float32, shape (n, 304 = STATISTICS)
         Mean and deviation of each channel of the two finer levels of the pyramid, for
-        :mod:`indexer.strangeness`.
+        :mod:`indexer.learning.strangeness`.
     """
     x = scaled(images)
     levels = network.backbone.pyramid(nn.functional.avg_pool2d(x, INPUT // VIEW))

@@ -497,7 +497,7 @@ def test_cbir_query_explains_its_report(
 ) -> None:
     from typer.testing import CliRunner
 
-    from retrieval.cli import app
+    from retrieval.cli.app import app
 
     monkeypatch.chdir(tmp_path)
     run = CliRunner().invoke
