@@ -1,4 +1,4 @@
-"""Where a request comes from: the peer's address, or what a proxy that is named in the settings says of it."""
+"""Where a request comes from: the peer's address, or what a proxy that is named in the settings says."""
 
 from __future__ import annotations
 

@@ -147,7 +147,8 @@ def only(known: Set[str]) -> Callable[[Request], Awaitable[None]]:
     async def check(request: Request) -> None:
         for name, times in Counter(name for name, _ in request.query_params.multi_items()).items():
             if name not in known:
-                raise HTTPException(422, f"there is no such parameter; known are: {', '.join(known) or 'none'}")
+                there_are = ", ".join(known) or "none"
+                raise HTTPException(422, f"there is no such parameter; known are: {there_are}")
             if times > 1:
                 raise HTTPException(422, f"{name}: it is given several times")
 

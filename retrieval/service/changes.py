@@ -132,9 +132,7 @@ class Changes:
         AuditError
         """
         patient = self._pictures.pseudonym(self._pictures.case(case_id)["patient_id"])
-        order = Order(
-            secrets.token_hex(8), "remove", who, address, now(), case=case_id, patients=(patient,)
-        )
+        order = Order(secrets.token_hex(8), "remove", who, address, now(), case=case_id, patients=(patient,))
         return self._accept(order)
 
     def remove_series(self, series: str, *, who: str) -> Job:

@@ -41,9 +41,7 @@ class Connections:
         Connections at a time, and of them from one address.
     """
 
-    def __init__(
-        self, proxies: Collection[Address] = (), *, most: int = MOST, of_one: int = OF_ONE
-    ) -> None:
+    def __init__(self, proxies: Collection[Address] = (), *, most: int = MOST, of_one: int = OF_ONE) -> None:
         self._proxies = proxies
         self._most, self._of_one = most, of_one
         self._open: dict[Connection, str] = {}

@@ -6,16 +6,20 @@ import os
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
 
 from indexer.case_index import CaseIndex
+from indexer.catalog import Contents
+from indexer.composite import COMPOSITE
 from indexer.encoder import DEFAULT, Encoder, load_encoder
 from indexer.errors import CaseIndexError, WriterBusyError
 from indexer.runtime import trim
 from indexer.scan import Scan
 from retrieval.calibration import calibrate, due
+from retrieval.evidence import class_columns
 from retrieval.search import Index
 from retrieval.service.audit import Audit
 from retrieval.service.changes import Changes
@@ -83,6 +87,7 @@ class Service:
             self._calibrated = -1  # the revision at which that was last thought of
             self._renewed = self._trimmed = time.monotonic()
             self._cost = 0.0
+            self._about: tuple[Contents, dict[str, Any]] | None = None
             self.jobs = Jobs(settings.queue, idle=self._idle)
             opened.callback(self.jobs.close)
             self.pictures = Pictures(self.index)
@@ -108,6 +113,16 @@ class Service:
         """The scans of a hit's or a query's source, for a report."""
         number = None if kept is None else kept.number(str(source))
         return self.index.read(source) if kept is None or number is None else [kept.scan(number)]
+
+    def about(self) -> dict[str, Any]:
+        """What is in the index, as questions see it: counts, provenance, and the values of each label.
+
+        It is counted once a state, not once a request.
+        """
+        contents = self.index.contents
+        if self._about is None or self._about[0] is not contents:
+            self._about = contents, _told(self.index.case_index, contents)
+        return dict(self._about[1])
 
     # ---- in the writer's thread ----------------------------------------------------------------
 
@@ -138,6 +153,29 @@ class Service:
             self._calibrated = self._revision
             if due(self._writer, self.index.contents) and calibrate(self.index):
                 self.index.refresh()
+
+
+def _told(index: CaseIndex, contents: Contents) -> dict[str, Any]:
+    """What of an index is the business of clients: nothing of paths and servers."""
+    patients = dict(zip(contents.patient_ids, contents.labels, strict=True))
+    shown = [sequence for sequence in contents.scan_sequence if sequence != COMPOSITE]
+    held, rows = index.manifest.vectors, list(patients.values())
+    return {
+        "cases": len(contents.case_ids),
+        "scans": len(shown),
+        "slices": len(contents.slice_ids),
+        "sources": index.catalog.count()["sources"],
+        "patients": len(patients),
+        "encoder": f"{index.manifest.encoder} {index.manifest.encoder_version}",
+        "dimension": index.manifest.dimension,
+        "preprocessing": index.manifest.preprocessing,
+        "keep_ids": index.manifest.keep_ids,
+        "created": index.manifest.created,
+        "sequences": ", ".join(sorted({sequence or "unknown" for sequence in shown})),
+        "search": "exact" if held is None or held.partition is None else "fuzzy partition",
+        "failed": len(index.catalog.failed()),
+        "labels": {name: sorted({row[name] for row in rows if name in row}) for name in class_columns(rows)},
+    }
 
 
 def _hold(index: Path, opened: ExitStack) -> None:

@@ -35,7 +35,9 @@ class Again(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     k: Annotated[int, Field(ge=1, le=MOST)] = 10
-    where: Annotated[list[str], Field(description="Only cases with these labels", examples=[["who_grade=4"]])] = []
+    where: Annotated[
+        list[str], Field(description="Only cases with these labels", examples=[["who_grade=4"]])
+    ] = []
     exclude_patient: Annotated[str, Field(description="A patient that no hit may belong to")] = ""
     all_cases: bool = False
     region: Annotated[
@@ -68,7 +70,9 @@ class Query(Again):
 
     file: File = ""
     series: Series = ""
-    like: Annotated[list[str], Field(description="Cases of the index", examples=[["c-0123456789abcdef"]])] = []
+    like: Annotated[
+        list[str], Field(description="Cases of the index", examples=[["c-0123456789abcdef"]])
+    ] = []
 
 
 class Report(Again):

@@ -1,4 +1,4 @@
-"""What every request passes before it is looked at: from where, by whom, meant for us, from our pages, small."""
+"""What every request passes before it is looked at: from where, by whom, for us, from our pages, small."""
 
 from __future__ import annotations
 
@@ -172,9 +172,6 @@ class Guard:
             return message
 
         return counting
-
-
-
 
 
 async def _answer(send: Send, status: int, detail: str) -> None:

@@ -167,4 +167,3 @@ class Inbox:
 
 class GivenUp(CbirError):
     """A change during which the service was killed again and again."""
-

@@ -107,7 +107,7 @@ class Orthanc:
     limits : Limits
     """
 
-    def __init__(self, url: str, timeout: float = 30.0, limits: Limits = Limits()) -> None:  # noqa: B008
+    def __init__(self, url: str, timeout: float = 30.0, limits: Limits = Limits()) -> None:
         self._limits = limits
         parts = urlsplit(url)
         self.name = f"the PACS at {parts.netloc.rpartition('@')[2]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,6 +70,11 @@ class Pictures:
         if case is None:
             raise Missing("case", "the index has no such case")
         return case
+
+    def number(self, case_id: str, source: str, sequence: str | None) -> int | None:
+        """Which of a case's scans a hit means; None if it was removed in this moment."""
+        case = self._index.case_index.catalog.case(case_id)
+        return None if case is None else place_of(case["scans"], source, sequence)
 
     def pseudonym(self, patient_id: str) -> str:
         """A patient's keyed hash, also where the index keeps ids as they are."""
@@ -158,6 +163,12 @@ class Pictures:
         except (CbirError, IndexError):
             raise Missing("scan", "the images of this scan are gone") from None
         return scan
+
+
+def place_of(scans: Sequence[Mapping[str, Any]], source: str, sequence: str | None) -> int | None:
+    """Which of some scans one is."""
+    matches = (n for n, s in enumerate(scans) if (s["source"], s["sequence"]) == (source, sequence))
+    return next(matches, None)
 
 
 def chosen(sequences: list[str | None], sequence: str | None, number: int | None, whose: str) -> int:

@@ -112,9 +112,7 @@ class Queries:
                 with needing_room(path), path.open("wb") as stream:
                     write_voxels(scan, stream)
                 size += path.stat().st_size
-                sources.append(
-                    Source(path, "nifti", (path,), sequence=scan.sequence, modality=scan.modality)
-                )
+                sources.append(Source(path, "nifti", (path,), sequence=scan.sequence, modality=scan.modality))
                 about.append(
                     {
                         "sequence": scan.sequence,

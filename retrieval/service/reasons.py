@@ -60,13 +60,16 @@ def in_own_words() -> Iterator[None]:
 
 @functools.cache
 def _own_words() -> frozenset[str]:
-    """Words of all texts in the programs that read what is sent, in lower case; not of what describes them."""
+    """Words of all texts in the programs that read what is sent, in lower case; not of their docstrings."""
     words = (word.strip(".!?").lower() for text in _texts() for word in _WORD.findall(text))
     return frozenset(word for word in words if not word.isdigit())
 
 
 def _texts() -> Iterator[str]:
-    for package, place in (("indexer", indexer.__path__), ("retrieval.service", [str(Path(__file__).parent)])):
+    for package, place in (
+        ("indexer", indexer.__path__),
+        ("retrieval.service", [str(Path(__file__).parent)]),
+    ):
         for found in pkgutil.walk_packages(place, f"{package}."):
             spec = importlib.util.find_spec(found.name)
             loader = None if spec is None else spec.loader

@@ -10,12 +10,12 @@ from urllib.parse import quote, urlencode
 import numpy as np
 
 from indexer import reference
-from indexer.scan import Scan
+from indexer.scan import Scan, ScanRef
 from retrieval.answer import NOTICE, Answer, Hit, Query
-from retrieval.evidence import class_columns
 from retrieval.explain import explanation
 from retrieval.report import report_page
 from retrieval.service.core import Service
+from retrieval.service.pictures import place_of
 from retrieval.service.queries import Kept
 
 
@@ -29,28 +29,39 @@ def answered(
     the pair, where the encoder explains and the query is kept; a reference case has none for its side.
     """
     reply = answer.to_dict()
-    explains = service.pictures.explains
     asking = {case: service.pictures.case(case)["scans"] for case in like}
     if kept is not None:
         place = f"/queries/{kept.id}"
         reply["query"] |= {"id": kept.id, "scans": described(place, kept.about)}
     for hit, told in zip(answer.hits, reply["hits"], strict=True):
-        found = service.index.case_index.catalog.case(hit.case_id)  # None: removed in this moment
-        of_case = _number(found["scans"] if found else (), hit.source, hit.sequence)
-        told["source"] = hit.case_id
+        of_case = service.pictures.number(hit.case_id, hit.source, hit.sequence)
+        told |= {"source": hit.case_id, "scan": _named(hit.case_id, of_case)}
         told |= _pictures(_case(hit.case_id), hit.sequence, of_case, hit.slice)
-        place, number, told["query_source"] = "", None, answer.query.source
-        if kept is not None:
-            place, number = f"/queries/{kept.id}", kept.number(hit.query_source)
-            if explains and number is not None and of_case is not None:
-                told["explanation"] = _maps(place, answer.query, hit, number, of_case)
-        for case, scans in asking.items():
-            if number is None and _number(scans, hit.query_source, hit.query_sequence) is not None:
-                place, number = _case(case), _number(scans, hit.query_source, hit.query_sequence)
-                told["query_source"] = case
+        source, place, number = _asking(hit, answer.query, kept, asking)
+        told |= {"query_source": source, "query_scan": _named(source, number)}
+        if kept is not None and number is not None and of_case is not None and service.pictures.explains:
+            told["explanation"] = _maps(place, answer.query, hit, number, of_case)
         asked = _pictures(place, hit.query_sequence, number, hit.query_slice)
         told |= {f"query_{name}": address for name, address in asked.items()}
     return reply
+
+
+def _asking(
+    hit: Hit, asked: Query, kept: Kept | None, asking: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> tuple[str, str, int | None]:
+    """What a hit's query side is called, where its pictures are, and which of its scans it is."""
+    if kept is not None:
+        return asked.source, f"/queries/{kept.id}", kept.number(hit.query_source)
+    for case, scans in asking.items():
+        number = place_of(scans, hit.query_source, hit.query_sequence)
+        if number is not None:
+            return case, _case(case), number
+    return asked.source, "", None
+
+
+def _named(source: str, number: int | None) -> str | None:
+    """A scan as clients see it: among those of a case or a query, without a word of files."""
+    return None if number is None else str(ScanRef(source, number))
 
 
 def page(service: Service, answer: Answer, kept: Kept | None) -> str:
@@ -111,19 +122,9 @@ def info(service: Service, role: str) -> dict[str, Any]:
 
     ``pacs`` says whether the service is joined to a PACS, ``role`` what the caller may do.
     """
-    contents = service.index.contents
-    by_patient = dict(zip(contents.patient_ids, contents.labels, strict=True))
-    values = {
-        name: sorted({row[name] for row in by_patient.values() if name in row})
-        for name in class_columns(list(by_patient.values()))
-    }
-    about = service.index.case_index.about()
-    for place in ("vectors", "catalog"):  # paths and addresses of the server are no client's business
-        del about[place]
     return {
         "schema": 1,
-        **about,
-        "labels": values,
+        **service.about(),
         "pacs": service.settings.pacs is not None,
         "role": role,
         "notice": NOTICE,
@@ -132,11 +133,6 @@ def info(service: Service, role: str) -> dict[str, Any]:
 
 def _case(case_id: str) -> str:
     return f"/cases/{quote(case_id)}"
-
-
-def _number(scans: Sequence[Mapping[str, Any]], source: str, sequence: str | None) -> int | None:
-    matches = (n for n, s in enumerate(scans) if (s["source"], s["sequence"]) == (source, sequence))
-    return next(matches, None)
 
 
 def _maps(place: str, asked: Query, hit: Hit, number: int, of_case: int) -> dict[str, str]:

@@ -25,8 +25,8 @@ BLOCK = 2**20
 ENTRY = 512
 """Bytes of an archive's directory a file, at most; more is not read into memory."""
 
-NAME = 200
-"""Bytes of a file's name, at most, beside its ending."""
+NAME = 128
+"""Bytes of a file's name, at most."""
 
 _SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", ".png"),
@@ -88,7 +88,7 @@ def _plain(name: str, head: bytes) -> str:
     stem, found = plain[: len(plain) - len(end)], plain[len(plain) - len(end) :]
     if not end:
         found = next((end for start, end in _SIGNATURES if head.startswith(start)), "")
-    while len(stem.encode("utf-8", "replace")) > NAME:
+    while len((stem + found).encode("utf-8", "replace")) > NAME:
         stem = stem[1:]  # its end says which sequence it is
     return (stem.strip(". ") or "scan") + found
 

@@ -86,9 +86,7 @@ class _Asked:
     patients: list[str]
 
 
-async def _asked(
-    request: Request, event: str, kind: type[BaseModel], *, again: str | None = None
-) -> _Asked:
+async def _asked(request: Request, event: str, kind: type[BaseModel], *, again: str | None = None) -> _Asked:
     """Read a question, ask it in a thread, write it down."""
     service, asking = service_of(request), request.app.state.asking
     with audited(request, event) as note:

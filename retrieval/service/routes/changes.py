@@ -73,6 +73,4 @@ async def job(request: Request, job_id: str) -> Response:
 @ROUTES.route("GET", "/jobs", Role.READ, reply=JobList)
 async def jobs(request: Request) -> Response:
     """The last jobs, the newest first."""
-    return answer(
-        JobList, {"schema": 1, "jobs": [job.to_dict() for job in service_of(request).jobs.all()]}
-    )
+    return answer(JobList, {"schema": 1, "jobs": [job.to_dict() for job in service_of(request).jobs.all()]})
