@@ -13,7 +13,10 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from indexer.catalog import contents, database, embeddings, migrations
+import indexer.catalog.contents as contents
+import indexer.catalog.database as database
+import indexer.catalog.embeddings as embeddings
+import indexer.catalog.migrations as migrations
 from indexer.catalog.change import COUNTS, Change, counted, keep
 from indexer.catalog.contents import Contents, blocks
 from indexer.catalog.records import Entry, FiledCase, FiledScan

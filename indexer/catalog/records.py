@@ -34,7 +34,7 @@ class EmbeddedScan:
     in_sample : bool
         Whether the encoder was trained on this patient.
     strangeness : float
-        See :mod:`indexer.strangeness`; NaN where the encoder cannot say.
+        See :mod:`indexer.learning.strangeness`; NaN where the encoder cannot say.
     visit : str, optional
         What the visit that the case is of is called; None for a patient's only one, without a name.
     """
