@@ -26,6 +26,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from benchmarks import cohorts, grades, results
+from cbir import Index
 from indexer.case_index import CaseIndex
 from indexer.demo import write_cohort
 from indexer.encoder import TrainedEncoder
@@ -44,7 +45,6 @@ from retrieval.calibration import (
     votes,
 )
 from retrieval.metrics import chance_calibration_error, expected_calibration_error
-from retrieval.search import Index
 
 COHORTS = {
     "figshare": ("tumour",),

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks import results
+from cbir import Index
 from indexer import case_index, milvus, reference, vectors
 from indexer.case_index import CaseIndex
 from indexer.transfer import transfer
 from retrieval import search
-from retrieval.search import Index
 
 
 def median(action: Callable[[], Any], times: int = 7) -> float:

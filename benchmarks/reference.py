@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from benchmarks import cohorts, results
 from benchmarks.cohorts import FIGSHARE, outlined, spaced
+from cbir import open_index
 from indexer import readers, reference
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.encoder import Encoder, TrainedEncoder, load_encoder, look
@@ -35,7 +36,6 @@ from indexer.preprocess import Prepared, Preprocessing, prepared
 from indexer.readers import Source
 from indexer.scan import Scan
 from retrieval.calibration import TYPICALITY, Asked, Calibration, asked, together
-from retrieval.search import open_index
 
 LESION_SLICES, OTHER_SLICES = 8, 4
 """At most so many slices of a stack, which keeps all below the size."""

@@ -196,6 +196,8 @@ class Contents:
         For each scan the position of its case in `case_ids`.
     scan_sequence : list of str or None
     scan_source : list of str
+    scan_number : ndarray of int64
+        Place of each scan among those of its source.
     scan_strangeness : ndarray of float32
         NaN where it is unknown.
     slice_ids : ndarray of int64
@@ -214,6 +216,7 @@ class Contents:
     scan_case: NDArray[np.int64]
     scan_sequence: list[str | None]
     scan_source: list[str]
+    scan_number: NDArray[np.int64]
     scan_strangeness: NDArray[np.float32]
     slice_ids: NDArray[np.int64]
     slice_scan: NDArray[np.int64]
@@ -494,7 +497,14 @@ class Catalog:
             label_rows = connection.execute(sa.select(labels)).all()
             seen = set(connection.scalars(sa.select(trained_on.c.patient_id)))
             scan_rows = connection.execute(
-                sa.select(scans.c.id, scans.c.case, scans.c.sequence, sources.c.path, strangeness.c.value)
+                sa.select(
+                    scans.c.id,
+                    scans.c.case,
+                    scans.c.channel,
+                    scans.c.sequence,
+                    sources.c.path,
+                    strangeness.c.value,
+                )
                 .join(sources, sources.c.id == scans.c.source)
                 .join(strangeness, strangeness.c.scan == scans.c.id, isouter=True)
                 .order_by(scans.c.id)
@@ -523,6 +533,7 @@ class Catalog:
             scan_case=np.array([case_place[row.case] for row in scan_rows], np.int64),
             scan_sequence=[row.sequence for row in scan_rows],
             scan_source=[row.path for row in scan_rows],
+            scan_number=np.array([row.channel for row in scan_rows], np.int64),
             scan_strangeness=np.array([row.value for row in scan_rows], np.float32),  # None becomes NaN
             slice_ids=columns[0].astype(np.int64),
             slice_scan=np.searchsorted(scan_ids, columns[1].astype(np.int64)),
@@ -626,6 +637,17 @@ class Catalog:
         with self._transaction() as connection:
             record = connection.scalar(sa.select(sources.c.record).where(sources.c.path == path))
         return None if record is None else dict(record)
+
+    def shapes(self, path: str) -> list[tuple[int, ...]]:
+        """Shapes of the scans of a source, in the order of reading."""
+        with self._transaction() as connection:
+            rows = connection.scalars(
+                sa.select(scans.c.shape)
+                .join(sources, sources.c.id == scans.c.source)
+                .where(sources.c.path == path)
+                .order_by(scans.c.channel)
+            )
+            return [tuple(shape) for shape in rows]
 
     def case(self, case_id: str) -> dict[str, Any] | None:
         """A case as it is filed now: ``patient_id``, ``labels`` and ``scans``.

@@ -27,6 +27,17 @@ COMPOSITE = "composite"
 """What a composite has for a sequence."""
 
 
+def is_composite(name: str | None) -> bool:
+    """Whether a sequence, or a kind of source, is a composite's."""
+    return name == COMPOSITE
+
+
+def leader(scans: Iterable[Scan | None]) -> Scan | None:
+    """The one of several scans that is shown of their composite; see :data:`LEADERS`."""
+    by_sequence = {scan.sequence: scan for scan in scans if scan is not None}
+    return next((by_sequence[name] for name in LEADERS if name in by_sequence), None)
+
+
 def groups(scans: Iterable[Scan]) -> Iterator[list[Scan | None]]:
     """Scans to lay over each other, one a channel and None for a channel that there is none of.
 

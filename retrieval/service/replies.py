@@ -14,7 +14,6 @@ from indexer.encoder import Explainer
 from indexer.scan import Scan
 from retrieval.answer import NOTICE, Answer, Hit, Query
 from retrieval.evidence import class_columns
-from retrieval.explain import explanation
 from retrieval.report import report_page
 from retrieval.service.core import Service
 from retrieval.service.queries import Kept
@@ -60,7 +59,7 @@ def page(service: Service, answer: Answer, kept: Kept | None) -> str:
     return report_page(
         replace(answer, query=asked),
         load=lambda path: service.read(path, kept),
-        explain=explanation(service.index, answer),
+        explain=service.index.explain(answer),
     )
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from indexer.demo import SPACING, phantom
 from indexer.errors import CbirError, ReadError
-from indexer.scan import Scan, displayed, stacked
+from indexer.scan import Scan, ScanRef, displayed, stacked
 from retrieval.answer import NOTICE, Answer, Evidence, Hit, Query
 from retrieval.report import BOX, OUTLINE, PIXELS, picture, windowed, write_report
 from tests.support.paths import ARTIFACTS
@@ -50,10 +50,10 @@ def hit(rank: int = 1, **changes: Any) -> Hit:
         "patient_id": f"patient-{rank}",
         "labels": {"who_grade": "4"},
         "sequence": "t1ce",
-        "source": f"hit-{rank}.nii",
+        "scan": ScanRef(changes.pop("source", f"hit-{rank}.nii"), changes.pop("number", 0)),
         "slice": 3,
         "query_slice": 2,
-        "query_source": "query.nii",
+        "query_scan": ScanRef(changes.pop("query_source", "query.nii"), changes.pop("query_number", 0)),
         "query_sequence": "t1ce",
     }
     return Hit(**fields | changes)
