@@ -206,7 +206,7 @@ class Index:
         ReadError
             If the files are gone, cannot be read, or are not those that were indexed.
         """
-        return images.scans_of(self.case_index, os.fspath(source))
+        return images.scans_of(self.case_index, self.state, os.fspath(source))
 
     def scan(self, ref: ScanRef | str) -> Scan:
         """The scan that a hit or a query means.
@@ -221,7 +221,7 @@ class Index:
         ReadError
             If the files are gone, cannot be read, or are not those that were indexed.
         """
-        return images.scan_of(self.case_index, _ref(ref))
+        return images.scan_of(self.case_index, self.state, _ref(ref))
 
     def vector(
         self, ref: ScanRef | str, position: int, view: int = WHOLE

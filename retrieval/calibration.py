@@ -50,7 +50,7 @@ CHANGED = 0.1
 """Share of the scans or labels that may change before it is all learnt anew."""
 SIMILARITY = "similarity"
 TYPICALITY = "typicality"
-"""Minus the strangeness (:mod:`indexer.strangeness`) of a scan."""
+"""Minus the strangeness (:mod:`indexer.learning.strangeness`) of a scan."""
 SURE = 1.4
 """A scan of less strangeness is no stranger, however unlike the known ones: whole heads that a trained
 encoder has not seen reach 1.3, phantoms and other parts of the body begin at 1.5. Else whole heads that

@@ -11,11 +11,12 @@ from indexer.case_index import CaseIndex
 from indexer.composite import groups, is_composite, leader, parts
 from indexer.errors import ReadError
 from indexer.scan import Scan, ScanRef
+from retrieval.state import State
 
 CHANGED = "index it again"
 
 
-def scans_of(case_index: CaseIndex, source: str) -> list[Scan]:
+def scans_of(case_index: CaseIndex, state: State, source: str) -> list[Scan]:
     """The scans of a source, in the order of reading: the number of a :class:`ScanRef` is a place in it.
 
     A composite is shown by the sequence that leads it. The scan of a query, which is not in the index,
@@ -24,6 +25,8 @@ def scans_of(case_index: CaseIndex, source: str) -> list[Scan]:
     Parameters
     ----------
     case_index : CaseIndex
+    state : State
+        Of the index, which says what was indexed.
     source : str
         Of a hit, or of a query.
 
@@ -45,14 +48,16 @@ def scans_of(case_index: CaseIndex, source: str) -> list[Scan]:
         scans = [scan for file in (parts(here) if several else [here]) for scan in readers.read(file)]
     shown = [scan for group in groups(scans) if (scan := leader(group)) is not None]
     scans = shown if several else [*scans, *shown]
-    for scan, shape in zip(scans, case_index.catalog.shapes(source), strict=False):
+    for number, scan in enumerate(scans):
+        place = state.places.get(ScanRef(source, number))
+        shape = scan.voxels.shape if place is None else state.contents.scan_shape[place]
         if scan.voxels.shape != shape:
             was, now = ("×".join(map(str, s)) for s in (shape, scan.voxels.shape))
             raise ReadError(source, f"has changed since it was indexed ({was} voxels, now {now})", CHANGED)
     return scans
 
 
-def scan_of(case_index: CaseIndex, ref: ScanRef) -> Scan:
+def scan_of(case_index: CaseIndex, state: State, ref: ScanRef) -> Scan:
     """One scan.
 
     Raises
@@ -60,7 +65,7 @@ def scan_of(case_index: CaseIndex, ref: ScanRef) -> Scan:
     ReadError
         As :func:`scans_of`; and if the source holds no such scan any more.
     """
-    return chosen(scans_of(case_index, ref.source), ref)
+    return chosen(scans_of(case_index, state, ref.source), ref)
 
 
 def chosen(scans: Sequence[Scan], ref: ScanRef) -> Scan:

@@ -17,7 +17,7 @@ from indexer.composite import composite, groups, is_composite, leader
 from indexer.encoder import Encoder, look
 from indexer.errors import QueryError
 from indexer.ingest import input_hash
-from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_together, with_region
+from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite, with_region
 from indexer.scan import Scan, ScanRef
 from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.evidence import class_columns, vote
@@ -157,11 +157,11 @@ def _embedded(
     asking: list[tuple[Scan, ScanRef, Prepared]] = [
         (scan, ref, prepared(scan, how)) for scan, ref in zip(scans, refs, strict=True)
     ]
-    if how.together and state.has_composites:
+    if how.composite_size and state.has_composites:
         ref_of = {id(scan): ref for scan, ref in zip(scans, refs, strict=True)}
         for group in groups(scans):
             shown = ref_of[id(leader(group))]
-            asking.append((composite(group), shown, prepared_together(group, how.together)))
+            asking.append((composite(group), shown, prepared_composite(group, how.composite_size)))
     embedded, identical = [], set()
     for scan, ref, ready in asking:
         identical |= state.cases_with(case_index.catalog.scans_of(input_hash(ready)))
@@ -267,9 +267,10 @@ def _hits(question: Question, state: State, ranked: Ranked) -> list[Hit]:
                 score=round(float(ranked.scores[place]), 6),
                 case_id=contents.case_ids[case],
                 patient_id=contents.patient_ids[case],
+                visit=contents.visits[case],
                 labels=contents.labels[case],
                 sequence=contents.scan_sequence[scan],
-                scan=state.ref(scan),
+                scan=contents.scan_ref(scan),
                 slice=int(contents.slice_position[row]),
                 query_slice=int(query.positions[query_row]),
                 query_scan=query.scan,

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from indexer.case_index import Snapshot
 from indexer.composite import is_composite
+from indexer.learning.strangeness import LIMIT
 from indexer.policy import SearchPolicy
 from indexer.scan import ScanRef
-from indexer.strangeness import LIMIT
 from retrieval.calibration import POLICY, SIMILARITY, TYPICALITY, Calibration
 from retrieval.evidence import RANKING
 from retrieval.leave_one_out import familiarity
@@ -103,7 +103,7 @@ class State:
         self.ranking, self.policy = ranking, policy
         self.calibration, self.stale = calibration, stale
         contents = self.contents
-        self.slice_case = contents.scan_case[contents.slice_scan]
+        self.slice_case = contents.slice_case
         names = {name: n for n, name in enumerate(dict.fromkeys(contents.scan_sequence))}
         self.sequences = names
         codes = np.array([names[s] for s in contents.scan_sequence], np.int64)
@@ -127,12 +127,7 @@ class State:
     @cached_property
     def places(self) -> dict[ScanRef, int]:
         """Where in the contents each scan is."""
-        pairs = zip(self.contents.scan_source, self.contents.scan_number.tolist(), strict=True)
-        return {ScanRef(*pair): place for place, pair in enumerate(pairs)}
-
-    def ref(self, scan: int) -> ScanRef:
-        """Which scan is at a place of the contents."""
-        return ScanRef(self.contents.scan_source[scan], int(self.contents.scan_number[scan]))
+        return {self.contents.scan_ref(place): place for place in range(len(self.contents.scan_ids))}
 
     def cases_with(self, scan_ids: Sequence[int]) -> set[int]:
         """Cases that hold scans, given by their ids in the catalog."""
@@ -184,7 +179,7 @@ class State:
         found: dict[int, list[tuple[int, QueryScan]]] = {}
         for place, part in zip(places.tolist(), np.split(np.arange(len(rows)), starts[1:]), strict=False):
             scan = QueryScan(
-                scan=self.ref(place),
+                scan=contents.scan_ref(place),
                 sequence=contents.scan_sequence[place],
                 positions=contents.slice_position[rows[part]],
                 weights=contents.slice_weight[rows[part]],

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -284,7 +284,7 @@ class Service:
         case = self.index.case_index.catalog.case(case_id)
         if case is None:
             raise Missing("case", "the index has no such case")
-        return case
+        return asdict(case)
 
     def scan(self, case_id: str, sequence: str | None, number: int | None) -> tuple[Scan, str]:
         """A scan of a case, by its number, or the first one of a sequence, and the patient's id.
@@ -333,7 +333,7 @@ class Service:
             asked = with_region(asked, pair.region, pair.region_slice)
         scan, position = (asked, pair.slice) if of_query else (self._images(row), pair.case_slice)
         view = WHOLE if pair.region is None else REGION
-        ref = ScanRef(row["source"], row["channel"])
+        ref = ScanRef(row["source"], row["number"])
         values, stored = None, self.index.vector(ref, pair.case_slice, view)
         if stored is not None and of_query:
             values = ExplainedScan(encoder, asked).map(position, stored[0], view)
@@ -363,7 +363,7 @@ class Service:
         if reference.is_reference(row["source"]):
             raise Missing("scan", "a reference case comes without pictures: see its collection and id")
         try:
-            scan: Scan = self.index.scan(ScanRef(row["source"], row["channel"]))
+            scan: Scan = self.index.scan(ScanRef(row["source"], row["number"]))
         except CbirError:
             raise Missing("scan", "the images of this scan are gone") from None
         return scan
