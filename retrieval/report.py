@@ -148,6 +148,8 @@ def _pictures(
             ref, position = key
             try:
                 scan = chosen(scans, ref)
+                if position >= len(scan):
+                    raise CbirError(source, f"has no slice {position} any more")
                 box = answer.query.region if key in of_the_query else None
                 if answer.query.region_slice not in (None, position):
                     box = None
