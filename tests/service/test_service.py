@@ -126,7 +126,7 @@ def plain(answer: dict[str, Any]) -> dict[str, Any]:
     """An answer without what may differ between the ways to ask: where the scan came from, addresses."""
     query = {k: v for k, v in answer["query"].items() if k not in ("source", "id", "scans")}
     hits = [
-        {k: v for k, v in hit.items() if k not in {"source", "query_source"} | ADDED}
+        {k: v for k, v in hit.items() if k not in {"source", "query_source", "scan", "query_scan"} | ADDED}
         for hit in answer["hits"]
     ]
     return {**answer, "query": query, "hits": hits}
@@ -1338,7 +1338,7 @@ def test_an_unforeseen_error_is_one_line_for_both_sides(client, new, monkeypatch
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("Plantedname^Jane in /data/Jane.nii")
 
-    monkeypatch.setattr(Index, "ask", fail)
+    monkeypatch.setattr(Index, "query", fail)
     reply = client.post("/query", files=sent(new))
     assert (reply.status_code, reply.json().keys()) == (500, {"detail"})
     assert "Plantedname" not in reply.text + caplog.text
