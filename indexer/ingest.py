@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from indexer import readers, reference, remote
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
-from indexer.composite import COMPOSITE, beside, composite, groups, parts
+from indexer.composite import COMPOSITE, beside, composite, groups
 from indexer.encoder import Composer, Encoder, look, trained_on
 from indexer.errors import CbirError, LabelsError, ReadError
 from indexer.labels import Labels, find_labels, load_labels, tables_below
@@ -270,7 +270,7 @@ def ingest(
         if isinstance(encoder, Composer) and encoder.together:
             # whoever names some files of a folder does not say that there are no others
             named = {str(r if isinstance(r, str) else r.parent.resolve() / r.name) for r in roots}
-            several = beside([source for source in sources.values() if source.name not in named])
+            several = beside([source for source in sources.values() if source.name not in named], index.case)
             sources |= {source.name: source for source in several}
         tables = {index.patient(p): row for discovered, t in found for p, row in _rows(discovered, t)}
         gone = _gone(index.catalog.fingerprints(), sources, roots, stand_ins)
@@ -558,12 +558,11 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
     together = source.kind == COMPOSITE
     try:
         with source.local() as here:
-            files = parts(here) if together else [here]
-            scans = [scan for file in files for scan in readers.read(file)]
+            scans = [scan for part in here.parts or (here,) for scan in readers.read(part)]
             found = [] if together else [(scan, prepared(scan, preprocessing)) for scan in scans]
-            for group in groups(scans) if preprocessing.together else ():
+            for group in groups(scans, preprocessing.together) if preprocessing.together else ():
                 with suppress(ReadError):  # what shows too little beside the others is filed without them
-                    found.append((composite(group), prepared_together(group, preprocessing.together)))
+                    found.append((composite(group), prepared_together(group.scans, preprocessing.together)))
         told = [
             ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views)
             for scan, ready in found

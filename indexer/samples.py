@@ -258,10 +258,10 @@ def load_together(
     """
     found, failed = _sources(cohorts)
     for cohort in cohorts:
-        found += [(cohort, source) for source in beside([s for of, s in found if of is cohort])]
+        found += [(cohort, source) for source in beside([s for of, s in found if of is cohort], _visit)]
 
     def cut(scans: Sequence[Scan]) -> list[_Cut]:
-        return [composites_of(group, size) for group in groups(scans)]
+        return [composites_of(group.scans, size) for group in groups(scans, size)]
 
     version = f"together 1 {Preprocessing(size).version}"
     shapes = ((len(CHANNELS), size, size), (0, 0))
@@ -269,6 +269,10 @@ def load_together(
     if not len(pack.source):
         return None
     return replace(_labelled(pack, found, all_columns=False), failed=tuple(failed))
+
+
+def _visit(patient: str, study: str) -> str:
+    return f"{patient}-{study}"
 
 
 def _sources(cohorts: Sequence[Cohort]) -> tuple[list[tuple[Cohort, Source]], list[tuple[str, str]]]:
@@ -322,7 +326,7 @@ def _packed(
         ):
             for i, (cohort, source) in enumerate(found):
                 try:
-                    several = parts(source) if source.kind == COMPOSITE else [source]
+                    several = source.parts or (source,)
                     ready = cut([scan for each in several for scan in cohort.read(each)])
                 except ReadError as error:
                     reasons.append((str(source.path), error.explanation))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from indexer import readers, reference, remote
 from indexer.case_index import CaseIndex, Snapshot
 from indexer.catalog import Contents
-from indexer.composite import COMPOSITE, composite, groups, parts
+from indexer.composite import COMPOSITE, composite, groups
 from indexer.encoder import Encoder, look
 from indexer.errors import QueryError, ReadError, StaleError
 from indexer.ingest import input_hash
@@ -313,8 +313,7 @@ class Index:
         record = self.case_index.catalog.record(str(source))
         if record is not None:
             with remote.held(str(source), record).local() as here:
-                files = parts(here) if here.kind == COMPOSITE else [here]
-                return [scan for file in files for scan in readers.read(file)]
+                return [scan for part in here.parts or (here,) for scan in readers.read(part)]
         # a series that shares its folder with others has a name of its own
         scans = readers.read(path if path.exists() else path.parent)
         return [replace(scan, region=None) for scan in scans if path.exists() or scan.source == path]
