@@ -50,6 +50,14 @@ class Group:
     scans: list[Scan | None]
     left_out: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know, a line each."""
+        return [
+            f"{sequence} is not seen together with the other sequences: {reason}"
+            for sequence, reason in self.left_out.items()
+        ]
+
 
 def groups(scans: Iterable[Scan], side: int) -> Iterator[Group]:
     """Scans that show one place, of two sequences at least.
@@ -76,7 +84,7 @@ def groups(scans: Iterable[Scan], side: int) -> Iterator[Group]:
             with suppress(ReadError):  # what cannot lead may still lie on a grid with others
                 brought = aligned(placed, LEADERS, side)
                 if len(brought.scans) >= max(map(len, grids)):
-                    grids = [brought.scans]
+                    grids = [dict(brought.scans)]
                     left_out = brought.left_out
         for found in grids:
             if len(found) > 1:

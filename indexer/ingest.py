@@ -108,10 +108,13 @@ class Read:
     scans : list of ReadScan
     images : list of Prepared
         One a scan; or what stands for the list where the workers keep it.
+    notes : tuple of str
+        What the user should know.
     """
 
     scans: list[ReadScan]
     images: Any
+    notes: tuple[str, ...] = ()
 
 
 Pick = tuple[Any, int, int]
@@ -560,14 +563,16 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
         with source.local() as here:
             scans = [scan for part in here.parts or (here,) for scan in readers.read(part)]
             found = [] if together else [(scan, prepared(scan, preprocessing)) for scan in scans]
+            notes: list[str] = []
             for group in groups(scans, preprocessing.together) if preprocessing.together else ():
                 with suppress(ReadError):  # what shows too little beside the others is filed without them
                     found.append((composite(group), prepared_together(group.scans, preprocessing.together)))
+                    notes += group.notes
         told = [
             ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views)
             for scan, ready in found
         ]
-        return Read(told, [ready for _, ready in found])
+        return Read(told, [ready for _, ready in found], tuple(notes))
     except Exception as error:  # one odd file must not end the run; its text may hold identifiers
         if isinstance(error, CbirError) and not (together and isinstance(error, ReadError)):
             raise
@@ -607,7 +612,9 @@ def _read_ahead(
 
     def result(source: Source, fingerprint: str, future: Future[Read]) -> Iterator[_Fresh]:
         try:
-            yield _Fresh(source, fingerprint, future.result())
+            found = future.result()
+            report.notes += [f"{source.name}: {note}" for note in found.notes]
+            yield _Fresh(source, fingerprint, found)
         except ReadError as error:
             report.failed.append(_failure(source.name, error))
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer import readers
-from indexer.composite import CHANNELS, COMPOSITE, beside, groups, parts
+from indexer.composite import CHANNELS, beside, groups
 from indexer.errors import CbirError, LabelsError, ReadError
 from indexer.files import written_whole
 from indexer.labels import Labels

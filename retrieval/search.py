@@ -226,7 +226,7 @@ class Index:
             scans = [replace(scan, region=None) for scan in scans]
         view = WHOLE if mask is None and region is None else REGION
 
-        embedded, identical = self._embed(state, scans, view)
+        embedded, identical = self._embed(state, scans, view, notes)
         if identical:
             whose = sorted({state.contents.case_ids[i] for i in identical})
             notes.append(
@@ -360,12 +360,16 @@ class Index:
 
     # ---- steps ---------------------------------------------------------------------------------
 
-    def _embed(self, state: _State, scans: Sequence[Scan], view: int) -> tuple[list[QueryScan], set[int]]:
+    def _embed(
+        self, state: _State, scans: Sequence[Scan], view: int, notes: list[str]
+    ) -> tuple[list[QueryScan], set[int]]:
         encoder, embedded, identical = self.encoder, [], set()
         how = Preprocessing.of(encoder)
         asking = [(scan, prepared(scan, how)) for scan in scans]
         if how.together and COMPOSITE in state.sequences:
-            asking += [(composite(group), prepared_together(group, how.together)) for group in groups(scans)]
+            for group in groups(scans, how.together):
+                asking.append((composite(group), prepared_together(group.scans, how.together)))
+                notes += group.notes
         for scan, ready in asking:
             identical |= state.cases_with(self.case_index.catalog.scans_of(input_hash(ready)))
             rows = np.flatnonzero(ready.views == view)

@@ -97,7 +97,12 @@ class Source:
         def absolute(names: Sequence[str]) -> tuple[Path, ...]:
             return tuple(Path(os.path.normpath(path / name)) for name in names)
 
-        parts = [(absolute([part["path"]])[0], part) for part in record.get("parts", ())]
+        told = record.get("parts", ())
+        if record["kind"] == "composite" and not told:  # of a version that knew no other than single files
+            single = {"kind": "nifti", "files": ["."], "channels": (), "region_files": ()}
+            channels = zip(record["files"], record["channels"], strict=True)
+            told = [{"path": file, **single, "sequence": sequence} for file, sequence in channels]
+        parts = [(absolute([part["path"]])[0], part) for part in told]
         return Source(
             path=path,
             kind=record["kind"],
