@@ -20,9 +20,9 @@ from indexer.composite import COMPOSITE, composite, groups
 from indexer.encoder import Encoder, look
 from indexer.errors import QueryError, ReadError, StaleError
 from indexer.ingest import input_hash
-from indexer.preprocess import Preprocessing, prepared, prepared_together, with_region
+from indexer.learning.strangeness import LIMIT
+from indexer.preprocess import Preprocessing, prepared, prepared_composite, with_region
 from indexer.scan import Scan
-from indexer.strangeness import LIMIT
 from indexer.vectors import EXACT_BELOW
 from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.calibration import SIMILARITY, TYPICALITY, Calibration, familiarity
@@ -366,9 +366,9 @@ class Index:
         encoder, embedded, identical = self.encoder, [], set()
         how = Preprocessing.of(encoder)
         asking = [(scan, prepared(scan, how)) for scan in scans]
-        if how.together and COMPOSITE in state.sequences:
-            for group in groups(scans, how.together):
-                asking.append((composite(group), prepared_together(group.scans, how.together)))
+        if how.composite_size and COMPOSITE in state.sequences:
+            for group in groups(scans, how.composite_size):
+                asking.append((composite(group), prepared_composite(group.scans, how.composite_size)))
                 notes += group.notes
         for scan, ready in asking:
             identical |= state.cases_with(self.case_index.catalog.scans_of(input_hash(ready)))

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class Source:
         made of it is not for the reader to say.
     parts : tuple of Source
         Of what is several sources together (:mod:`indexer.composite`); `files` are all of theirs.
+    parsed : tuple
+        What discovery parsed of each of the `files`, for the reader of their format; may be empty.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class Source:
     object: str = ""
     image_type: tuple[str, ...] = ()
     parts: tuple[Source, ...] = ()
+    parsed: tuple[Any, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def name(self) -> str:

@@ -20,7 +20,7 @@ from indexer import readers, registration
 from indexer.alignment import aligned, coarsened, mutual_information, resampled
 from indexer.composite import CHANNELS, LEADERS, groups
 from indexer.errors import ReadError
-from indexer.preprocess import prepared_together
+from indexer.preprocess import prepared_composite
 from indexer.scan import Scan
 from tests.support.paths import ROOT
 
@@ -277,7 +277,7 @@ def test_a_study_as_the_scanner_sends_it_is_the_volumes_it_was_made_of(real: Pat
             truth = nib.processing.resample_from_to(whole, (leader.voxels.shape, leader.affine), order=1)
             inside = truth.get_fdata() > 0
             assert np.corrcoef(scan.voxels[inside], truth.get_fdata()[inside])[0, 1] > 0.9, scan.sequence
-        assert prepared_together(sent.scans, 96).pixels.shape[1:] == (4, 96, 96)
+        assert prepared_composite(sent.scans, 96).pixels.shape[1:] == (4, 96, 96)
 
 
 def test_a_registration_that_fails_says_whose(monkeypatch: pytest.MonkeyPatch) -> None:
