@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 
 from indexer.catalog import Catalog, Contents
 from indexer.composite import COMPOSITE
-from indexer.encoder import Encoder, TrainedEncoder, load_encoder
+from indexer.encoder import Encoder, FileEncoder, load_encoder
 from indexer.errors import (
     CaseIndexError,
     CbirError,
@@ -257,9 +257,9 @@ class CaseIndex:
                     with written_whole(key) as aside:
                         aside.touch(0o600)
                         aside.write_bytes(secrets.token_bytes(32))
-                if isinstance(encoder, TrainedEncoder):
+                if isinstance(encoder, FileEncoder):
                     with written_whole(folder / WEIGHTS) as aside:
-                        shutil.copyfile(encoder.path, aside)
+                        shutil.copyfile(encoder.weights_file, aside)
                 manifest = Manifest(
                     encoder=encoder.name,
                     encoder_version=encoder.version,

@@ -140,7 +140,7 @@ class EmbeddedScan:
     in_sample : bool
         Whether the encoder was trained on this patient.
     strangeness : float
-        See :mod:`indexer.strangeness`; NaN where the encoder cannot say.
+        See :mod:`indexer.learning.strangeness`; NaN where the encoder cannot say.
     """
 
     case_id: str

@@ -26,7 +26,7 @@ from indexer.composite import COMPOSITE, beside, composite, groups, parts
 from indexer.encoder import Composer, Encoder, look, trained_on
 from indexer.errors import CbirError, LabelsError, ReadError
 from indexer.labels import Labels, find_labels, load_labels, tables_below
-from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_together
+from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite
 from indexer.readers import Source
 from indexer.scan import Scan
 
@@ -267,7 +267,7 @@ def ingest(
         report.failed = [{k: stand_ins.named(v) for k, v in failure.items()} for failure in report.failed]
         discovered = (stand_ins.source(source) for sources, _ in found for source in sources)
         sources = {source.name: source for source in discovered}
-        if isinstance(encoder, Composer) and encoder.together:
+        if isinstance(encoder, Composer) and encoder.composite_size:
             # whoever names some files of a folder does not say that there are no others
             named = {str(r if isinstance(r, str) else r.parent.resolve() / r.name) for r in roots}
             several = beside([source for source in sources.values() if source.name not in named])
@@ -561,9 +561,9 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
             files = parts(here) if together else [here]
             scans = [scan for file in files for scan in readers.read(file)]
             found = [] if together else [(scan, prepared(scan, preprocessing)) for scan in scans]
-            for group in groups(scans) if preprocessing.together else ():
+            for group in groups(scans) if preprocessing.composite_size else ():
                 with suppress(ReadError):  # what shows too little beside the others is filed without them
-                    found.append((composite(group), prepared_together(group, preprocessing.together)))
+                    found.append((composite(group), prepared_composite(group, preprocessing.composite_size)))
         told = [
             ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views)
             for scan, ready in found

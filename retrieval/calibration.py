@@ -71,7 +71,7 @@ CHANGED = 0.1
 TEMPERATURES = (0.1, 10.0)
 SIMILARITY = "similarity"
 TYPICALITY = "typicality"
-"""Minus the strangeness (:mod:`indexer.strangeness`) of a scan."""
+"""Minus the strangeness (:mod:`indexer.learning.strangeness`) of a scan."""
 SURE = 1.4
 """A scan of less strangeness is no stranger, however unlike the known ones: whole heads that a trained
 encoder has not seen reach 1.3, phantoms and other parts of the body begin at 1.5. Else whole heads that

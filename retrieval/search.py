@@ -20,9 +20,9 @@ from indexer.composite import COMPOSITE, composite, groups, parts
 from indexer.encoder import Encoder, look
 from indexer.errors import QueryError, ReadError, StaleError
 from indexer.ingest import input_hash
-from indexer.preprocess import Preprocessing, prepared, prepared_together, with_region
+from indexer.learning.strangeness import LIMIT
+from indexer.preprocess import Preprocessing, prepared, prepared_composite, with_region
 from indexer.scan import Scan
-from indexer.strangeness import LIMIT
 from indexer.vectors import EXACT_BELOW
 from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.calibration import SIMILARITY, TYPICALITY, Calibration, familiarity
@@ -365,8 +365,10 @@ class Index:
         encoder, embedded, identical = self.encoder, [], set()
         how = Preprocessing.of(encoder)
         asking = [(scan, prepared(scan, how)) for scan in scans]
-        if how.together and COMPOSITE in state.sequences:
-            asking += [(composite(group), prepared_together(group, how.together)) for group in groups(scans)]
+        if how.composite_size and COMPOSITE in state.sequences:
+            asking += [
+                (composite(group), prepared_composite(group, how.composite_size)) for group in groups(scans)
+            ]
         for scan, ready in asking:
             identical |= state.cases_with(self.case_index.catalog.scans_of(input_hash(ready)))
             rows = np.flatnonzero(ready.views == view)

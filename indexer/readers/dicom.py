@@ -16,8 +16,8 @@ import struct
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -182,8 +182,29 @@ def series(files: Sequence[Path], root: Path) -> tuple[list[Source], list[ReadEr
             path = home
         else:
             path = home / f"series-{hashlib.sha256(uid.encode()).hexdigest()[:8]}"
-        sources.append(Source(path, "dicom", paths, *ids[uid], series_id=uid))
+        source = Source(path, "dicom", paths, *ids[uid], series_id=uid)
+        with suppress(ReadError):  # what is wrong with it is said when it is read
+            source = _described(source)
+        sources.append(source)
     return sorted(sources, key=lambda source: source.path), failures
+
+
+def _described(source: Source) -> Source:
+    """The source with what its first image says of the kind of image it is."""
+    file = source.files[0]
+    with _guarded(file, "its DICOM header is damaged", EXPORT):
+        header = _header(file, [tag for tag in _IMAGE_TAGS if tag != _IMAGE_TAGS[-1]], last=_IMAGE_TAGS[-2])
+        shared = _flat((header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0])
+        own = _flat((header.get("PerFrameFunctionalGroupsSequence") or [Dataset()])[0])
+        kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+        image_type = header.get("ImageType") or ()
+        return replace(
+            source,
+            sequence=_sequence(_Plane(file, header, 0, own, shared)),
+            modality=_text(header, "Modality") or None,
+            object=str(kind.name) if kind else "",
+            image_type=tuple(image_type) if isinstance(image_type, MultiValue) else (str(image_type),),
+        )
 
 
 def _folders(folder: Path, root: Path) -> Iterator[Path]:
@@ -478,7 +499,7 @@ def _scan(
         source.path,
         spacing,
         affine,
-        sequence=source.sequence or _sequence(plane),
+        sequence=_sequence(plane),
         modality=plane.text("Modality") or None,
         patient_id=source.patient_id,
         study_id=source.study_id,

@@ -30,7 +30,8 @@ class Source:
         Ids found in the names or headers at discovery, before they are pseudonymised. A labels table may
         have replaced `patient_id`, so a reader takes it from here and not from the file.
     sequence : str, optional
-        ``t1``, ``t1ce``, … where a name says so.
+        ``t1``, ``t1ce``, … where a name says so; of a DICOM series, that of its first image
+        (``localizer``, ``adc``, ``map``, … among them).
     channels : tuple of str
         Sequences of the image's channels, from `config`; empty where nothing names them.
     region_files : tuple of Path
@@ -39,6 +40,12 @@ class Source:
         The ``cbir.json`` that governs the files.
     modality : str, optional
         DICOM modality code, where it is known but the files no longer say it.
+    object : str
+        What a DICOM header calls what the source is, by its SOP class: ``MR Image Storage``,
+        ``Segmentation Storage``; "" for other formats.
+    image_type : tuple of str
+        DICOM's ImageType of its first image, such as ``("DERIVED", "SECONDARY", "MPR")``. What is to be
+        made of it is not for the reader to say.
     """
 
     path: Path
@@ -52,6 +59,8 @@ class Source:
     region_files: tuple[Path, ...] = ()
     config: Path | None = None
     modality: str | None = None
+    object: str = ""
+    image_type: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

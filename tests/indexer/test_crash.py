@@ -22,8 +22,9 @@ from tests.support.images import phantom, write_nifti
 
 RUN = """
 import sys
-import conftest, indexer.case_index, indexer.encoder, indexer.ingest
-indexer.encoder.load_encoder = indexer.case_index.load_encoder = lambda name="tiny": conftest.TinyEncoder()
+import indexer.case_index, indexer.encoder, indexer.ingest
+from tests.support.encoders import TinyEncoder
+indexer.encoder.load_encoder = indexer.case_index.load_encoder = lambda name="tiny": TinyEncoder()
 indexer.ingest.GROUP = 8             # many commits
 indexer.case_index.EXACT_BELOW = 200 # and a partition
 from retrieval.cli import main
@@ -61,7 +62,7 @@ def state(folder):
 
 def test_a_killed_run_leaves_a_sound_index_and_resumes_to_the_same_end(tmp_path, request, monkeypatch):
     kills = request.config.getoption("--kills")
-    monkeypatch.setenv("PYTHONPATH", "tests")
+    monkeypatch.setenv("PYTHONPATH", ".")
     root = tmp_path / "mri"
     lines = ["participant_id\twho_grade"]
     for i in range(40):
@@ -123,7 +124,7 @@ def mounts():
 def test_a_full_disk_is_one_line_and_leaves_a_sound_index(tmp_path, monkeypatch, size):
     if not mounts():
         pytest.skip("no file system can be mounted in a user namespace here")
-    monkeypatch.setenv("PYTHONPATH", "tests")
+    monkeypatch.setenv("PYTHONPATH", ".")
     for i in range(30):
         write_nifti(tmp_path / "mri" / f"P-{i:02}_t1.nii", phantom(i))
     small, kept = tmp_path / "small", tmp_path / "kept"

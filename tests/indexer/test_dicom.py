@@ -755,6 +755,14 @@ def test_paths_of_series(tmp_path: Path) -> None:
     assert paths["1.1"].startswith("alone/series-")
 
 
+def test_what_a_series_is_for_its_headers(tmp_path: Path) -> None:
+    """Whoever decides what is an image to index need not open the file again."""
+    save(stack(ImageType=["DERIVED", "SECONDARY", "MPR"], SeriesDescription="ADC map"), tmp_path)
+    source = only(tmp_path)
+    assert (source.object, source.modality) == ("MR Image Storage", "MR")
+    assert (source.image_type, source.sequence) == (("DERIVED", "SECONDARY", "MPR"), "adc")
+
+
 def test_patient_without_id(tmp_path: Path) -> None:
     save(stack(PatientID=""), tmp_path)
     assert only(tmp_path).patient_id == "1.2.3"
@@ -982,10 +990,8 @@ def test_real_series() -> None:
 
 
 def test_reports_and_segmentations_are_counted_as_ignored(tmp_path: Path) -> None:
-    import pydicom
-    from conftest import phantom, write_dicom
-
     from indexer.readers import discover
+    from tests.support.images import phantom, write_dicom
 
     folder = write_dicom(tmp_path / "study", phantom(1))
     report = pydicom.dcmread(next(folder.iterdir()))

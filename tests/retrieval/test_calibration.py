@@ -40,7 +40,7 @@ from retrieval.calibration import (
     tempered,
     votes,
 )
-from retrieval.cli import app
+from retrieval.cli.app import app
 from retrieval.metrics import chance_calibration_error, expected_calibration_error
 from retrieval.search import Index
 from tests.support.images import phantom, write_nifti

@@ -11,7 +11,7 @@ from indexer.case_index import CaseIndex
 from indexer.ingest import ingest
 from retrieval.answer import Answer, Evidence, Query
 from retrieval.calibration import SIMILARITY, Calibration, Fit, Kind, calibrate
-from retrieval.cli import _print_answer
+from retrieval.cli.asking import show_answer
 from retrieval.search import Index
 from tests.support.images import phantom, write_nifti
 
@@ -101,7 +101,7 @@ def test_outlines_are_learnt_apart(tmp_path, tiny, cohort):
 
 
 def printed(capsys, evidence: Evidence) -> str:
-    _print_answer(Answer(Query("scan", None, 1), [], {"who_grade": evidence}))
+    show_answer(Answer(Query("scan", None, 1), [], {"who_grade": evidence}))
     return capsys.readouterr().out
 
 

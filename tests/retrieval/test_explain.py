@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks import explanation as benchmark
-from indexer import network
 from indexer.case_index import CaseIndex
 from indexer.encoder import Encoder, Explainer, TrainedEncoder, load_encoder
 from indexer.ingest import ingest
-from indexer.network import GRID, INPUT, RetrievalNetwork
+from indexer.learning import explanation as contributions
+from indexer.learning import looks, network
+from indexer.learning.explanation import GRID
+from indexer.learning.network import INPUT, RetrievalNetwork, from_imagenet
 from indexer.preprocess import Preprocessing, crop_box, pixel_spacing, prepared, squared
 from indexer.readers import read
 from indexer.scan import Scan, stacked
-from indexer.training import from_imagenet
 from retrieval.explain import ExplainedScan, explanation, over_slice
 from retrieval.report import HEAT, PIXELS, overlay, picture, write_report
 from retrieval.search import REGION, WHOLE, Index
@@ -101,7 +102,7 @@ def test_the_cosine_is_the_sum_of_the_cells_and_a_rest(trained: TrainedEncoder, 
     images, towards = slices(4), directions(4, trained.dimension)
     boxes = np.array([[0, 0, 0.02, 0.02], [0.3, 0.4, 0.5, 0.8], [np.nan] * 4, [0.9, 0, 1, 0.3]], np.float32)
     known = boxes if given_boxes else None
-    maps, rests = network.explain(trained.network, images, towards, known)
+    maps, rests = contributions.explain(trained.network, images, towards, known)
     cosines = (trained.analyse(images, known).embeddings * towards).sum(1)
     assert maps.shape == (4, GRID, GRID)
     assert np.abs(rests).min() > 1e-4
@@ -117,7 +118,7 @@ def test_no_rest_without_an_offset(trained: TrainedEncoder) -> None:
         norm.bias.data.zero_()
         norm.running_mean.zero_()
         images, towards = slices(2), directions(2, trained.dimension)
-        maps, rests = network.explain(trained.network, images, towards)
+        maps, rests = contributions.explain(trained.network, images, towards)
         np.testing.assert_array_equal(rests, 0)
         np.testing.assert_allclose(maps.sum((1, 2)), (trained.encode(images) * towards).sum(1), atol=1e-5)
     finally:
@@ -153,18 +154,18 @@ def test_cells_are_shared_out_around_their_middles() -> None:
     # the tent of the first cell is highest at 1 and ends at -1 and 3: its area is 2, of which 1 lies
     # before 1, 3/4 between 1 and 2, and 1/4 between 2 and 3
     across = torch.tensor([[1 / 2, 3 / 8, 1 / 8, 0], [0, 1 / 8, 3 / 8, 1 / 2]])
-    torch.testing.assert_close(network.spread(cells, whole, 4)[0], across.T @ cells[0] @ across)
+    torch.testing.assert_close(contributions.spread(cells, whole, 4)[0], across.T @ cells[0] @ across)
     quarter = torch.tensor([[[0.5, 0, 0.5], [0, 0.5, -0.5]]])  # the upper right quarter of the image
     # its columns 2 and 3 have their middles at 2.5 and 3.5; a tent reaches 1 to either side
     right = torch.tensor([[0, 1 / 8, 3 / 4, 1 / 8], [0, 0, 1 / 8, 7 / 8]])
     torch.testing.assert_close(
-        network.spread(cells, quarter, 4)[0], right.flip(0, 1).T @ cells[0] @ right, atol=1e-6, rtol=0
+        contributions.spread(cells, quarter, 4)[0], right.flip(0, 1).T @ cells[0] @ right, atol=1e-6, rtol=0
     )
 
 
 def test_what_lies_beyond_the_image_falls_to_its_edge() -> None:
     corner = torch.tensor([[[0.5, 0, -1], [0, 0.5, -1]]])  # three quarters are outside
-    spread = network.spread(torch.ones(1, 2, 2), corner, 8)[0]
+    spread = contributions.spread(torch.ones(1, 2, 2), corner, 8)[0]
     assert float(spread.sum()) == pytest.approx(4)
     assert float(spread[:3, :3].sum()) == pytest.approx(4)
     assert float(spread[0, 0]) > 2
@@ -174,9 +175,9 @@ def test_what_lies_beyond_the_image_falls_to_its_edge() -> None:
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.integers(0, 1000))
 def test_any_box_keeps_the_sum(corners: list[float], seed: int) -> None:
     (x0, x1), (y0, y1) = sorted(corners[:2]), sorted(corners[2:])
-    frame = network.frames(torch.tensor([[x0, y0, x1, y1]], dtype=torch.float32))
+    frame = looks.frames(torch.tensor([[x0, y0, x1, y1]], dtype=torch.float32))
     cells = torch.randn(1, 5, 5, generator=torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(network.spread(cells, frame).sum(), cells.sum(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(contributions.spread(cells, frame).sum(), cells.sum(), atol=1e-4, rtol=1e-4)
 
 
 def stack(*planes: NDArray[Any], **fields: Any) -> Scan:
@@ -496,7 +497,7 @@ def test_cbir_query_explains_its_report(
 ) -> None:
     from typer.testing import CliRunner
 
-    from retrieval.cli import app
+    from retrieval.cli.app import app
 
     monkeypatch.chdir(tmp_path)
     run = CliRunner().invoke

@@ -150,9 +150,9 @@ def test_it_is_valid_for_a_real_series(real: Path, tmp_path: Path) -> None:
 def test_making_it_prints_no_name(tmp_path: Path) -> None:
     write_dicom(tmp_path / "series", phantom(1), PatientName="Plantedname")
     program = (
-        "import sys; sys.path.insert(0, 'tests')\n"
+        "import sys\n"
         "from pathlib import Path\n"
-        "from test_structured_report import answer, structured_report\n"
+        "from tests.service.test_structured_report import answer, structured_report\n"
         "structured_report(answer(), sorted(Path(sys.argv[1]).iterdir()), 'e 1')\n"
     )
     done = subprocess.run(

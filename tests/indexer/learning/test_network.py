@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from indexer import network
-from indexer.network import CONTEXT, INPUT, VIEW, RetrievalNetwork
-from indexer.training import from_imagenet
+from indexer.learning import backbone, looks, network
+from indexer.learning.looks import CONTEXT
+from indexer.learning.network import INPUT, VIEW, RetrievalNetwork, from_imagenet
 
 
 def slices(n: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -36,20 +36,20 @@ def net() -> RetrievalNetwork:
 
 def test_the_pyramid_is_the_backbone_on_its_way() -> None:
     torch.manual_seed(0)
-    backbone = network.EfficientNetLite0().eval()
+    net = backbone.EfficientNetLite0().eval()
     x = torch.rand(2, 1, 64, 64)
-    fine, middle, coarse = backbone.pyramid(x)
+    fine, middle, coarse = net.pyramid(x)
     assert [tuple(level.shape) for level in (fine, middle, coarse)] == [
         (2, 40, 8, 8),
         (2, 112, 4, 4),
         (2, 320, 2, 2),
     ]
-    torch.testing.assert_close(backbone.head(coarse), backbone.features(x), rtol=0, atol=0)
+    torch.testing.assert_close(net.head(coarse), net.features(x), rtol=0, atol=0)
 
 
 def test_stochastic_depth_passes_blocks_by_in_training_only() -> None:
     torch.manual_seed(0)
-    block = network.Block(8, 8, 3, 1, 2)
+    block = backbone.Block(8, 8, 3, 1, 2)
     x = torch.randn(400, 8, 4, 4)
     block.drop = 0.25
     block.train()
@@ -91,7 +91,7 @@ def test_the_embedding_is_of_what_the_lesion_head_points_at(net: RetrievalNetwor
         x = torch.rand(1, 1, 96, 96) * 2 - 1
         last.weight.zero_()  # the same everywhere: the mean over the plane
         net(x)
-        mean, attended = seen[-1].split(network.FEATURES, 1)
+        mean, attended = seen[-1].split(backbone.FEATURES, 1)
         torch.testing.assert_close(attended, mean, atol=1e-5, rtol=1e-4)
 
         chosen = torch.full((1, 1, 12, 12), -20.0)
@@ -100,7 +100,7 @@ def test_the_embedding_is_of_what_the_lesion_head_points_at(net: RetrievalNetwor
         net(x)
         point.remove()
         features = net.backbone.features(x)
-        attended = seen[-1].split(network.FEATURES, 1)[1]
+        attended = seen[-1].split(backbone.FEATURES, 1)[1]
         rest = features.sum((2, 3)) - features[..., 1, 2]
         by_hand = (features[..., 1, 2] * 1.001 + rest * 0.001) / (1.001 + 8 * 0.001)
         torch.testing.assert_close(attended, by_hand, atol=1e-4, rtol=1e-3)
@@ -129,9 +129,9 @@ def test_the_proposal_is_the_part_around_the_maximum() -> None:
     plane[0, 4:8, 10:16] = 0.9
     plane[0, 14:16, 2:4] = 0.6  # another, fainter one
     # 1 cell is 1/20; between cells the map falls linearly, so half of the height lies on the border
-    np.testing.assert_allclose(network.proposed(plane)[0], [10 / 20, 4 / 20, 16 / 20, 8 / 20], atol=0.5 / 20)
+    np.testing.assert_allclose(looks.proposed(plane)[0], [10 / 20, 4 / 20, 16 / 20, 8 / 20], atol=0.5 / 20)
     plane[0, 14:16, 2:4] = 1.0
-    np.testing.assert_allclose(network.proposed(plane)[0], [2 / 20, 14 / 20, 4 / 20, 16 / 20], atol=0.5 / 20)
+    np.testing.assert_allclose(looks.proposed(plane)[0], [2 / 20, 14 / 20, 4 / 20, 16 / 20], atol=0.5 / 20)
 
 
 @settings(deadline=None, max_examples=25)
@@ -139,7 +139,7 @@ def test_the_proposal_is_the_part_around_the_maximum() -> None:
 def test_any_map_has_a_proposal_inside_the_slice(seed: int) -> None:
     maps = np.random.default_rng(seed).random((3, 20, 20), np.float32)
     maps[1] = maps[1, 0, 0]  # no maximum at all
-    boxes = network.proposed(maps)
+    boxes = looks.proposed(maps)
     assert ((boxes >= 0) & (boxes <= 1)).all()
     assert (boxes[:, 2:] > boxes[:, :2]).all()
     np.testing.assert_array_equal(boxes[1], [0, 0, 1, 1])
@@ -147,7 +147,7 @@ def test_any_map_has_a_proposal_inside_the_slice(seed: int) -> None:
 
 def test_squares_have_context_and_bounds() -> None:
     boxes = torch.tensor([[0.4, 0.45, 0.6, 0.55], [0.0, 0.0, 0.02, 0.01], [0.1, 0.0, 0.9, 1.0]])
-    theta = network.frames(boxes)
+    theta = looks.frames(boxes)
     torch.testing.assert_close(theta[0], torch.tensor([[0.2 * CONTEXT, 0, 0], [0, 0.2 * CONTEXT, 0]]))
     torch.testing.assert_close(theta[1, :, :2], torch.eye(2) / 8)  # the least
     torch.testing.assert_close(theta[1, :, 2], torch.tensor([-0.98, -0.99]))  # and not moved inside
@@ -156,12 +156,12 @@ def test_squares_have_context_and_bounds() -> None:
 
 def test_a_view_is_the_part_of_the_image() -> None:
     images = torch.rand(2, 1, 8, 8)
-    whole = network.looked_at(images, torch.eye(2, 3).expand(2, 2, 3), side=8)
+    whole = looks.looked_at(images, torch.eye(2, 3).expand(2, 2, 3), side=8)
     torch.testing.assert_close(whole, images)
     lower_right = torch.tensor([[[0.5, 0, 0.5], [0, 0.5, 0.5]]]).expand(2, 2, 3)
-    torch.testing.assert_close(network.looked_at(images, lower_right, side=4), images[..., 4:, 4:])
+    torch.testing.assert_close(looks.looked_at(images, lower_right, side=4), images[..., 4:, 4:])
     beside = torch.tensor([[[1.0, 0, 2], [0, 1, 0]]]).expand(2, 2, 3)
-    assert (network.looked_at(images, beside, side=8) == -1).all()
+    assert (looks.looked_at(images, beside, side=8) == -1).all()
 
 
 # -- two looks -----------------------------------------------------------------------------------------
@@ -170,12 +170,12 @@ def test_a_view_is_the_part_of_the_image() -> None:
 def test_the_embedding_is_the_sum_of_both_looks(net: RetrievalNetwork) -> None:
     images = slices(2)
     boxes = np.array([[0.25, 0.25, 0.5, 0.5]] * 2, np.float32)
-    embeddings, weights, maps, looked, _ = network.analyse(net, images, boxes)
+    embeddings, weights, maps, looked, _ = looks.analyse(net, images, boxes)
     np.testing.assert_array_equal(looked, boxes)
     x = torch.from_numpy(images / np.float32(127.5) - 1)[:, None]
     with torch.inference_mode():
         whole, logits = net(x.view(2, 1, VIEW, 2, VIEW, 2).mean((3, 5)))
-        grid = network.looked_at(x, network.frames(torch.from_numpy(boxes)))
+        grid = looks.looked_at(x, looks.frames(torch.from_numpy(boxes)))
         region, _ = net(grid)
     by_hand = (whole + region).numpy()
     by_hand /= np.linalg.norm(by_hand, axis=1, keepdims=True)
@@ -187,11 +187,11 @@ def test_the_embedding_is_the_sum_of_both_looks(net: RetrievalNetwork) -> None:
 
 def test_a_region_that_is_not_given_is_proposed(net: RetrievalNetwork) -> None:
     images = slices(3)
-    own, _, maps, boxes, _ = network.analyse(net, images)
-    np.testing.assert_array_equal(boxes, network.proposed(maps))
+    own, _, maps, boxes, _ = looks.analyse(net, images)
+    np.testing.assert_array_equal(boxes, looks.proposed(maps))
     mixed = np.full((3, 4), np.nan, np.float32)
     mixed[1] = [0, 0, 0.3, 0.2]
-    embeddings, _, _, looked, _ = network.analyse(net, images, mixed)
+    embeddings, _, _, looked, _ = looks.analyse(net, images, mixed)
     np.testing.assert_array_equal(looked[[0, 2]], boxes[[0, 2]])
     np.testing.assert_allclose(embeddings[[0, 2]], own[[0, 2]], atol=1e-5)
     assert math.isclose(float(looked[1, 2]), 0.3, abs_tol=1e-6)
@@ -200,7 +200,7 @@ def test_a_region_that_is_not_given_is_proposed(net: RetrievalNetwork) -> None:
 
 def test_a_slice_is_judged_by_itself(net: RetrievalNetwork) -> None:
     images = slices(3)
-    together = network.analyse(net, images)
+    together = looks.analyse(net, images)
     for i in range(3):
-        for part, alone in zip(together, network.analyse(net, images[i : i + 1]), strict=True):
+        for part, alone in zip(together, looks.analyse(net, images[i : i + 1]), strict=True):
             np.testing.assert_allclose(part[i], alone[0], atol=1e-4)

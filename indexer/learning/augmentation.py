@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
-from indexer.network import CONTEXT, LEAST
+from indexer.learning.looks import CONTEXT, LEAST
 
 TURN = 20.0
 """Rotation, up to so many degrees either way."""
@@ -16,7 +16,7 @@ WHOLE, REGION, PART = 1.15, 1.3, (0.45, 1.0)
 """Whole slices and regions are scaled by up to this factor either way; a view of a slice without an
 outline shows a part of it of a side in this range."""
 
-MOST = (0.6, 1.1)
+CROP = (0.6, 1.1)
 """The same for a view of a lesion's crop."""
 
 ASPECT = 1.12
@@ -96,7 +96,7 @@ def lesion_frames(boxes: Tensor, generator: Generator) -> Tensor:
     longer = (boxes[:, 2:] - boxes[:, :2]).amax(1)
     known = torch.isfinite(longer)
     width = (longer * CONTEXT).clamp(LEAST, 1) * _factor(REGION, n, generator)
-    width = torch.where(known, width, uniform(*MOST, n, generator))
+    width = torch.where(known, width, uniform(*CROP, n, generator))
     shift = uniform(-2 * SHIFT, 2 * SHIFT, n * 2, generator).view(n, 2)
     centre = torch.where(known[:, None], boxes[:, :2] + boxes[:, 2:] - 1 + shift * width[:, None], shift)
     return torch.cat([_matrix(width, False, generator, 180.0), centre[:, :, None]], 2)

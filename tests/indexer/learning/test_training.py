@@ -21,16 +21,20 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from benchmarks import cohorts, figshare
-from indexer import augmentation, network, readers, training
-from indexer import samples as training_set
+from indexer import readers
 from indexer.encoder import FORMAT, Analyser, Encoder, load_encoder
 from indexer.errors import CbirError, EncoderError, LabelsError, ReadError
 from indexer.labels import load_labels
-from indexer.network import INPUT, RetrievalNetwork
+from indexer.learning import augmentation, fitting, looks, network, pack, tasks, training
+from indexer.learning.cohort import Cohort, validation
+from indexer.learning.cohort import cohorts as learning_cohorts
+from indexer.learning.network import INPUT, RetrievalNetwork
+from indexer.learning.recipe import Recipe
+from indexer.learning.samples import EMPTY, UNLABELLED, Samples
+from indexer.learning.targets import ClassVectors, cosine_loss
+from indexer.learning.tasks import SliceTask
 from indexer.preprocess import Preprocessing
-from indexer.samples import Cohort, Samples
 from indexer.scan import Scan, stacked
-from indexer.training import Recipe
 from retrieval.cli import main
 from tests.support.images import phantom, write_nifti
 
@@ -109,7 +113,7 @@ def test_an_outline_goes_through_the_same_frame_as_its_slice() -> None:
     region[30:50, 60:100] = True  # in the box: rows 20…40, columns 40…80
     plane[region] = 100
     scan = Scan(stacked(plane[None]), Path("a.png"), region=stacked(region[None]))
-    images, outlines, boxes, outlined = training_set.slices_of(scan, Preprocessing(320))
+    images, outlines, boxes, outlined = pack.slices_of(scan, Preprocessing(320))
     assert outlined
     # 160 columns fill 320, so all doubles; 160 rows are centred, with 80 above
     np.testing.assert_allclose(boxes[0] * 320, [80, 120, 160, 160])
@@ -123,7 +127,7 @@ def test_an_outline_goes_through_the_same_frame_as_its_slice() -> None:
 
 def test_a_scan_without_outlines_says_so(tmp_path: Path) -> None:
     scan = readers.read(write_nifti(tmp_path / "a.nii.gz", phantom(0)))[0]
-    images, outlines, boxes, outlined = training_set.slices_of(scan, Preprocessing(64))
+    images, outlines, boxes, outlined = pack.slices_of(scan, Preprocessing(64))
     assert not outlined
     assert not outlines.any()
     assert np.isnan(boxes).all()
@@ -139,9 +143,9 @@ def test_cohorts_are_packed_once(tmp_path: Path) -> None:
         return readers.read(source)
 
     cohort = replace(cohort_of(root), read=read)
-    first = training_set.load([cohort], 64, tmp_path / "cache")
+    first = pack.load([cohort], 64, tmp_path / "cache")
     assert len(calls) == 3
-    again = training_set.load([cohort], 64, tmp_path / "cache")
+    again = pack.load([cohort], 64, tmp_path / "cache")
     assert len(calls) == 3
     np.testing.assert_array_equal(first.pixels, again.pixels)
     assert set(first.patients) == {"P-1", "P-2", "P-3"}
@@ -157,9 +161,9 @@ def test_cohorts_are_packed_once(tmp_path: Path) -> None:
     assert b"P-1" not in b"".join(p.read_bytes() for p in (tmp_path / "cache").rglob("*") if p.is_file())
 
     write_nifti(root / "P-1" / "P-1_t1ce.nii.gz", phantom(77, 4))
-    training_set.load([cohort], 64, tmp_path / "cache")
+    pack.load([cohort], 64, tmp_path / "cache")
     assert len(calls) == 6
-    training_set.load([replace(cohort, version="2")], 64, tmp_path / "cache")
+    pack.load([replace(cohort, version="2")], 64, tmp_path / "cache")
     assert len(calls) == 9
 
 
@@ -167,7 +171,7 @@ def test_a_file_that_cannot_be_read_is_told_each_time(tmp_path: Path) -> None:
     root = write_cohort(tmp_path / "mri", {"P-1": "2", "P-2": "3"})
     (root / "P-2" / "P-2_flair.nii.gz").write_bytes(b"torn")
     for _ in range(2):
-        found = training_set.load([cohort_of(root)], 64, tmp_path / "cache")
+        found = pack.load([cohort_of(root)], 64, tmp_path / "cache")
         assert [Path(source).name for source, _ in found.failed] == ["P-2_flair.nii.gz"]
 
 
@@ -176,13 +180,13 @@ def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     for file in (root / "P-1").iterdir():
         file.write_bytes(b"torn")
     with pytest.raises(ReadError):
-        training_set.load([cohort_of(root)], 64, tmp_path / "cache")
+        pack.load([cohort_of(root)], 64, tmp_path / "cache")
 
 
 def test_cohorts_of_two_tables_have_heads_of_their_own(tmp_path: Path) -> None:
     one = write_cohort(tmp_path / "one", {"P-1": "2", "P-2": "3"})
     two = write_cohort(tmp_path / "two", {"P-3": "I", "P-4": "II"})
-    found = training_set.load([cohort_of(one), cohort_of(two)], 64, tmp_path / "cache")
+    found = pack.load([cohort_of(one), cohort_of(two)], 64, tmp_path / "cache")
     assert found.classes == {"one/who_grade": ("2", "3"), "two/who_grade": ("I", "II")}
     mine = np.isin(found.patients, ["P-1", "P-2"])
     assert (found.targets["one/who_grade"][~mine] == -1).all()
@@ -193,8 +197,8 @@ def test_cohorts_of_two_tables_have_heads_of_their_own(tmp_path: Path) -> None:
 def test_folders_of_one_table_share_its_head(tmp_path: Path) -> None:
     root = write_cohort(tmp_path / "mri", {"P-1": "2", "P-2": "3"})
     table = load_labels(root / "participants.tsv")
-    pair = training_set.cohorts([root / "P-1", root / "P-2"], [table, table], ["who_grade"])
-    found = training_set.load(pair, 64, tmp_path / "cache")
+    pair = learning_cohorts([root / "P-1", root / "P-2"], [table, table], ["who_grade"])
+    found = pack.load(pair, 64, tmp_path / "cache")
     assert found.classes == {"who_grade": ("2", "3")}
     assert set(found.targets["who_grade"]) == {0, 1}
 
@@ -203,11 +207,11 @@ def test_columns_that_cannot_be_learnt_are_refused(tmp_path: Path) -> None:
     root = write_cohort(tmp_path / "mri", {"P-1": "2", "P-2": "2"})
     table = load_labels(root / "participants.tsv")
     with pytest.raises(LabelsError, match="choose of: who_grade, fold"):
-        training_set.cohorts([root], [table], ["grade"])
+        learning_cohorts([root], [table], ["grade"])
     with pytest.raises(LabelsError, match="no column of any"):
-        training_set.cohorts([root], [table], ["who_grade", "grade"])
+        learning_cohorts([root], [table], ["who_grade", "grade"])
     with pytest.raises(LabelsError, match="fewer than two values"):
-        training_set.load([cohort_of(root)], 64, tmp_path / "cache")
+        pack.load([cohort_of(root)], 64, tmp_path / "cache")
 
 
 def test_a_fold_is_left_out_by_patient(few: Samples) -> None:
@@ -231,10 +235,10 @@ def test_classes_and_patients_are_balanced() -> None:
 
 def test_slices_free_of_lesions_and_without_labels_have_their_share() -> None:
     found = made(["a", "b", "a", "b", "c"], [0, 1, 0, 1, -1], [True, True, False, False, True]).shares()
-    rest = (1 - training_set.EMPTY) * (1 - training_set.UNLABELLED)
+    rest = (1 - EMPTY) * (1 - UNLABELLED)
     np.testing.assert_allclose(found[:2], rest / 2)
-    np.testing.assert_allclose(found[2:4].sum(), training_set.EMPTY * (1 - training_set.UNLABELLED))
-    np.testing.assert_allclose(found[4], training_set.UNLABELLED)
+    np.testing.assert_allclose(found[2:4].sum(), EMPTY * (1 - UNLABELLED))
+    np.testing.assert_allclose(found[4], UNLABELLED)
     np.testing.assert_allclose(found.sum(), 1)
 
 
@@ -245,15 +249,15 @@ def test_without_outlines_unlabelled_slices_teach_nothing() -> None:
 
 def test_validation_patients_do_not_depend_on_the_others() -> None:
     names = [f"P{i}" for i in range(50)]
-    held = training_set.validation(names, 0.2)
+    held = validation(names, 0.2)
     assert len(held) == 10
-    assert held == training_set.validation(names[::-1] * 2, 0.2)
-    assert held != training_set.validation(names, 0.2, seed=1)
+    assert held == validation(names[::-1] * 2, 0.2)
+    assert held != validation(names, 0.2, seed=1)
     fewer = [n for n in names if n in held or n < "P3"]
-    order = [n for n in fewer if n in training_set.validation(fewer, 0.2)]
+    order = [n for n in fewer if n in validation(fewer, 0.2)]
     assert set(order) <= held
     with pytest.raises(CbirError, match="nobody"):
-        training_set.validation(names, 0.001)
+        validation(names, 0.001)
 
 
 # -- views ---------------------------------------------------------------------------------------------
@@ -266,11 +270,11 @@ def test_views_stay_near_what_they_show(seed: int) -> None:
     boxes = torch.tensor([[0.3, 0.4, 0.5, 0.5], [math.nan] * 4]).repeat(20, 1)
     theta = augmentation.region_frames(boxes, generator)
     size = theta[:, :, :2].det().abs().sqrt()
-    known = size[::2] / (0.2 * network.CONTEXT)
+    known = size[::2] / (0.2 * looks.CONTEXT)
     assert (known <= augmentation.REGION + 1e-4).all()
     assert (known >= 1 / augmentation.REGION - 1e-4).all()
     centre = torch.tensor([0.8 - 1, 0.9 - 1])
-    most = 2 * augmentation.SHIFT * 0.2 * network.CONTEXT * augmentation.REGION
+    most = 2 * augmentation.SHIFT * 0.2 * looks.CONTEXT * augmentation.REGION
     assert ((theta[::2, :, 2] - centre).abs() <= most + 1e-4).all()
     low, high = augmentation.PART
     assert ((size[1::2] >= low - 1e-4) & (size[1::2] <= high + 1e-4)).all()
@@ -302,15 +306,15 @@ def test_the_margin_softmax_by_hand() -> None:
     embeddings = torch.tensor([[1.0, 0], [0, 1], [1, 0]])
     vectors = torch.tensor([[2.0, 0], [0, 3]])  # of any length
     # right with cosines 1 and 0: logits 16 · 0.8 and 0; the last row's class is unknown
-    loss = training.cosine_loss(embeddings, vectors, torch.tensor([0, 1, -1]), recipe)
+    loss = cosine_loss(embeddings, vectors, torch.tensor([0, 1, -1]), recipe)
     assert float(loss) == pytest.approx(math.log(1 + math.exp(-12.8)), rel=0.02)
     # wrong: logits 16 · (0 − 0.2) and 16
-    loss = training.cosine_loss(embeddings[:1], vectors, torch.tensor([1]), recipe)
+    loss = cosine_loss(embeddings[:1], vectors, torch.tensor([1]), recipe)
     assert float(loss) == pytest.approx(math.log(1 + math.exp(19.2)), rel=1e-4)
 
 
 def test_a_head_learns_only_from_what_it_knows() -> None:
-    heads = training.ClassVectors({"a": 2, "b": 3}, Recipe(dimension=4))
+    heads = ClassVectors({"a": 2, "b": 3}, Recipe(dimension=4))
     embeddings = torch.nn.functional.normalize(torch.randn(3, 4)).requires_grad_()
     targets = {"a": torch.tensor([0, 1, -1]), "b": torch.tensor([-1, -1, -1])}
     heads(embeddings, targets).backward()
@@ -327,15 +331,15 @@ def test_the_outline_loss_falls_to_nothing_on_the_outline() -> None:
     outlines = torch.zeros(2, 4, 4)
     outlines[0, 1:3, 1:3] = 1
     right = (outlines * 2 - 1) * 20
-    assert float(training.outline_loss(right, outlines)) == pytest.approx(0, abs=1e-4)
+    assert float(tasks.outline_loss(right, outlines)) == pytest.approx(0, abs=1e-4)
     # all wrong: cross-entropy 20 a cell, no overlap in the image that shows a lesion
-    assert float(training.outline_loss(-right, outlines)) == pytest.approx(20 + 1, rel=1e-3)
+    assert float(tasks.outline_loss(-right, outlines)) == pytest.approx(20 + 1, rel=1e-3)
     # even chances: cross-entropy ln 2; overlap 2 · 2 / (8 + 4)
     even = torch.zeros(2, 4, 4)
-    assert float(training.outline_loss(even, outlines)) == pytest.approx(math.log(2) + 2 / 3, rel=1e-4)
-    assert float(training.outline_loss(even[1:], outlines[1:])) == pytest.approx(math.log(2), rel=1e-4)
+    assert float(tasks.outline_loss(even, outlines)) == pytest.approx(math.log(2) + 2 / 3, rel=1e-4)
+    assert float(tasks.outline_loss(even[1:], outlines[1:])) == pytest.approx(math.log(2), rel=1e-4)
     nothing = torch.zeros(0, 4, 4)
-    assert float(training.outline_loss(nothing, nothing)) == 0
+    assert float(tasks.outline_loss(nothing, nothing)) == 0
 
 
 def test_the_rate_rises_and_falls() -> None:
@@ -362,7 +366,41 @@ def equal(a: RetrievalNetwork, b: RetrievalNetwork) -> bool:
 
 @pytest.fixture(scope="module")
 def whole_run(few: Samples) -> RetrievalNetwork:
-    return training.train(few, QUICK)
+    return training.train(SliceTask(few, QUICK))
+
+
+def test_the_loop_by_hand(few: Samples, whole_run: RetrievalNetwork) -> None:
+    """Two steps an epoch, labels and outlines weighed by the recipe, written out once more."""
+    task = SliceTask(few, QUICK)
+    with torch.random.fork_rng():
+        torch.manual_seed(QUICK.seed)
+        net = RetrievalNetwork(QUICK.dimension, QUICK.dropout, QUICK.depth)
+        network.from_imagenet(net)
+        heads = ClassVectors({"kind": 2}, QUICK)
+        net.to(memory_format=torch.channels_last)
+        parameters = [*net.parameters(), *heads.parameters()]
+        kernels, others = ([p for p in parameters if (p.ndim > 1) == wide] for wide in (True, False))
+        groups = [{"params": kernels, "weight_decay": QUICK.decay}, {"params": others, "weight_decay": 0.0}]
+        optimiser = torch.optim.AdamW(groups)
+        step = 0
+        for epoch in range(QUICK.epochs):
+            dice = training.epoch_generator(QUICK.seed, epoch)
+            torch.manual_seed(dice.initial_seed())
+            net.train()
+            shares = torch.from_numpy(few.shares())
+            drawn = torch.multinomial(shares, 8, replacement=True, generator=dice).view(2, 4).numpy()
+            for rows in drawn:
+                rate = (
+                    (1 + math.cos(math.pi * (step - 0.3) / 5.7)) / 2 if step else 1 / 1.3
+                )  # warms up 0.3 steps
+                for group in optimiser.param_groups:
+                    group["lr"] = QUICK.rate * rate
+                losses = task.losses(net, heads, rows, epoch, dice, "cpu")
+                optimiser.zero_grad()
+                (losses["labels"] + QUICK.lesion * losses["outlines"]).backward()
+                optimiser.step()
+                step += 1
+    assert equal(net, whole_run)
 
 
 class StoppedError(Exception):
@@ -375,7 +413,7 @@ def stopped_after(few: Samples, epochs: int, checkpoint: Path) -> None:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        training.train(few, QUICK, checkpoint=checkpoint, finished=stop)
+        training.train(SliceTask(few, QUICK), checkpoint=checkpoint, finished=stop)
 
 
 def test_a_stopped_training_goes_on_bit_for_bit(
@@ -386,7 +424,10 @@ def test_a_stopped_training_goes_on_bit_for_bit(
     torch.rand(7)  # whatever else has drawn meanwhile
     numbers: list[int] = []
     net = training.train(
-        few, QUICK, checkpoint=checkpoint, resume=True, finished=lambda e, _: numbers.append(e.number)
+        SliceTask(few, QUICK),
+        checkpoint=checkpoint,
+        resume=True,
+        finished=lambda e, _: numbers.append(e.number),
     )
     assert numbers == [2, 3]
     assert equal(net, whole_run)
@@ -394,9 +435,9 @@ def test_a_stopped_training_goes_on_bit_for_bit(
 
 def test_the_seed_decides(few: Samples, whole_run: RetrievalNetwork) -> None:
     before = torch.random.get_rng_state()
-    assert equal(training.train(few, QUICK), whole_run)
+    assert equal(training.train(SliceTask(few, QUICK)), whole_run)
     assert torch.equal(before, torch.random.get_rng_state())  # nobody else's dice are touched
-    assert not equal(training.train(few, replace(QUICK, seed=6)), whole_run)
+    assert not equal(training.train(SliceTask(few, replace(QUICK, seed=6))), whole_run)
 
 
 def test_a_checkpoint_of_another_training_is_refused(few: Samples, tmp_path: Path) -> None:
@@ -409,10 +450,10 @@ def test_a_checkpoint_of_another_training_is_refused(few: Samples, tmp_path: Pat
     )
     for samples, recipe in others:
         with pytest.raises(CbirError, match="of another training"):
-            training.train(samples, recipe, checkpoint=checkpoint, resume=True)
+            training.train(SliceTask(samples, recipe), checkpoint=checkpoint, resume=True)
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(CbirError, match="damaged"):
-        training.train(few, QUICK, checkpoint=checkpoint, resume=True)
+        training.train(SliceTask(few, QUICK), checkpoint=checkpoint, resume=True)
 
 
 def test_regions_are_the_networks_own_when_it_has_learnt_to_propose(
@@ -430,25 +471,25 @@ def test_regions_are_the_networks_own_when_it_has_learnt_to_propose(
         nonlocal done
         done = epoch.number
 
-    monkeypatch.setattr(training, "_proposals", proposals)
-    training.train(few, QUICK, finished=finished)
+    monkeypatch.setattr(tasks, "proposals", proposals)
+    training.train(SliceTask(few, QUICK), finished=finished)
     assert epochs == [1, 1, 2, 2]  # two steps in each epoch but the first
-    training.train(made(["a", "b"], [0, 1], outlined=False), replace(QUICK, epochs=1))
-    training.train(few, replace(QUICK, epochs=1, own=0.0))
+    training.train(SliceTask(made(["a", "b"], [0, 1], outlined=False), replace(QUICK, epochs=1)))
+    training.train(SliceTask(few, replace(QUICK, epochs=1, own=0.0)))
     assert len(epochs) == 4
 
 
 def test_training_needs_labels(few: Samples) -> None:
     nobody = replace(few, targets={"kind": np.full(8, -1, np.int64)})
     with pytest.raises(CbirError, match="no image has a label"):
-        training.train(nobody, QUICK)
+        training.train(SliceTask(nobody, QUICK))
 
 
 def test_a_few_steps_learn_the_outlines_and_the_labels() -> None:
     samples = made([f"P{i}" for i in range(16)], [0, 1] * 8)
     losses: list[dict[str, float]] = []
     recipe = replace(QUICK, epochs=5, batch=8, draws=24, dropout=0.0, depth=0.0)
-    training.train(samples, recipe, finished=lambda epoch, _: losses.append(epoch.losses))
+    training.train(SliceTask(samples, recipe), finished=lambda epoch, _: losses.append(epoch.losses))
     assert losses[-1]["labels"] < losses[0]["labels"]
     assert losses[-1]["outlines"] < losses[0]["outlines"]
 
@@ -459,7 +500,7 @@ def test_a_few_steps_learn_the_outlines_and_the_labels() -> None:
 @pytest.fixture
 def written(few: Samples, whole_run: RetrievalNetwork, tmp_path: Path) -> Path:
     path = tmp_path / "mine.safetensors"
-    training.save(path, whole_run, few, QUICK, "mine")
+    fitting.save(path, whole_run, few, QUICK, "mine")
     return path
 
 
@@ -471,18 +512,18 @@ def test_the_file_is_an_encoder(written: Path, few: Samples, whole_run: Retrieva
     vectors = encoder.encode(few.pixels)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    _, weights, maps, *_ = network.analyse(whole_run, few.pixels)
+    _, weights, maps, *_ = looks.analyse(whole_run, few.pixels)
     found = encoder.analyse(few.pixels)
     np.testing.assert_array_equal(found.embeddings, vectors)
     assert (found.weights.shape, found.maps.shape, found.boxes.shape) == ((8,), (8, 20, 20), (8, 4))
     assert np.abs(found.weights - weights).max() < 0.01  # kernels in half precision
     assert np.abs(found.maps - maps).max() < 0.02
-    statistics = network.analyse(encoder.network, few.pixels)[-1]
-    np.testing.assert_allclose(found.strangeness, encoder.known.strangeness(statistics), rtol=1e-4)
+    statistics = looks.analyse(encoder.network, few.pixels)[-1]
+    np.testing.assert_allclose(found.strangeness, encoder.distribution.strangeness(statistics), rtol=1e-4)
     assert (found.strangeness < encoder.analyse(255 - few.pixels).strangeness).all()
     known = few.boxes
     assert (encoder.analyse(few.pixels, known).boxes == known).all()
-    half = encoder.analyse(few.pixels, known).embeddings * network.analyse(whole_run, few.pixels, known)[0]
+    half = encoder.analyse(few.pixels, known).embeddings * looks.analyse(whole_run, few.pixels, known)[0]
     assert half.sum(1).min() > 0.999
     assert encoder.encode(few.pixels[:0]).shape == (0, network.DIMENSION)
     with pytest.raises(ValueError, match="mine takes uint8"):
@@ -507,15 +548,15 @@ def test_the_version_is_of_the_weights(
 ) -> None:
     version = load_encoder(str(written)).version
     other = written.with_name("other.safetensors")
-    training.save(other, whole_run, few.without("kind", "dark"), QUICK, "other")
+    fitting.save(other, whole_run, few.without("kind", "dark"), QUICK, "other")
     assert load_encoder(str(other)).version == version
     changed = RetrievalNetwork()
     changed.load_state_dict(whole_run.state_dict())
     with torch.no_grad():
         changed.norm.bias[0] += 1
-    training.save(other, changed, few, QUICK, "mine")
+    fitting.save(other, changed, few, QUICK, "mine")
     assert load_encoder(str(other)).version != version
-    monkeypatch.setattr(network, "SHARE", 0.6)
+    monkeypatch.setattr(looks, "SHARE", 0.6)
     with pytest.raises(EncoderError, match="another version of cbir"):
         load_encoder(str(written))
 
@@ -524,7 +565,7 @@ def test_the_same_training_writes_the_same_file(
     written: Path, few: Samples, whole_run: RetrievalNetwork
 ) -> None:
     again = written.with_name("again.safetensors")
-    training.save(again, whole_run, few, QUICK, "mine")
+    fitting.save(again, whole_run, few, QUICK, "mine")
     assert again.read_bytes() == written.read_bytes()
 
 
@@ -563,7 +604,7 @@ def test_what_is_no_encoder_is_refused(written: Path, tmp_path: Path) -> None:
 
 def test_weights_have_their_ending(few: Samples, whole_run: RetrievalNetwork, tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="safetensors"):
-        training.save(tmp_path / "mine.pth", whole_run, few, QUICK, "mine")
+        fitting.save(tmp_path / "mine.pth", whole_run, few, QUICK, "mine")
 
 
 # -- the command line ----------------------------------------------------------------------------------

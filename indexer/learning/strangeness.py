@@ -26,8 +26,8 @@ beyond it, and every photo, phantom, noise and CT; some ultrasound and MR of oth
 
 
 @dataclass(frozen=True)
-class Known:
-    """What the training showed, as one normal distribution for each cohort.
+class TrainingDistribution:
+    """What the training showed: one normal distribution for each cohort.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Known:
     precisions: NDArray[np.float32]
 
     @classmethod
-    def of(cls, statistics: NDArray[np.float32], cohort: NDArray[np.int64]) -> Known:
+    def of(cls, statistics: NDArray[np.float32], cohort: NDArray[np.int64]) -> TrainingDistribution:
         """Learn from the training's slices.
 
         Parameters

@@ -1,4 +1,4 @@
-"""The training set: slices as the network takes them, prepared once, with outlines and labels beside.
+"""Images of cohorts, prepared once: what a cache folder holds, and how it becomes samples.
 
 Images lie in one file that is mapped into memory, so that an epoch reads what it needs and a set
 may be larger than the memory.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +17,18 @@ from numpy.typing import NDArray
 
 from indexer import readers
 from indexer.composite import CHANNELS, COMPOSITE, beside, groups, parts
-from indexer.errors import CbirError, LabelsError, ReadError
+from indexer.errors import LabelsError, ReadError
 from indexer.files import written_whole
-from indexer.labels import Labels
+from indexer.learning.cohort import Cohort
+from indexer.learning.samples import Samples
+from indexer.learning.targets import classes_of, coded
 from indexer.preprocess import (
     Preprocessing,
     background_of,
     extent,
     pixel_spacing,
     prepared,
-    prepared_together,
+    prepared_composite,
     squared,
 )
 from indexer.readers import Source
@@ -34,168 +36,6 @@ from indexer.scan import Scan
 
 FINER = 4
 """Pixels of the image, along each side, that share one value of the stored outline."""
-
-EMPTY = 0.15
-"""Share of the draws that goes to slices which an outline says are free of lesions."""
-
-UNLABELLED = 0.1
-"""Share of the draws that goes to outlined slices without any label."""
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """Where some of the training data lie, and what is learnt from them.
-
-    Attributes
-    ----------
-    root : Path
-        A folder or file of images.
-    labels : Labels
-    columns : tuple of str
-        Label columns to learn. Cohorts of one table share their heads.
-    read : callable
-        Gives the scans of a source; :func:`indexer.readers.read`, or what adds outlines to them.
-    version : str
-        Changes whenever `read` would give something else for the same files.
-    importance : float
-        How often its slices are drawn, as a multiple of what they would be.
-    """
-
-    root: Path
-    labels: Labels
-    columns: tuple[str, ...]
-    read: Callable[[Source], list[Scan]] = readers.read
-    version: str = ""
-    importance: float = 1.0
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Slices to train on.
-
-    Attributes
-    ----------
-    pixels : ndarray of uint8, shape (m, size, size), or (m, channels, size, size)
-        Prepared whole slices, or composites.
-    outlines : ndarray of uint8, shape (m, size / 4, size / 4)
-        How far the outline covers each pixel, in 255ths; 0 where nothing is outlined. Composites have
-        none, but boxes.
-    rows : ndarray of int, shape (n,)
-        The images that are samples; the attributes below have one entry for each.
-    boxes : ndarray of float32, shape (n, 4)
-        x0, y0, x1, y1 of the outline as shares of the side; NaN without one.
-    outlined : ndarray of bool, shape (n,)
-        Whether the scan has outlines: a slice without a box is then free of lesions.
-    patients : ndarray of str, shape (n,)
-    targets : dict of str to ndarray of int64, shape (n,)
-        For each head the class, −1 where it is unknown.
-    classes : dict of str to tuple of str
-        For each head the labels its classes stand for.
-    labels : tuple of dict
-        For each sample all labels of its patient.
-    cohort : ndarray of int64, shape (n,)
-        Which cohort it is of.
-    importance : ndarray of float64, shape (n,)
-        That of its cohort.
-    failed : tuple of (str, str)
-        Sources that could not be read, with the reason.
-    """
-
-    pixels: NDArray[np.uint8] = field(repr=False)
-    outlines: NDArray[np.uint8] = field(repr=False)
-    rows: NDArray[np.int64] = field(repr=False)
-    boxes: NDArray[np.float32] = field(repr=False)
-    outlined: NDArray[np.bool_] = field(repr=False)
-    patients: NDArray[np.str_] = field(repr=False)
-    targets: dict[str, NDArray[np.int64]] = field(repr=False)
-    classes: dict[str, tuple[str, ...]]
-    labels: tuple[Mapping[str, str], ...] = field(repr=False)
-    cohort: NDArray[np.int64] = field(repr=False)
-    importance: NDArray[np.float64] = field(repr=False)
-    failed: tuple[tuple[str, str], ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def chosen(self, keep: NDArray[np.bool_]) -> Samples:
-        """Those of the samples that a mask, shape (n,), keeps."""
-        return replace(
-            self,
-            rows=self.rows[keep],
-            boxes=self.boxes[keep],
-            outlined=self.outlined[keep],
-            patients=self.patients[keep],
-            targets={head: target[keep] for head, target in self.targets.items()},
-            labels=tuple(row for row, kept in zip(self.labels, keep, strict=True) if kept),
-            cohort=self.cohort[keep],
-            importance=self.importance[keep],
-        )
-
-    def without(self, column: str, value: str) -> Samples:
-        """The samples of patients whose label in a column is another one, or unknown.
-
-        Raises
-        ------
-        LabelsError
-            If no sample has the value, or no other.
-        """
-        keep = np.array([row.get(column) != value for row in self.labels], bool)
-        if keep.all() or not keep.any():
-            known = sorted({row[column] for row in self.labels if column in row})
-            raise LabelsError(
-                f"{column}={value}",
-                "no patient has this label" if keep.all() else "every patient has this label",
-                f"its values are {', '.join(known)}" if known else "name a column of the labels table",
-            )
-        return self.chosen(keep)
-
-    @property
-    def labelled(self) -> NDArray[np.bool_]:
-        """Samples that have a label in any head and may show what it is about."""
-        known = [target >= 0 for target in self.targets.values()]
-        return self.shown & np.any(known, axis=0) if known else np.zeros(len(self), bool)
-
-    @property
-    def shown(self) -> NDArray[np.bool_]:
-        """Slices that may show what the patient's label is about: all but those known to be free of it."""
-        return np.isfinite(self.boxes[:, 0]) | ~self.outlined
-
-    def shares(self) -> NDArray[np.float64]:
-        """How often each sample should be drawn.
-
-        In each head all classes weigh the same, and within a class a patient weighs as the square
-        root of its slices: many slices of one patient say little more than a few. The importance of
-        the cohorts then comes on top.
-
-        Returns
-        -------
-        ndarray of float64, shape (n,)
-            Sums to 1.
-        """
-        _, patient = np.unique(self.patients, return_inverse=True)
-        shown = self.shown
-        labelled = np.zeros(len(self), bool)
-        total = np.zeros(len(self))
-        for target in self.targets.values():
-            mine = shown & (target >= 0)
-            labelled |= mine
-            share = _per_patient(patient, mine)
-            per_class = np.bincount(target[mine], share[mine])
-            total[mine] += share[mine] / per_class[target[mine]] / np.count_nonzero(per_class)
-        if total.sum():
-            total /= total.sum()
-        for rows, part in ((~shown, EMPTY), (shown & ~labelled & self.outlined, UNLABELLED)):
-            if rows.any():
-                share = _per_patient(patient, rows)
-                total = total * (1 - part) + part * share / share.sum()
-        total *= self.importance
-        return np.asarray(total / total.sum())
-
-
-def _per_patient(patient: NDArray[np.int64], rows: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """1/√(slices of the patient) for some rows, 0 for the others."""
-    count = np.bincount(patient[rows], minlength=patient.max() + 1)
-    return np.asarray(np.where(rows, 1 / np.sqrt(np.maximum(count, 1))[patient], 0.0))
 
 
 def load(
@@ -245,7 +85,7 @@ def load(
     return replace(_labelled(pack, found), failed=tuple(failed))
 
 
-def load_together(
+def load_composites(
     cohorts: Sequence[Cohort],
     size: int,
     cache: Path,
@@ -358,7 +198,7 @@ def _mapped(path: Path, shape: tuple[int, ...], n: int = -1) -> NDArray[np.uint8
 
 def composites_of(group: Sequence[Scan | None], size: int) -> _Cut:
     """The prepared composites of a group of scans, as :func:`slices_of` gives slices; without outlines."""
-    ready = prepared_together(group, size)
+    ready = prepared_composite(group, size)
     whole, marked = ready.views == 0, ready.views == 1
     boxes = np.full((np.count_nonzero(whole), 4), np.nan, np.float32)
     place, inside = np.searchsorted(ready.positions[whole], ready.positions[marked]), ready.boxes[marked]
@@ -425,13 +265,12 @@ def _labelled(pack: _Pack, found: Sequence[tuple[Cohort, Source]], *, all_column
                 row.get(column, "") if cohort.labels.path == path else ""
                 for (cohort, _), row in zip(found, rows, strict=True)
             ]
-            present = tuple(sorted({values[i] for i in np.unique(pack.source)} - {""}))
+            present = classes_of([values[i] for i in np.unique(pack.source)])
             if len(present) < 2 and not all_columns:
                 continue
             if len(present) < 2:
                 raise LabelsError(path, f"{column!r} has fewer than two values", "choose another column")
-            codes = np.array([present.index(v) if v in present else -1 for v in values], np.int64)
-            targets[head], classes[head] = codes[pack.source], present
+            targets[head], classes[head] = coded(values, present)[pack.source], present
     return Samples(
         pixels=pack.pixels,
         outlines=pack.outlines,
@@ -445,46 +284,3 @@ def _labelled(pack: _Pack, found: Sequence[tuple[Cohort, Source]], *, all_column
         cohort=np.unique([str(cohort.root) for cohort, _ in found], return_inverse=True)[1][pack.source],
         importance=np.array([cohort.importance for cohort, _ in found], float)[pack.source],
     )
-
-
-def validation(patients: Collection[str], share: float, seed: int = 0) -> frozenset[str]:
-    """Patients to choose settings on: those whose keyed hash is lowest, the same whatever else is there.
-
-    Raises
-    ------
-    CbirError
-        If the share leaves none on one of the two sides.
-    """
-    names = sorted(set(patients), key=lambda p: hashlib.sha256(f"{seed}\0{p}".encode()).digest())
-    count = round(share * len(names))
-    if not 0 < count < len(names):
-        raise CbirError(f"{share:g} of {len(names)} patients", "leaves nobody to train or to validate on")
-    return frozenset(names[:count])
-
-
-def cohorts(folders: Sequence[Path], tables: Sequence[Labels], columns: Sequence[str]) -> list[Cohort]:
-    """Folders with their labels tables, each learning those of the columns that its table has.
-
-    Parameters
-    ----------
-    folders : sequence of Path
-    tables : sequence of Labels
-        One a folder.
-    columns : sequence of str
-
-    Raises
-    ------
-    LabelsError
-        If no table has a column, or a table has none of them.
-    """
-    found = []
-    for folder, table in zip(folders, tables, strict=True):
-        mine = tuple(column for column in columns if column in table.columns)
-        if not mine:
-            known = ", ".join(table.columns) or "none"
-            raise LabelsError(table.path, f"has no column {' or '.join(columns)}", f"choose of: {known}")
-        found.append(Cohort(folder, table, mine))
-    for column in columns:
-        if all(column not in cohort.columns for cohort in found):
-            raise LabelsError(column, "is no column of any labels table", "leave it out")
-    return found

@@ -1,0 +1,219 @@
+"""``cbir query`` and ``cbir eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from indexer.errors import CbirError
+from retrieval.cli.options import DEFAULT_INDEX, IndexOption, JsonOption, WhereOption, usage
+from retrieval.cli.printing import say, show, show_json, show_table
+from retrieval.cli.progress import spinner
+from retrieval.parsing import parse_region, parse_where
+
+if TYPE_CHECKING:
+    from retrieval.answer import Answer
+
+
+def query(
+    context: typer.Context,
+    source: Annotated[Path | None, typer.Argument(metavar="FILE|DIR", help="The scan to ask with.")] = None,
+    index: IndexOption = DEFAULT_INDEX,
+    k: Annotated[int, typer.Option("-k", min=1, help="Hits to show.")] = 10,
+    region: Annotated[
+        str | None,
+        typer.Option(metavar="X0,Y0,X1,Y1[@SLICE]", help="Look only at this box (pixels from the top left)."),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Look only where this image is not zero.")
+    ] = None,
+    where: WhereOption = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CASE_ID", help="Ask with a case of the index instead of a file; repeatable."),
+    ] = None,
+    exclude_patient: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="A patient that no hit may belong to; repeatable.")
+    ] = None,
+    all_cases: Annotated[
+        bool, typer.Option("--all-cases", help="Several cases of a patient may be hits.")
+    ] = False,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Share of the nearest slices to find in a large index.", show_default="0.99"
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="OUT.html", help="Write a report with the pictures.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the cases most similar to a scan.
+
+    Before there is an index, the public graded cases that come with cbir answer.
+
+    Example: `cbir query scan.nii -k 5 --report hits.html`
+    """
+    from indexer import reference
+    from retrieval.search import open_index, open_reference
+
+    if (source is None) == (not like):
+        raise typer.BadParameter("ask with a file or folder, or with --like: one of them")
+    if region and mask:
+        raise typer.BadParameter("give --region or --mask, not both")
+    if like and (region or mask):
+        raise typer.BadParameter("--region and --mask go with a file, not with --like")
+    with usage("--region"):
+        box, box_slice = parse_region(region) if region else (None, None)
+    with usage("--where"):
+        wanted = parse_where(where or ())
+    if source is not None and not source.exists():
+        raise CbirError(source, "does not exist", "name a file or folder to ask with")
+    unnamed = getattr(context.get_parameter_source("index"), "name", "") == "DEFAULT"
+    borrowed = unnamed and not index.exists() and reference.available()
+    with open_reference() if borrowed else open_index(index, recall=recall) as opened:
+        for patient in exclude_patient or []:
+            if not opened.has_patient(patient):
+                say(f"note: no patient {patient} is in the index: nobody is left out for it")
+        if like:
+            answer = opened.like(like, k, where=wanted, exclude_patient=exclude_patient, all_cases=all_cases)
+        else:
+            assert source is not None
+            answer = opened.query(
+                source,
+                k,
+                where=wanted,
+                region=box,
+                region_slice=box_slice,
+                mask=mask,
+                exclude_patient=exclude_patient,
+                all_cases=all_cases,
+            )
+        if borrowed:
+            known = "; ".join(f"{name}: {', '.join(e.prior)}" for name, e in answer.evidence.items())
+            answer.notes.insert(
+                0,
+                f"no index in ./{index}: answered from the {len(opened.contents.case_ids)} reference cases "
+                f"that come with cbir ({known}; no others); `cbir index FOLDER` makes your own",
+            )
+        if report:
+            from retrieval.explain import explanation
+            from retrieval.report import write_report
+
+            why = explanation(opened, answer, mask)
+            name = "the reference cases of cbir" if borrowed else str(index)
+            write_report(answer, report, load=opened.read, index=name, explain=why)
+    for note in answer.notes:
+        say(f"note: {note}")
+    if as_json:
+        show_json(answer.to_dict())
+    else:
+        show_answer(answer)
+    if report:
+        say(f"report: {report}")
+    raise typer.Exit(0 if answer.hits else 1)
+
+
+def evaluate(
+    index: IndexOption = DEFAULT_INDEX,
+    label: Annotated[
+        str, typer.Option(metavar="COLUMN", help="The label that hits should share.")
+    ] = "who_grade",
+    k: Annotated[str, typer.Option("-k", metavar="K,K,…", help="Ranks to cut at.")] = "1,5,10",
+    folds: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Rank each fold's cases among the other folds' only."),
+    ] = None,
+    by: Annotated[str, typer.Option(metavar="case|scan", help="What asks and is ranked.")] = "case",
+    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of patients for the interval.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
+    plot: Annotated[Path | None, typer.Option(metavar="OUT.png|svg", help="Draw precision at k.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How often hits share the query's label, each case asking for those of other patients.
+
+    Example: `cbir eval --label tumour --by scan --folds fold --plot precision.svg`
+    """
+    from indexer.case_index import CaseIndex
+    from retrieval.crossmatch import CrossMatch
+    from retrieval.evaluation import comparison
+
+    try:
+        ks = tuple(sorted({int(part) for part in k.split(",")}))
+    except ValueError:
+        raise typer.BadParameter(f"{k!r} is not a list of ranks such as 1,5,10") from None
+    if not ks or ks[0] < 1:
+        raise typer.BadParameter("ranks start at 1")
+    if by not in ("case", "scan"):
+        raise typer.BadParameter("--by is case or scan")
+    with CaseIndex.open(index) as opened, spinner("comparing all with all"):
+        items = CrossMatch.of(opened.snapshot(), by)
+        result, by_class = items.evaluate(label, ks=ks, folds=folds, bootstrap=bootstrap, seed=seed)
+    seen = items.asked_in_sample(result.queries)
+    if seen:
+        say(
+            f"the encoder was trained on {seen} of the {result.patients} patients who ask: "
+            "these figures are in-sample and say nothing about a new patient"
+        )
+    if plot:
+        result.plot(plot)
+    if as_json:
+        baseline = by_class.to_dict()["metrics"]
+        found = {**result.to_dict(), "by": by, "in_sample_patients": seen}
+        show_json({**found, "rank_by_predicted_class": baseline})
+        return
+    split = "each fold among the others" if folds else "among all other patients"
+    show(f"{label}: {len(result.queries)} {by}s of {result.patients} patients ask, {split}")
+    if not seen and (n := int(items.in_sample.sum())):
+        show(f"{n} {by}s of patients whom the encoder was trained on answer, and do not ask")
+    for reason, n in result.excluded.items():
+        if n:
+            show(f"left out: {n} {reason}")
+    tables = [result.table(), result.class_table(), comparison({by: result, "predicted class": by_class})]
+    for table in tables:
+        show()
+        show_table(list(table[0]), [list(row) for row in table[1:]])
+
+
+def show_answer(answer: Answer) -> None:
+    """The hits as a table, then the vote."""
+    columns = list(dict.fromkeys(name for hit in answer.hits for name in hit.labels))
+    shown = [name for name in columns if name in answer.evidence] or columns[:3]
+    shown += [name for name in ("collection",) if name in columns and name not in shown]
+    header = ["#", "score", "case", *shown, "sequence", "slice", "source"]
+    rows = [
+        [
+            str(hit.rank),
+            f"{hit.score:.3f}",
+            hit.case_id,
+            *(hit.labels.get(name, "–") for name in shown),
+            hit.sequence or "–",
+            f"{hit.query_slice} ~ {hit.slice}",
+            _near(hit.source),
+        ]
+        for hit in answer.hits
+    ]
+    show_table(header, rows)
+    for name, evidence in answer.evidence.items():
+        if evidence.abstain:
+            show(f"{name}: {evidence.reason or 'no labelled neighbours'}")
+            continue
+        shares = ", ".join(
+            f"{value} {p:.0%} (prior {evidence.prior.get(value, 0):.0%})"
+            for value, p in sorted(evidence.probabilities.items(), key=lambda item: -item[1])
+        )
+        kind = "not calibrated"
+        if evidence.calibrated:
+            told = f"{' or '.join(evidence.set)} plausible" if evidence.set else "less clear than for 9 in 10"
+            kind = f"calibrated on {evidence.calibrated_on} known patients: {told}"
+        show(f"{name}: {shares}; {evidence.neighbours} neighbours, {kind}")
+    show(answer.notice)
+
+
+def _near(path: str) -> str:
+    """A path as it is shortest to type from here."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path

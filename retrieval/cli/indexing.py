@@ -1,0 +1,155 @@
+"""``cbir index``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from indexer.errors import CaseIndexError, CbirError
+from retrieval.cli.options import (
+    DEFAULT_INDEX,
+    CatalogOption,
+    EngineOption,
+    IndexOption,
+    JsonOption,
+    UriOption,
+    engines,
+)
+from retrieval.cli.printing import say, show, show_json
+from retrieval.cli.progress import ingest_bar, spinner
+
+if TYPE_CHECKING:
+    from indexer.encoder import Encoder
+    from indexer.ingest import Workers
+
+
+def index(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH…", help="Files or folders of images, or s3://… and the like."),
+    ],
+    index: IndexOption = DEFAULT_INDEX,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Labels (csv, tsv); else participants.tsv beside or above the data."
+        ),
+    ] = None,
+    keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Store patient ids as they are.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Take out what is gone from these paths.")] = False,
+    with_reference: Annotated[
+        bool, typer.Option("--with-reference", help="Add the public graded cases that come with cbir.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if a file could not be read.")] = False,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Encoder of a new index.", show_default="cbir")
+    ] = None,
+    engine: EngineOption = None,
+    uri: UriOption = None,
+    catalog: CatalogOption = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Read and embed on this Ray cluster: auto, ray://HOST:PORT, local."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Index images. A second run reads only what is new or changed.
+
+    Example: `cbir index ./mri --labels grades.csv`
+    """
+    from indexer import reference
+    from indexer.case_index import CaseIndex
+    from indexer.encoder import DEFAULT, load_encoder
+    from indexer.ingest import ingest
+    from indexer.labels import load_labels
+    from indexer.remote import is_address
+    from retrieval.calibration import calibrate, due
+    from retrieval.search import Index
+
+    named = engines(engine, uri, catalog)
+    table = load_labels(labels) if labels else None
+    roots = [path if is_address(path) else Path(path).absolute() for path in paths]
+    for path, root in zip(paths, roots, strict=True):
+        if isinstance(root, Path) and not root.exists() and not prune:
+            raise CbirError(path, "does not exist", "name a file or folder of images")
+    existing = CaseIndex.open(index) if (index / "manifest.json").exists() else None
+    if existing:
+        if keep_ids and not existing.manifest.keep_ids:
+            raise CaseIndexError(index, "was made without --keep-ids", "index again into another folder")
+        for option, wanted in named.items():
+            held = getattr(existing.manifest, option)
+            if wanted not in (None, held):
+                raise CaseIndexError(
+                    index,
+                    f"was made with {option} {held or 'none'}, not {wanted}",
+                    "move it with `cbir copy`",
+                )
+        model = load_encoder(encoder) if encoder else existing.load_encoder()
+    else:
+        model = load_encoder(encoder or DEFAULT)
+        if with_reference:  # before there is a folder
+            reference.require(model)
+    chosen = {option: wanted for option, wanted in named.items() if wanted is not None}
+    with (
+        _workers(ray, model) as workers,  # before there is a folder
+        existing or CaseIndex.create(index, model, keep_ids=keep_ids, **chosen) as case_index,
+        ingest_bar() as progress,
+    ):
+        try:
+            report = ingest(
+                case_index,
+                roots,
+                model,
+                labels=table,
+                prune=prune,
+                with_reference=with_reference,
+                workers=workers,
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            say("cbir: stopped; what was committed stays, run it again to go on")
+            raise typer.Exit(130) from None
+        learnt = None
+        if due(case_index):
+            with spinner("learning what the votes are worth"):
+                learnt = calibrate(Index(case_index, model))
+    for failure in report.failed:
+        say(f"not indexed: {failure['source']}: {failure['reason']}")
+    for note in report.notes:
+        say(note)
+    if as_json:
+        show_json(report.to_dict())
+    else:
+        taken = ", ".join(f"{n} {what}" for what, n in report.taken.items() if n)
+        show(f"found     {taken}")
+        counts = f"{report.indexed} new or changed, {report.unchanged} unchanged, {len(report.failed)} failed"
+        show(f"indexed   {counts}")
+        if prune:
+            show(f"pruned    {report.pruned}")
+        if with_reference:
+            show(f"reference {report.reference} cases that come with cbir")
+        show(f"index     {index}: {report.cases} cases, {report.slices} slices")
+        if learnt:
+            show(f"evidence  {learnt}")
+        rate = f" ({report.embedded / report.seconds:.0f} slices/s)" if report.embedded else ""
+        show(f"time      {report.seconds:.1f} s{rate}")
+    nothing = report.indexed + report.unchanged + report.pruned == 0
+    raise typer.Exit(1 if nothing or (strict and report.failed) else 0)
+
+
+@contextmanager
+def _workers(address: str | None, encoder: Encoder) -> Iterator[Workers | None]:
+    """Those of a Ray cluster, if one is named."""
+    if address is None:
+        yield None
+        return
+    from indexer.cluster import cluster
+
+    with cluster(address, encoder) as workers:
+        yield workers
