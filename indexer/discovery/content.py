@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ MOST_FILLED = 0.5
 TISSUE = 0.25
 """Share of the image's foreground from which a mask is of the brain or its tissues: lesions are smaller."""
 
-Load = Callable[[Path], tuple[NDArray[np.generic], NDArray[np.float64] | None]]
+Load = Callable[[Path], tuple[NDArray[Any], NDArray[np.float64] | None]]
 """Voxels (x, y, z) and affine of a file."""
 
 
@@ -61,15 +62,18 @@ def looks(file: Path, images: Sequence[Path], load: Load) -> str | None:
     return "mask" if inside.mean() > TISSUE else "region"
 
 
-def is_label_map(voxels: NDArray[np.generic]) -> bool:
+def is_label_map(voxels: NDArray[Any]) -> bool:
     """Whether the values are few whole numbers from zero on, and mostly zero."""
     values = np.unique(voxels)
-    whole = np.isfinite(values.astype(float)).all() and (values == np.round(values.astype(float))).all()
-    return bool(len(values) <= MOST_VALUES and whole and values.min() == 0 and (voxels != 0).mean() <= MOST_FILLED)
+    if len(values) > MOST_VALUES or values.min() != 0:
+        return False
+    whole = bool(np.isfinite(values).all() and (values == np.round(values)).all())
+    return whole and bool((voxels != 0).mean() <= MOST_FILLED)
 
 
-def _background(voxels: NDArray[np.generic]) -> float:
+def _background(voxels: NDArray[Any]) -> float:
     """The commonest value at the corners, or a tenth of the range above the darkest."""
-    corners = voxels[:: max(voxels.shape[0] - 1, 1), :: max(voxels.shape[1] - 1, 1), :: max(voxels.shape[2] - 1, 1)]
+    ends = np.ix_(*([0, -1] for _ in voxels.shape))
+    corners = voxels[ends]
     low, high = float(voxels.min()), float(voxels.max())
     return max(float(np.median(corners)), low) + 0.05 * (high - low)

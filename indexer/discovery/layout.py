@@ -16,6 +16,7 @@ from indexer.discovery.people import Person, people
 from indexer.discovery.roles import Name, Reading, reading, understood
 from indexer.discovery.tokens import split
 from indexer.discovery.vocabulary import Kind
+from indexer.readers.names import SLICE
 
 Path = tuple[str, ...]
 """Names of the folders below the root, and of the file without its extension."""
@@ -93,7 +94,7 @@ class Layout:
 
 
 Look = Callable[[int, Sequence[int]], str | None]
-"""``look(item, images)``: `REGION`, `roles.MASK` or `IMAGE`, by its voxels and those of images of its case."""
+"""``look(item, images)``: `REGION`, `roles.MASK` or `IMAGE`, by voxels of it and of images of its case."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def layout(
     all_images : bool
         Take copies and maps as images, too.
     """
-    how = reading({name for item in items for name in item.path})
+    how = reading(item.path for item in items)
     said = [_said(item, how) for item in items]
     own = _outlines_in(items, how)
     said = [
@@ -153,7 +154,10 @@ def layout(
         decisions = [replace(d, role=IMAGE, reason=None) if d.copy else d for d in decisions]
     else:
         _leave_copies(decisions, said)
-    return Layout(decisions, who.doubts)
+    doubts = list(who.doubts)
+    if alone:
+        doubts.append(f"{len(alone)} pictures do not say whose they are: each counts as a patient of its own")
+    return Layout(decisions, doubts)
 
 
 def _said(item: Item, how: Reading) -> _Said:
@@ -197,7 +201,9 @@ def _kind(item: Item, own: Name, how: Reading) -> tuple[str, ...]:
     """What all files are called that are called alike, but for persons, visits and numbers."""
     name = own.text.replace(own.id, "") if own.id and own.role is not None else own.text
     names = [name, *(n for n in item.path[:-1] if understood(n, how).role or not understood(n, how).id)]
-    return tuple(t.text for n in names for t in split(n) if t.kind not in (Kind.NUMBER, Kind.VISIT, Kind.SUBJECT))
+    return tuple(
+        t.text for n in names for t in split(n) if t.kind not in (Kind.NUMBER, Kind.VISIT, Kind.SUBJECT)
+    )
 
 
 def _outlines_in(items: Sequence[Item], how: Reading) -> set[Path]:
@@ -220,7 +226,7 @@ def _stands_alone(item: Item, said: _Said, how: Reading) -> bool:
     if said.role == roles.IMAGE and said.sequence in STRUCTURAL:
         return False
     own = understood(item.path[-1], how)
-    if own.visit and own.id:
+    if (own.visit and own.id) or SLICE.fullmatch(item.path[-1]):
         return False
     return not any(words.PERSONS.fullmatch(name) for name in item.path)
 
@@ -337,7 +343,7 @@ def _looked(
             doubtful[s.role, s.kind].append(i)
     settled = list(said)
     for (role, _), members in doubtful.items():
-        seen = Counter()
+        seen: Counter[str | None] = Counter()
         for i in members[:: max(1, len(members) // EXAMPLES)][:EXAMPLES]:
             person = persons[i]
             seen[look(i, images.get(person, []) if person else [])] += 1
@@ -380,14 +386,18 @@ def _leave_copies(decisions: list[Decision], said: Sequence[_Said]) -> None:
             of[said[i].preparation].append(i)
         held = {prepared: {decisions[i].sequence for i in group} for prepared, group in of.items()}
 
-        def rank(prepared: frozenset[str], held: Mapping[frozenset[str], set[str | None]] = held) -> tuple[object, ...]:
+        def rank(
+            prepared: frozenset[str], held: Mapping[frozenset[str], set[str | None]] = held
+        ) -> tuple[object, ...]:
             return -len(held[prepared] & set(STRUCTURAL)), len(prepared), sorted(prepared)
 
         covered: set[str | None] = set()
         for prepared in sorted(of, key=rank):
             for i in of[prepared]:
                 sequence = decisions[i].sequence
-                if (sequence is None and prepared and covered) or (sequence is not None and sequence in covered):
+                if (sequence is None and prepared and covered) or (
+                    sequence is not None and sequence in covered
+                ):
                     decisions[i] = _copy(decisions[i], ", ".join(sorted(prepared)) or "unprepared")
             covered |= held[prepared]
         _leave_variants([i for i in members if decisions[i].role == IMAGE], decisions, said)
@@ -404,6 +414,4 @@ def _leave_variants(members: Sequence[int], decisions: list[Decision], said: Seq
 
 
 def _copy(decision: Decision, prepared: str) -> Decision:
-    return replace(
-        decision, role=IGNORED, reason=f"a copy in another preparation ({prepared})", copy=True
-    )
+    return replace(decision, role=IGNORED, reason=f"a copy in another preparation ({prepared})", copy=True)

@@ -18,6 +18,7 @@ from indexer.discovery import vocabulary as words
 from indexer.discovery.roles import Name, Reading, understood
 from indexer.discovery.tokens import split
 from indexer.discovery.vocabulary import Kind
+from indexer.readers.names import SLICE
 
 _NUMBER = re.compile(r"\d+")
 _YEAR = re.compile(r"(?:19|20)\d\d")
@@ -71,7 +72,11 @@ class _Link:
 
 
 def people(
-    paths: Sequence[tuple[str, ...]], how: Reading, above: Sequence[str] = (), *, single: frozenset[str] = frozenset()
+    paths: Sequence[tuple[str, ...]],
+    how: Reading,
+    above: Sequence[str] = (),
+    *,
+    single: frozenset[str] = frozenset(),
 ) -> People:
     """Whose each of the images is.
 
@@ -136,7 +141,7 @@ def _chain(path: tuple[str, ...], how: Reading) -> tuple[_Link, ...]:
     links: list[_Link] = []
     for depth, name in enumerate(reversed(path)):
         said = understood(name, how)
-        if not said.id:
+        if not said.id or (depth == 0 and SLICE.fullmatch(name)):
             continue
         if words.GROUPS.fullmatch(said.id) and depth and not any(t.kind is Kind.SUBJECT for t in split(name)):
             continue
@@ -144,12 +149,19 @@ def _chain(path: tuple[str, ...], how: Reading) -> tuple[_Link, ...]:
         if links and tokens == links[-1].tokens:
             continue
         links.append(_Link(said.id, tokens, depth, said.role is not None))
-    return tuple(links)
+    dated = {  # 11-15-1999-NA-MR BRAIN-21068
+        depth
+        for depth, name in enumerate(reversed(path))
+        if depth and words.DATE.match(name) and understood(name, how).id
+    }
+    return tuple(
+        link
+        for i, link in enumerate(links)
+        if link.depth not in dated or not any(far.digits for far in links[i + 1 :])
+    )
 
 
-def _series_numbers(
-    paths: Sequence[tuple[str, ...]], how: Reading
-) -> frozenset[tuple[tuple[str, ...], str]]:
+def _series_numbers(paths: Sequence[tuple[str, ...]], how: Reading) -> frozenset[tuple[tuple[str, ...], str]]:
     """Names with a sequence whose number counts series (``1_T1``, ``004_flair``), as path and number.
 
     Below one parent each such number has one role, and the roles differ; persons' numbers have the same
@@ -182,14 +194,16 @@ def _recurring(
         if "/".join(path) in single:
             continue
         for i, link in enumerate(chain[:-1]):
+            if any(far.digits and _contains(link.tokens, far.tokens) for far in chain[i + 1 :]):
+                continue  # a folder above says which part of this name is the person's
             above = next((far for far in chain[i + 1 :] if not _contains(link.tokens, far.tokens)), None)
             if above is not None:
                 contexts[link.tokens].add(_Link(above.id, above.tokens, 0, False))
                 fellows[above.tokens].add(link.tokens)
     dropped = set()
-    for tokens, above in contexts.items():
+    for tokens, found in contexts.items():
         child = _Link(" ".join(tokens), tokens, 0, False)
-        parents = {link.tokens: link for link in above}
+        parents = {link.tokens: link for link in found}
         persons = [link for link in parents.values() if _is_person(link, child)]
         machine = words.ANYTHING.fullmatch("".join(tokens)) is not None
         if len(persons) == len(parents) and (len(parents) > 1 or machine or not child.digits):
@@ -236,7 +250,9 @@ def _key(
         if (said := understood(name, how)).visit and not alone
     ]
     name, nearest = "", 0
-    if kept:
+    if alone:
+        name = path[-1]
+    elif kept:
         first = kept[0]
         name, nearest = first.id, first.depth
         inner = [far for far in kept[1:] if _contains(first.tokens, far.tokens)]
@@ -246,18 +262,20 @@ def _key(
             tail = _tail(first, person[-1])
             if tail:
                 visits.append((first.depth, tail))
-        elif not first.digits and not alone:
+        elif not first.digits:
             # words alone name nobody where a folder above has a number
             numbered = next((far for far in kept[1:] if far.digits), None)
-            if numbered is not None and not (first.depth and _sure_name(first)):
+            if numbered is not None:
                 name, nearest = numbered.id, numbered.depth
         visits += [
             (link.depth, link.id)
             for link in chain
-            if link.tokens in dropped and link.depth and link.digits and link.depth < nearest and not link.role
+            if link.tokens in dropped
+            and link.depth
+            and link.digits
+            and link.depth < nearest
+            and not link.role
         ]
-    elif alone:
-        name = path[-1]
     else:
         for outside, folder in enumerate(above):
             said = understood(folder, how)
@@ -270,12 +288,19 @@ def _key(
                 break
             nearest = len(path)
         name = name or path[-1]
-    named = [visit for depth, visit in sorted(visits, key=lambda each: -each[0]) if depth <= max(nearest, 0) or not kept]
+    ordered = sorted(visits, key=lambda each: -each[0])
+    named = [
+        visit for depth, visit in ordered if depth <= nearest or not kept or _says_when(path, depth, how)
+    ]
     return _Key(name, tuple(_once(named)), tuple(path[:-1]))
 
 
-def _sure_name(link: _Link) -> bool:
-    return False
+def _says_when(path: tuple[str, ...], depth: int, how: Reading) -> bool:
+    """Whether a folder above a person is a visit's (``baseline/P001``); dates there are of releases."""
+    if depth >= len(path):
+        return False
+    name = path[len(path) - 1 - depth]
+    return not understood(name, how).id and not words.DATE.search(name)
 
 
 def _rest(whole: _Link, part: _Link) -> _Link:
@@ -310,10 +335,12 @@ def _told_apart(
     keys: Mapping[tuple[str, ...], _Key], how: Reading, doubts: list[str]
 ) -> dict[tuple[str, ...], _Key]:
     """Names that recur below folders of no known role are different persons."""
-    groups: dict[tuple[str, ...], dict[tuple[str, ...], list[tuple[str, ...]]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[str, ...], dict[tuple[str, ...], list[tuple[str, ...]]]]
+    groups = defaultdict(lambda: defaultdict(list))
     for path, key in keys.items():
         groups[key.tokens or (key.name,)][_surroundings(path, key, how)].append(path)
     apart = dict(keys)
+    several: list[str] = []
     for tokens, places in groups.items():
         if len(places) < 2:
             continue
@@ -325,10 +352,12 @@ def _told_apart(
             for path in paths:
                 named = "/".join([*place[shared:], keys[path].name])
                 apart[path] = _Key(named, keys[path].visits, keys[path].context)
-        some = sorted("/".join(place) for place in places)
+        named = keys[next(iter(next(iter(places.values()))))].name
+        several.append(f"{named} (below {', '.join(sorted('/'.join(place) or '.' for place in places)[:3])})")
+    if several:
         doubts.append(
-            f"{' '.join(tokens)} lies below {len(places)} unrelated folders ({', '.join(some[:3])}): "
-            "taken for different persons"
+            f"{len(several)} names lie below several unrelated folders and are taken for different persons: "
+            f"{'; '.join(several[:3])}{'; …' if len(several) > 3 else ''}"
         )
     return apart
 
@@ -353,8 +382,10 @@ def _surroundings(path: tuple[str, ...], key: _Key, how: Reading) -> tuple[str, 
 def _tool(name: str, how: Reading) -> bool:
     """Whether a folder's name says what is in it, such as ``images_DSC`` or ``manual_masks``."""
     said = understood(name, how)
-    return (said.role is not None and not said.sure) or said.role in ("image", "map", "mask") or (
-        bool(said.preparation) and said.role != "region"
+    return (
+        (said.role is not None and not said.sure)
+        or said.role in ("image", "map", "mask")
+        or (bool(said.preparation) and said.role != "region")
     )
 
 

@@ -12,6 +12,7 @@ from indexer.discovery import content, sidecars, walk
 from indexer.discovery.layout import IGNORED, IMAGE, REGION, STRUCTURAL, Decision, Item, layout
 from indexer.discovery.people import Person
 from indexer.discovery.roles import understood
+from indexer.discovery.series import left_out
 from indexer.discovery.stacks import in_order, is_stack
 from indexer.discovery.tokens import split, stem
 from indexer.discovery.vocabulary import CLASSES, Kind
@@ -26,6 +27,7 @@ COMPOSITE = "composite"
 PROGRAMS = {".exe", ".dll", ".jar", ".html", ".htm", ".js", ".css", ".inf", ".app", ".ico", ".svg", ".php"}
 """Files beside which pictures belong to a program or a page."""
 
+_VAGUE = {"patient", "patients", "lesion", "lesions", "tumor", "tumour"}
 _CLUTTER = {"logo", "icon", "thumb", "thumbnail", "thumbnails", "preview", "screenshot", "favicon", "banner"}
 
 KNOWN = {
@@ -204,9 +206,7 @@ def discover(
     candidates, series = _candidates(claimed, home, root, labels, channels, derived, found)
     above = [home.name, *(parent.name for parent in home.parents)]
 
-    decided = layout(
-        [each.item for each in candidates], above, _looker(candidates), all_images=all_images
-    )
+    decided = layout([each.item for each in candidates], above, _looker(candidates), all_images=all_images)
     found.notes += decided.doubts
     _left(rest, labels, found)
     _filed(candidates, decided.decisions, found)
@@ -252,12 +252,12 @@ def _candidates(
     channels: Sequence[sidecars.Channels],
     derived: set[Path],
     found: Discovery,
-) -> tuple[list[_Found], list[tuple[Format, Source]]]:
+) -> tuple[list[_Found], list[Source]]:
     """Images by their names (files, stacks), and series by their headers."""
     by_header: dict[str, tuple[Format, list[Path]]] = {}
     pictures: dict[Path, list[tuple[Path, Format]]] = defaultdict(list)
     volumes: list[_Found] = []
-    configs: dict[Path, Config | None | ReadError] = {}
+    configs: dict[Path, Config | ReadError | None] = {}
     for file, format in claimed:
         if format.series is not None:
             by_header.setdefault(format.name, (format, []))[1].append(file)
@@ -280,12 +280,12 @@ def _candidates(
         if isinstance(config, ReadError):
             continue
         volumes += _pictures(folder, members, config, labels, home, root, found)
-    series: list[tuple[Format, Source]] = []
+    series: list[Source] = []
     for format, members_ in by_header.values():
         assert format.series is not None
         sources, failures = format.series(members_, root)
         found.failures += failures
-        series += [(format, source) for source in sources]
+        series += sources
         used = {file for source in sources for file in source.files}
         refused = {Path(failure.where) for failure in failures}
         no_image = "DICOM, but no image of a patient (report, segmentation, screenshot, presentation state)"
@@ -297,7 +297,9 @@ def _candidates(
     return volumes, series
 
 
-def _config(folder: Path, configs: dict[Path, Config | None | ReadError], found: Discovery) -> Config | None | ReadError:
+def _config(
+    folder: Path, configs: dict[Path, Config | ReadError | None], found: Discovery
+) -> Config | ReadError | None:
     """The ``cbir.json`` for a folder; a wrong one is told once, and what it is for is left out."""
     if folder not in configs:
         try:
@@ -319,18 +321,14 @@ def _source(path: Path, named: Path, files: tuple[Path, ...], kind: str, config:
     )
 
 
-def _item(
-    path: Path, home: Path, channels: Sequence[sidecars.Channels], derived: set[Path]
-) -> Item:
+def _item(path: Path, home: Path, channels: Sequence[sidecars.Channels], derived: set[Path]) -> Item:
     parts = path.relative_to(home).parts
     described = next((c for c in channels if path.is_relative_to(c.folder)), None)
     channel = None
     cut = _channel_number(parts[-1])
     if described is not None and cut is not None and cut[1] < len(described.names):
         parts, channel = (*parts[:-1], cut[0]), described.names[cut[1]]
-    return Item(
-        parts, channel=channel, derived=any(path.is_relative_to(folder) for folder in derived)
-    )
+    return Item(parts, channel=channel, derived=any(path.is_relative_to(folder) for folder in derived))
 
 
 def _channel_number(name: str) -> tuple[str, int] | None:
@@ -362,7 +360,9 @@ def _pictures(
 
     def single(file: Path) -> _Found:
         source = _source(file, file, (file,), format.kind, config)
-        return _Found(format, source, Item((file.parent / stem(file.name)).relative_to(home).parts, picture=True))
+        return _Found(
+            format, source, Item((file.parent / stem(file.name)).relative_to(home).parts, picture=True)
+        )
 
     found_ = [single(file) for file in outlines]
     if root.is_dir() and is_stack(folder, images, config, labels):
@@ -397,13 +397,13 @@ def _filed(candidates: Sequence[_Found], decisions: Sequence[Decision], found: D
     outlines: dict[Person, list[tuple[_Found, Decision]]] = defaultdict(list)
     for each, decision in zip(candidates, decisions, strict=True):
         person = decision.person
-        who = {"patient": person.patient if person else None, "visit": person.visit if person else None}
+        patient, visit = (person.patient, person.visit) if person else (None, None)
         if decision.role == REGION and person is not None:
             outlines[person].append((each, decision))
-            found.regions.append(Planned(each.source.files, REGION, **who, sequence=decision.sequence))
+            found.regions.append(Planned(each.source.files, REGION, patient, visit, decision.sequence))
         elif decision.role == IGNORED:
             found.ignored.append(
-                Planned(each.source.files, IGNORED, **who, sequence=decision.sequence, reason=decision.reason)
+                Planned(each.source.files, IGNORED, patient, visit, decision.sequence, decision.reason)
             )
     for each, decision in zip(candidates, decisions, strict=True):
         if decision.role != IMAGE or decision.person is None:
@@ -473,16 +473,16 @@ def outline_of(file: Path) -> str:
     return stem(file.name)[: tokens[-1].end].lower() if tokens else stem(file.name).lower()
 
 
-def _series(series: Sequence[tuple[Format, Source]], found: Discovery, *, all_images: bool) -> None:
+def _series(series: Sequence[Source], found: Discovery, *, all_images: bool) -> None:
     """Series by their headers: images, localizers, maps."""
-    for format, source in series:
-        sequence, reason, derived = format.described(source) if format.described else (None, None, False)
+    for source in series:
+        reason, derived = left_out(source)
         if reason is not None and not (derived and all_images):
             found.ignored.append(
-                Planned(source.files, IGNORED, source.patient_id, source.study_id, sequence, reason)
+                Planned(source.files, IGNORED, source.patient_id, source.study_id, source.sequence, reason)
             )
         else:
-            found.sources.append(source if source.sequence else replace(source, sequence=sequence))
+            found.sources.append(source)
 
 
 def _beside(root: Path, found: Discovery) -> None:
@@ -494,19 +494,26 @@ def _classes(
 ) -> None:
     """What folders by class say of the patients in them."""
     of: dict[str, set[str]] = defaultdict(set)
-    pictures: Counter[str] = Counter()
     for each, decision in zip(candidates, decisions, strict=True):
         if decision.role != IMAGE or decision.person is None:
             continue
         for depth, name in enumerate(reversed(each.item.path[:-1])):
-            tokens = [t for t in split(name)]
+            tokens = list(split(name))
             texts = {t.text for t in tokens}
             plain = all(t.text in CLASSES or t.text.rstrip("s") in CLASSES for t in tokens)
-            if tokens and plain and not texts <= {"patient", "patients", "lesion", "lesions", "tumor", "tumour"}:
+            if (
+                tokens
+                and plain
+                and not texts <= {"patient", "patients", "lesion", "lesions", "tumor", "tumour"}
+            ):
                 of[decision.person.patient].add(name)
                 break
-            if each.item.picture and depth == 0 and not any(map(str.isdigit, name)) and not _says_nothing(name):
-                pictures[name] += 1
+            if (
+                each.item.picture
+                and depth == 0
+                and not any(map(str.isdigit, name))
+                and not _says_nothing(name)
+            ):
                 of[decision.person.patient].add(name)
                 break
     values = {value for held in of.values() for value in held}
@@ -548,7 +555,8 @@ def _labelled(sources: Sequence[Source], labels: Labels) -> list[Source]:
     for source in sources:
         hints = (f"{source.patient_id}_{source.study_id}" if source.study_id else "", source.patient_id)
         patient = next(
-            (p for hint in hints if hint and (p := labels.patient_of(source.files[0], hint)) is not None), None
+            (p for hint in hints if hint and (p := labels.patient_of(source.files[0], hint)) is not None),
+            None,
         )
         named.append(patient)
         if patient is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from indexer.discovery import vocabulary as words
 from indexer.discovery.tokens import Token, split
@@ -76,15 +77,17 @@ class Name:
         return tuple(token.text for token in split(self.id))
 
 
-def reading(names: Iterable[str]) -> Reading:
-    """Look over all names for what their words mean here."""
+def reading(paths: Iterable[tuple[str, ...]]) -> Reading:
+    """Look over all names, of folders and last of the file, for what their words mean here."""
     timepoints = before_after = False
-    for name in set(names):
+    paths = list(paths)
+    folders = {name for path in paths for name in path[:-1]}
+    for name in folders | {path[-1] for path in paths if path}:
         tokens = split(name)
         timepoints |= any(token.text == "t0" for token in tokens)
         if any(token.text in ("pre", "post") for token in tokens):
             held = {token.value for token in tokens if token.kind is Kind.SEQUENCE}
-            before_after |= bool(held & {"t2", "flair"}) or len(tokens) == 1
+            before_after |= bool(held & {"t2", "flair"}) or (name in folders and not held)
     return Reading(timepoints, before_after)
 
 
@@ -138,7 +141,7 @@ def _written(name: str, visits: list[Token]) -> str:
     """Visits as they are written, from the first to the last."""
     if not visits:
         return ""
-    if all(a.end + 1 >= b.start for a, b in zip(visits, visits[1:], strict=False)):
+    if all(a.end + 1 >= b.start for a, b in pairwise(visits)):
         return name[visits[0].start : visits[-1].end]
     return "_".join(dict.fromkeys(name[visit.start : visit.end] for visit in visits))
 
@@ -147,15 +150,19 @@ def _settled(tokens: list[Token], how: Reading) -> list[Token]:
     """Words that mean something by their neighbours."""
     settled: list[Token] = []
     for i, token in enumerate(tokens):
-        near = [t for t in (tokens[i - 1] if i else None, tokens[i + 1] if i + 1 < len(tokens) else None) if t]
+        near = [
+            t for t in (tokens[i - 1] if i else None, tokens[i + 1] if i + 1 < len(tokens) else None) if t
+        ]
         last = settled[-1] if settled else None
         kind, value = token.kind, token.value
         if kind is Kind.CONTRAST and not value:
-            beside_t1 = any(t.value == "t1" or _technique(t) for t in near)
-            if token.text in words.AFTER | words.BEFORE and (how.before_after or not beside_t1):
-                kind, value = (Kind.VISIT, token.text) if token.text in ("pre", "post") else (Kind.PLAIN, "")
-            elif not beside_t1:
-                kind = Kind.OPAQUE
+            with_t1 = any(t.value == "t1" or _technique(t) for t in tokens)
+            if token.text in ("pre", "post") and (how.before_after or not with_t1):
+                kind, value = Kind.VISIT, token.text
+                if not how.before_after and i == len(tokens) - 1 and i:  # beside T2 and FLAIR, of T1
+                    kind, value = Kind.SEQUENCE, "t1" if token.text == "pre" else "t1ce"
+            elif not with_t1 or (token.text in ("c", "cm") and not any(t.value == "t1" for t in near)):
+                kind = Kind.OPAQUE if token.text not in words.BEFORE else Kind.PLAIN
         elif (
             how.timepoints
             and token.text in ("t0", "t1", "t2")

@@ -16,7 +16,7 @@ DESCRIPTION = "dataset_description.json"
 
 @dataclass(frozen=True)
 class Channels:
-    """Which sequences the channels below a folder are (``dataset.json`` of the Medical Decathlon and nnU-Net).
+    """What channels below a folder are, by the ``dataset.json`` of the Medical Decathlon or nnU-Net.
 
     Attributes
     ----------

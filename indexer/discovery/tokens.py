@@ -136,10 +136,13 @@ def _joined(name: str, tokens: list[Token]) -> list[Token]:
     for token in tokens:
         last = joined[-1] if joined else None
         follows = last is not None and token.start - last.end == 1
-        if last is not None and follows and _waits(last) and token.kind is Kind.NUMBER and len(token.text) <= 4:
-            text = name[last.start : token.end]
-            joined[-1] = Token(text.lower(), last.start, token.end, Kind.VISIT, text)
-        elif (
+        if (
+            last is not None
+            and follows
+            and _waits(last)
+            and token.kind is Kind.NUMBER
+            and len(token.text) <= 4
+        ) or (
             last is not None
             and follows
             and last.text in ("follow", "post", "pre")

@@ -40,9 +40,6 @@ class Format:
         Its files are single planes: of many people, or slices of a stack.
     series : callable, optional
         ``(files, root) -> (sources, failures)``, where headers say what belongs together, and whose it is.
-    described : callable, optional
-        ``source -> (sequence, reason, derived)``: the sequence that headers name; why it is no image to
-        be searched, if it is none; and whether it was computed of other images.
     """
 
     name: str
@@ -52,7 +49,6 @@ class Format:
     files: Callable[[Path], tuple[Path, ...]] = _alone
     pictures: bool = False
     series: Callable[[Sequence[Path], Path], Found] | None = None
-    described: Callable[[Source], tuple[str | None, str | None, bool]] | None = None
 
     @property
     def kind(self) -> str:
@@ -69,7 +65,7 @@ BUILT_IN = (
         raster.read,
         pictures=True,
     ),
-    Format("dicom", {"dicom": "DICOM series"}, dicom.is_dicom, dicom.read, series=dicom.series, described=dicom.described),
+    Format("dicom", {"dicom": "DICOM series"}, dicom.is_dicom, dicom.read, series=dicom.series),
 )
 """In this order; DICOM comes last, because it has to open what the names of the others leave over."""
 
