@@ -77,9 +77,9 @@ SERIES = {
 MAPS = _words(
     """adc eadc dadc fa md rcbv rcbf ncbv cbv cbf mtt ttp tmax psr ktrans kep iauc prob probability
     probabilities probseg probmap phasediff phase phase1 phase2 phasemap fieldmap mip minip t1map t2map
-    pdmap t1rho r1map r2map qsm colfa tensor dtitensor evecs evals warp warpfield xfm displacement jacobian
-    biasfield uncertainty entropy heatmap saliency distance curvature thickness snr asl apt mtr mtsat mwf
-    icvf isovf odi subtraction difference histogram rcbvmap adcmap famap mdmap heatmaps pcasl"""
+    pdmap t1rho r1map r2map qsm colfa tensor dtitensor evecs evals warp warpfield xfm displacement
+    jacobian biasfield uncertainty entropy heatmap saliency distance curvature thickness snr asl apt mtr
+    mtsat mwf icvf isovf odi subtraction difference histogram rcbvmap adcmap famap mdmap heatmaps pcasl"""
 )
 SERIES_MAPS = _words(
     """ad rd tr l1 l2 l3 v1 v2 v3 mo s0 ph pe ve vp auc rcbv fa md ap ga cs dt0 b0 peak trace"""
@@ -87,17 +87,17 @@ SERIES_MAPS = _words(
 """Maps where a raw series is named beside them (``DTI_FA``, ``DSC_PH``)."""
 
 REGIONS = _words(
-    """seg segm segment segs segmentation segmentations segmented mask masks label labels labelmap labelmaps
-    roi rois gtv gtvs ctv ptv contour contours outline outlines delineation annotation annotations
-    groundtruth gt truth dseg maskfile segmentationmask annotator rater consensus staple voi vois tumormask
-    tumourmask lesionmask tumorseg tumourseg lesionseg tumorroi finalseg maskimage msk segmask autoseg
-    manualseg manualmask"""
+    """seg segm segment segs segmentation segmentations segmented mask masks label labels labelmap
+    labelmaps roi rois gtv gtvs ctv ptv contour contours outline outlines delineation annotation
+    annotations groundtruth gt truth dseg maskfile segmentationmask annotator rater consensus staple voi
+    vois tumormask tumourmask lesionmask tumorseg tumourseg lesionseg tumorroi finalseg maskimage msk
+    segmask autoseg manualseg manualmask"""
 )
 TARGETS = _words(
     """tumor tumour tumors tumours lesion lesions wt gtv gtvs ctv ptv edema oedema necrosis ncr enhancing
-    nonenhancing metastasis metastases mets met resection cavity infarct stroke hemorrhage haemorrhage wmh
-    plaque tumormask tumourmask lesionmask tumorseg tumourseg lesionseg tumorroi tumorcore et tc whole
-    glioma"""
+    nonenhancing metastasis metastases mets met resection cavity infarct stroke hemorrhage haemorrhage
+    wmh plaque tumormask tumourmask lesionmask tumorseg tumourseg lesionseg tumorroi tumorcore et tc
+    whole glioma"""
 )
 TISSUES = _words(
     """brain brains parenchyma tissue tissues skull head wm gm csf ventricle ventricles aseg aparc wmparc
@@ -111,35 +111,37 @@ MASKS_ALONE = _words(
 """Brain and tissue masks that need no second word."""
 
 PREPARATIONS = _words(
-    """bias biascorr biascorrected n3 n4 n4bias bfc bc unstripped nonstripped stripped strip ss skullstripped
-    skullstrip noskull nostrip bet hdbet masked defaced deface anon reg registered registration coreg
-    coregistered rigid affine resampled resample rsl iso isotropic norm normalized normalised zscore
-    histmatch preproc preprocessed preprocessing processed proc warped mni mni152 sri sri24 atlas atlases
-    talairach r2s reoriented denoised dn corrected corr smooth smoothed cropped crop eddy noreg topup
-    unwarped transformed aligned interpolated superresolution sr super fmriprep freesurfer cat12 fsl spm
-    template standardized standardised coreged bfcorrected derived derivative derivatives reconstructed
-    synthetic synth inpainted voided average averaged avg anonymized anonymised conformed conform nu
-    intensity intensities lps ras rai las lpi unbiased debiased acpc dc restore brain brains final skull head mean"""
+    """bias biascorr biascorrected n3 n4 n4bias bfc bc unstripped nonstripped stripped strip ss
+    skullstripped skullstrip noskull nostrip bet hdbet masked defaced deface anon reg registered
+    registration coreg coregistered rigid affine resampled resample rsl iso isotropic norm normalized
+    normalised zscore histmatch preproc preprocessed preprocessing processed proc warped mni mni152 sri
+    sri24 atlas atlases talairach r2s reoriented denoised dn corrected corr smooth smoothed cropped crop
+    eddy noreg topup unwarped transformed aligned interpolated superresolution sr super fmriprep
+    freesurfer cat12 fsl spm template standardized standardised coreged bfcorrected derived derivative
+    derivatives reconstructed synthetic synth inpainted voided average averaged avg anonymized
+    anonymised conformed conform nu intensity intensities lps ras rai las lpi unbiased debiased acpc dc
+    restore brain brains final skull head mean"""
 )
 PLAIN = _words(
     """native orig original originals raw rawdata unprocessed rawavg source sourcedata origspace"""
 )
 
 PROTOCOL = _words(
-    """3t 7t 15t 1t ax axial sag sagittal cor coronal tra trans transverse transversal 3d 2d tse fse se gre ge ffe space
-    cube vista fast fs fatsat fat sat spin echo ir turbo haste blade propeller hr hires highres lowres
-    weighted w wi image multi thin thick isovoxel grappa irfspgr tir de em me mb nd dis3d dis2d pat2 p2 iso1
-    wip head neck brain mr mri ms obl oblique seq quick dixon we wo wos with without fov mri1 rms stealth
-    nav navigation"""
+    """3t 7t 15t 1t ax axial sag sagittal cor coronal tra trans transverse transversal 3d 2d tse fse se gre
+    ge ffe space cube vista fast fs fatsat fat sat spin echo ir turbo haste blade propeller hr hires
+    highres lowres weighted w wi image multi thin thick isovoxel grappa irfspgr tir de em me mb nd dis3d
+    dis2d pat2 p2 iso1 wip head neck brain mr mri ms obl oblique seq quick dixon we wo wos with without
+    fov mri1 rms stealth nav navigation"""
 )
 
 CONTAINERS = _words(
     """nifti nii niftis niigz dicom dicoms dcm dcms files file data dataset datasets images image imgs img
     scans resources resource anat mri func structural struct training train test testing val valid
-    validation tr ts release collection pkg imaging series output outputs input inputs all folder archive
-    download downloads part public open challenge cohort study studies subset mr pack packaged package
-    miccai asnr volumes volume vol mha mgz nrrd png jpg jpeg tif tiff slices slice pictures db database
-    unzipped extracted sequences sequence automated automatic approx manual semiautomatic version released"""
+    validation tr ts release collection pkg imaging series output outputs input inputs all folder
+    archive download downloads part public open challenge cohort study studies subset mr pack packaged
+    package miccai asnr volumes volume vol mha mgz nrrd png jpg jpeg tif tiff slices slice pictures db
+    database unzipped extracted sequences sequence automated automatic approx manual semiautomatic
+    version released"""
 )
 
 LOCALIZERS = _words(
@@ -171,10 +173,10 @@ ANYTHING = re.compile(
 CLASSES = _words(
     """hgg lgg gbm glioma gliomas meningioma pituitary tumor tumour notumor notumour no yes healthy normal
     abnormal control controls patient patients astrocytoma oligodendroglioma oligoastrocytoma ependymoma
-    medulloblastoma glioblastoma metastasis metastases schwannoma neurocytoma carcinoma papilloma germinoma
-    benign malignant positive negative ad cn mci emci lmci demented nondemented mild moderate verymild
-    mildlydemented dementia stroke hemorrhage ms lesion lesions lowgrade highgrade low high grade ii iii iv
-    i adenoma lymphoma pcnsl dmg dipg none cancer"""
+    medulloblastoma glioblastoma metastasis metastases schwannoma neurocytoma carcinoma papilloma
+    germinoma benign malignant positive negative ad cn mci emci lmci demented nondemented mild moderate
+    verymild mildlydemented dementia stroke hemorrhage ms lesion lesions lowgrade highgrade low high
+    grade ii iii iv i adenoma lymphoma pcnsl dmg dipg none cancer"""
 )
 """Words of folders whose images are of one class."""
 
