@@ -10,8 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from indexer.discovery import roles
-from indexer.discovery import vocabulary as words
+import indexer.discovery.roles as roles
+import indexer.discovery.vocabulary as words
 from indexer.discovery.people import Person, people
 from indexer.discovery.roles import Name, Reading, reading, understood
 from indexer.discovery.tokens import split

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from indexer.discovery import vocabulary as words
+import indexer.discovery.vocabulary as words
 from indexer.discovery.roles import Name, Reading, understood
 from indexer.discovery.tokens import split
 from indexer.discovery.vocabulary import Kind

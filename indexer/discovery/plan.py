@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from indexer.discovery import content, sidecars, walk
+import indexer.discovery.content as content
+import indexer.discovery.sidecars as sidecars
+import indexer.discovery.walk as walk
 from indexer.discovery.layout import IGNORED, IMAGE, REGION, STRUCTURAL, Decision, Item, layout
 from indexer.discovery.people import Person
 from indexer.discovery.roles import understood

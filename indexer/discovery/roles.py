@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from indexer.discovery import vocabulary as words
+import indexer.discovery.vocabulary as words
 from indexer.discovery.tokens import Token, split
 from indexer.discovery.vocabulary import Kind
 

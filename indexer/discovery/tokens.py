@@ -6,7 +6,7 @@ import functools
 import re
 from dataclasses import dataclass
 
-from indexer.discovery import vocabulary as words
+import indexer.discovery.vocabulary as words
 from indexer.discovery.vocabulary import Kind
 
 _COMPRESSED = (".gz", ".bz2", ".zst", ".zip", ".xz")
