@@ -20,6 +20,7 @@ from indexer.errors import CaseIndexError, QueryError, StaleError
 from indexer.ingest import IngestReport, Workers, ingest, ingest_sources
 from indexer.labels import Labels, load_labels
 from indexer.policy import SearchPolicy
+from indexer.preprocess import Preprocessing
 from indexer.readers import Source
 from indexer.scan import Scan, ScanRef
 from retrieval import images, learning, search
@@ -206,7 +207,7 @@ class Index:
         ReadError
             If the files are gone, cannot be read, or are not those that were indexed.
         """
-        return images.scans_of(self.case_index, self.state, os.fspath(source))
+        return images.scans_of(self.case_index, self.state, os.fspath(source), self._side)
 
     def scan(self, ref: ScanRef | str) -> Scan:
         """The scan that a hit or a query means.
@@ -221,7 +222,10 @@ class Index:
         ReadError
             If the files are gone, cannot be read, or are not those that were indexed.
         """
-        return images.scan_of(self.case_index, self.state, _ref(ref))
+        return images.scan_of(self.case_index, self.state, _ref(ref), self._side)
+
+    def _side(self) -> int:
+        return Preprocessing.of(self.encoder).composite_size
 
     def vector(
         self, ref: ScanRef | str, position: int, view: int = WHOLE

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from indexer import readers, reference, remote
 from indexer.case_index import CaseIndex
-from indexer.composite import groups, is_composite, leader, parts
+from indexer.composite import groups, is_composite
 from indexer.errors import ReadError
 from indexer.scan import Scan, ScanRef
 from retrieval.state import State
@@ -16,7 +17,7 @@ from retrieval.state import State
 CHANGED = "index it again"
 
 
-def scans_of(case_index: CaseIndex, state: State, source: str) -> list[Scan]:
+def scans_of(case_index: CaseIndex, state: State, source: str, side: Callable[[], int]) -> list[Scan]:
     """The scans of a source, in the order of reading: the number of a :class:`ScanRef` is a place in it.
 
     A composite is shown by the sequence that leads it. The scan of a query, which is not in the index,
@@ -29,6 +30,8 @@ def scans_of(case_index: CaseIndex, state: State, source: str) -> list[Scan]:
         Of the index, which says what was indexed.
     source : str
         Of a hit, or of a query.
+    side : callable
+        Gives the side of the images of composites, which their grid depends on.
 
     Raises
     ------
@@ -45,9 +48,13 @@ def scans_of(case_index: CaseIndex, state: State, source: str) -> list[Scan]:
         return [replace(scan, region=None) for scan in scans if scan.source == path]
     with remote.held(source, record).local() as here:
         several = is_composite(here.kind)
-        scans = [scan for file in (parts(here) if several else [here]) for scan in readers.read(file)]
-    shown = [scan for group in groups(scans) if (scan := leader(group)) is not None]
-    scans = shown if several else [*scans, *shown]
+        scans = []
+        for part in here.parts or (here,):
+            with suppress(ReadError) if several else nullcontext():  # as it was filed
+                scans += readers.read(part)
+    if ScanRef(source, 0 if several else len(scans)) in state.places:
+        shown = [group.leader for group in groups(scans, side())]
+        scans = shown if several else [*scans, *shown]
     for number, scan in enumerate(scans):
         place = state.places.get(ScanRef(source, number))
         shape = scan.voxels.shape if place is None else state.contents.scan_shape[place]
@@ -57,7 +64,7 @@ def scans_of(case_index: CaseIndex, state: State, source: str) -> list[Scan]:
     return scans
 
 
-def scan_of(case_index: CaseIndex, state: State, ref: ScanRef) -> Scan:
+def scan_of(case_index: CaseIndex, state: State, ref: ScanRef, side: Callable[[], int]) -> Scan:
     """One scan.
 
     Raises
@@ -65,7 +72,7 @@ def scan_of(case_index: CaseIndex, state: State, ref: ScanRef) -> Scan:
     ReadError
         As :func:`scans_of`; and if the source holds no such scan any more.
     """
-    return chosen(scans_of(case_index, state, ref.source), ref)
+    return chosen(scans_of(case_index, state, ref.source, side), ref)
 
 
 def chosen(scans: Sequence[Scan], ref: ScanRef) -> Scan:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from indexer import readers
 from indexer.case_index import CaseIndex
-from indexer.composite import composite, groups, is_composite, leader
+from indexer.composite import LEADERS, Group, composite, groups, is_composite
 from indexer.encoder import Encoder, look
 from indexer.errors import QueryError
 from indexer.ingest import input_hash
@@ -118,11 +118,11 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Enc
     else:
         scans = [replace(scan, region=None) for scan in scans]
     view = REGION if question.marked else WHOLE
-    embedded, identical = _embedded(scans, refs, view, state, case_index, encoder)
+    notes: list[str] = []
+    embedded, identical = _embedded(scans, refs, view, state, case_index, encoder, notes)
     query = _query(question, embedded)
     if question.region is not None:
         query = replace(query, region=question.region, region_slice=int(embedded[0].positions[0]))
-    notes = []
     if identical:
         whose = sorted({state.contents.case_ids[i] for i in identical})
         notes.append(
@@ -151,6 +151,7 @@ def _embedded(
     state: State,
     case_index: CaseIndex,
     encoder: Encoder,
+    notes: list[str],
 ) -> tuple[list[QueryScan], set[int]]:
     """The scans and their composites as queries, and the cases that hold the very same."""
     how = Preprocessing.of(encoder)
@@ -158,10 +159,10 @@ def _embedded(
         (scan, ref, prepared(scan, how)) for scan, ref in zip(scans, refs, strict=True)
     ]
     if how.composite_size and state.has_composites:
-        ref_of = {id(scan): ref for scan, ref in zip(scans, refs, strict=True)}
-        for group in groups(scans):
-            shown = ref_of[id(leader(group))]
-            asking.append((composite(group), shown, prepared_composite(group, how.composite_size)))
+        for group in groups(scans, how.composite_size):
+            ready = prepared_composite(group.scans, how.composite_size)
+            asking.append((composite(group), _planes_of(group, scans, refs), ready))
+            notes += group.notes
     embedded, identical = [], set()
     for scan, ref, ready in asking:
         identical |= state.cases_with(case_index.catalog.scans_of(input_hash(ready)))
@@ -180,6 +181,31 @@ def _embedded(
             )
         )
     return embedded, identical
+
+
+def _planes_of(group: Group, scans: Sequence[Scan], refs: Sequence[ScanRef]) -> ScanRef:
+    """The scan whose planes are those of a composite: it is on the grid of one of them, or a coarser one."""
+    stands = composite(group)
+    names = [scan.sequence for scan in group.scans if scan is not None]
+    members = [(scan, ref) for scan, ref in zip(scans, refs, strict=True) if scan.sequence in names]
+    members.sort(key=lambda member: LEADERS.index(str(member[0].sequence)))
+    for scan, ref in members:
+        if scan.axis == stands.axis and len(scan) == len(stands) and _same_planes(scan, stands):
+            return ref
+    return members[0][1]
+
+
+def _same_planes(one: Scan, other: Scan) -> bool:
+    """Whether the middles of the first and the last plane of two scans are the same places."""
+    if one.affine is None or other.affine is None:
+        return one.voxels.shape == other.voxels.shape
+    return bool(np.allclose(_ends(one, one.affine), _ends(other, other.affine), atol=1e-2))
+
+
+def _ends(scan: Scan, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    at = np.tile((np.array(scan.voxels.shape) - 1) / 2, (2, 1))
+    at[:, scan.axis] = 0, len(scan) - 1
+    return np.asarray(at @ affine[:3, :3].T + affine[:3, 3])
 
 
 def _query(question: Question, scans: Sequence[QueryScan]) -> Query:

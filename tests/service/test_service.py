@@ -1438,8 +1438,8 @@ def test_a_structured_report_says_what_was_asked(pacs):
 
 
 def test_a_report_without_a_hit_is_not_stored(pacs, monkeypatch):
-    ask = Index.ask
-    monkeypatch.setattr(Index, "ask", lambda *a, **b: dataclasses.replace(ask(*a, **b), hits=[]))
+    ask = Index.query
+    monkeypatch.setattr(Index, "query", lambda *a, **b: dataclasses.replace(ask(*a, **b), hits=[]))
     reply = pacs.post("/sr", data={"series": "1.2.3"})
     assert (reply.status_code, "nothing to report" in reply.json()["detail"]) == (422, True)
     assert not Drawer.stored
