@@ -887,7 +887,7 @@ def test_a_case_has_its_scans_and_no_composite(
         case = index.catalog.case(name)
         assert case is not None
         assert [scan.sequence for scan in case.scans] == sequences
-        assert [scan["channel"] for scan in case["scans"]] == list(range(len(sequences)))
+        assert [scan.number for scan in case.scans] == list(range(len(sequences)))
 
 
 def test_without_names_or_without_a_composer_there_are_none(
