@@ -28,7 +28,7 @@ from indexer.composite import CHANNELS, COMPOSITE, LEADING, Group, beside, compo
 from indexer.encoder import Composer, TrainedEncoder, load_encoder, look, write_weights
 from indexer.encoder import batch as batches
 from indexer.errors import CbirError, EncoderError, ReadError
-from indexer.ingest import IngestReport, ingest
+from indexer.ingest import IngestReport, ingest, ingest_sources
 from indexer.labels import load_labels
 from indexer.learning import augmentation, fitting, looks, network, pack, tasks, training
 from indexer.learning.cohort import Cohort
@@ -1470,3 +1470,41 @@ def test_a_broken_series_costs_the_composite_no_more_than_its_channel(
     report = ingest(index, [tmp_path / "mri"], composer)
     assert [failure["source"] for failure in report.failed] == [str(tmp_path / "mri" / "t2")]
     assert sorted(map(str, index.catalog.contents().scan_sequence)) == [COMPOSITE, "flair", "t1", "t1ce"]
+
+
+def test_series_that_come_one_by_one_are_seen_together_once_there_are_two(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    write_study(tmp_path / "mri", 3, "P", TOGETHER)
+    series = {source.sequence: source for source in readers.discover(tmp_path / "mri").sources}
+
+    def composites_after(*sequences: str) -> NDArray[Any]:
+        ingest_sources(index, [series[sequence] for sequence in sequences], composer)
+        return stored(index, index.case("P", series["t1"].study_id), COMPOSITE)[0]
+
+    assert len(composites_after("t1")) == 0
+    two = composites_after("flair")
+    late = composites_after("t1ce", "t2")
+    assert index.catalog.contents().scan_sequence.count(COMPOSITE) == 1
+    assert len(two)
+    assert not np.array_equal(two, late)
+    scans = [scan for source in series.values() for scan in readers.read(source)]
+    (group,) = groups(scans, composer.composite_size)
+    vectors, _ = composer.compose(prepared_composite(group.scans, composer.composite_size).pixels)
+    np.testing.assert_allclose(late, vectors, atol=1e-6)
+    again = ingest_sources(index, [series["t2"]], composer)
+    assert (again.unchanged, again.embedded) == (1, 0)
+    assert index.verify() == []
+
+
+def test_a_composite_of_what_is_gone_goes_too(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    write_study(tmp_path / "mri", 3, "P", TOGETHER)
+    series = {source.sequence: source for source in readers.discover(tmp_path / "mri").sources}
+    ingest_sources(index, [series["t1"], series["flair"]], composer)
+    with index.writing("test"):
+        index.catalog.remove_sources([series["flair"].name])
+    assert COMPOSITE in index.catalog.contents().scan_sequence
+    ingest_sources(index, [series["t1"]], composer)
+    assert index.catalog.contents().scan_sequence == ["t1"]
