@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from indexer.case_index import CaseIndex
-from indexer.encoder import Encoder
-from retrieval.search import Index
+from cbir.index import Index
+from indexer.errors import QueryError
 from retrieval.service.audit import Act, Audit, now
 from retrieval.service.inbox import TRIES, GivenUp, Inbox, Order
 from retrieval.service.intake import Taken, discovered, take_in
@@ -29,9 +29,8 @@ class Changes:
     settings : Settings
     index : Index
         For questions.
-    writer : CaseIndex
+    writer : Index
         The same one, for the thread of `jobs`.
-    encoder : Encoder
     pictures : Pictures
     jobs : Jobs
     audit : Audit
@@ -43,14 +42,13 @@ class Changes:
         self,
         settings: Settings,
         index: Index,
-        writer: CaseIndex,
-        encoder: Encoder,
+        writer: Index,
         pictures: Pictures,
         jobs: Jobs,
         audit: Audit,
         renew: Callable[[bool], None],
     ) -> None:
-        self._settings, self._index, self._writer, self._encoder = settings, index, writer, encoder
+        self._settings, self._index, self._writer = settings, index, writer
         self._pictures, self._jobs, self._audit, self._renew = pictures, jobs, audit, renew
         self._inbox = Inbox(settings.index)
 
@@ -131,7 +129,7 @@ class Changes:
         Busy
         AuditError
         """
-        patient = self._pictures.pseudonym(self._pictures.case(case_id)["patient_id"])
+        patient = self._pictures.pseudonym(self._pictures.case(case_id).patient_id)
         order = Order(secrets.token_hex(8), "remove", who, address, now(), case=case_id, patients=(patient,))
         return self._accept(order)
 
@@ -152,7 +150,7 @@ class Changes:
         patients = self._patients_of(series)
 
         def work(job: Job) -> dict[str, Any]:
-            removed = unspool(self._writer, series)
+            removed = unspool(self._writer.case_index, series)
             self._renew(True)
             return {"schema": 1, "removed": removed}
 
@@ -210,7 +208,6 @@ class Changes:
             with in_own_words():
                 take_in(
                     self._writer,
-                    self._encoder,
                     self._inbox.files(order),
                     taken,
                     labels=order.labels,
@@ -222,7 +219,7 @@ class Changes:
         failed = [told(reason) for reason in taken.failed]
         if not taken.indexed + taken.unchanged:
             raise Unreadable("upload", failed[0])
-        counts = self._writer.catalog.count()
+        counts = self._writer.case_index.catalog.count()
         return {
             "schema": 1,
             "indexed": taken.indexed,
@@ -234,11 +231,10 @@ class Changes:
         }
 
     def _remove(self, order: Order) -> dict[str, Any]:
-        with self._writer.writing("remove"):
-            removed = self._writer.catalog.remove_cases([order.case or ""])
-            self._writer.file_vectors()
-            self._writer.catalog.log("remove", {"cases": removed})
-            sweep(self._writer)
+        removed = 0
+        with suppress(QueryError):  # removed before the service was stopped
+            removed = self._writer.remove([order.case or ""])
+        sweep(self._writer.case_index)
         self._renew(True)
         return {"schema": 1, "removed": removed}
 

@@ -11,16 +11,14 @@ from typing import Any
 import filelock
 import numpy as np
 
+from cbir.index import create_index, open_index
 from indexer.case_index import CaseIndex
 from indexer.catalog import Contents
-from indexer.composite import COMPOSITE
-from indexer.encoder import DEFAULT, Encoder, load_encoder
+from indexer.encoder import Encoder
 from indexer.errors import CaseIndexError, WriterBusyError
 from indexer.runtime import trim
-from indexer.scan import Scan
-from retrieval.calibration import calibrate, due
+from indexer.scan import Scan, ScanRef
 from retrieval.evidence import class_columns
-from retrieval.search import Index
 from retrieval.service.audit import Audit
 from retrieval.service.changes import Changes
 from retrieval.service.jobs import Jobs
@@ -68,7 +66,7 @@ class Service:
     def __init__(self, settings: Settings, encoder: Encoder | None = None) -> None:
         self.settings = settings
         if not (settings.index / "manifest.json").exists():
-            CaseIndex.create(settings.index, encoder or load_encoder(DEFAULT)).close()
+            create_index(settings.index, encoder=encoder).close()
         with ExitStack() as opened:
             _hold(settings.index, opened)
             self.scratch = Scratch()
@@ -76,14 +74,14 @@ class Service:
             self.queries = Queries(self.scratch.queries, settings.keep)
             self.audit = Audit(settings.audit or settings.index / "audit")
             opened.callback(self.audit.close)
-            self.index = opened.enter_context(Index(CaseIndex.open(settings.index), encoder))
-            self._writer = opened.enter_context(CaseIndex.open(settings.index))
-            with suppress(WriterBusyError), self._writer.writing("serve"):
-                settle(self._writer)
-                sweep(self._writer)
+            self.index = opened.enter_context(open_index(settings.index, encoder))
             encoder = self.index.encoder
+            self._writer = opened.enter_context(open_index(settings.index, encoder, lazy=True))
+            with suppress(WriterBusyError), self._writer.case_index.writing("serve"):
+                settle(self._writer.case_index)
+                sweep(self._writer.case_index)
             encoder.encode(np.zeros((32, encoder.size, encoder.size), np.uint8))  # warm
-            self._revision = self._writer.catalog.revision
+            self._revision = self._writer.case_index.catalog.revision
             self._calibrated = -1  # the revision at which that was last thought of
             self._renewed = self._trimmed = time.monotonic()
             self._cost = 0.0
@@ -96,7 +94,6 @@ class Service:
                 settings,
                 self.index,
                 self._writer,
-                encoder,
                 self.pictures,
                 self.jobs,
                 self.audit,
@@ -109,10 +106,10 @@ class Service:
         """Let the running job end; remove what was temporary."""
         self._opened.close()
 
-    def read(self, source: str | Path, kept: Kept | None) -> list[Scan]:
+    def read(self, source: str, kept: Kept | None) -> list[Scan]:
         """The scans of a hit's or a query's source, for a report."""
-        number = None if kept is None else kept.number(str(source))
-        return self.index.read(source) if kept is None or number is None else [kept.scan(number)]
+        number = None if kept is None else kept.number(ScanRef(source, 0))
+        return self.index.scans(source) if kept is None or number is None else [kept.scan(number)]
 
     def about(self) -> dict[str, Any]:
         """What is in the index, as questions see it: counts, provenance, and the values of each label.
@@ -131,7 +128,7 @@ class Service:
         if not now and time.monotonic() - self._renewed < REST * self._cost:
             return
         start = time.monotonic()
-        revision = self._writer.catalog.revision
+        revision = self._writer.case_index.catalog.revision
         self.index.refresh()
         self._revision = revision
         self._renewed = time.monotonic()
@@ -147,35 +144,20 @@ class Service:
         self.queries.sweep()
         self.audit.refusals.settle()
         self._trim()
-        if self._writer.catalog.revision != self._revision:  # another process wrote
+        if self._writer.case_index.catalog.revision != self._revision:  # another process wrote
             self._renew(now=False)
         elif self._calibrated != self._revision:
             self._calibrated = self._revision
-            if due(self._writer, self.index.contents) and calibrate(self.index):
-                self.index.refresh()
+            if self.index.calibration_due:
+                self.index.calibrate()
 
 
 def _told(index: CaseIndex, contents: Contents) -> dict[str, Any]:
     """What of an index is the business of clients: nothing of paths and servers."""
-    patients = dict(zip(contents.patient_ids, contents.labels, strict=True))
-    shown = [sequence for sequence in contents.scan_sequence if sequence != COMPOSITE]
-    held, rows = index.manifest.vectors, list(patients.values())
-    return {
-        "cases": len(contents.case_ids),
-        "scans": len(shown),
-        "slices": len(contents.slice_ids),
-        "sources": index.catalog.count()["sources"],
-        "patients": len(patients),
-        "encoder": f"{index.manifest.encoder} {index.manifest.encoder_version}",
-        "dimension": index.manifest.dimension,
-        "preprocessing": index.manifest.preprocessing,
-        "keep_ids": index.manifest.keep_ids,
-        "created": index.manifest.created,
-        "sequences": ", ".join(sorted({sequence or "unknown" for sequence in shown})),
-        "search": "exact" if held is None or held.partition is None else "fuzzy partition",
-        "failed": len(index.catalog.failed()),
-        "labels": {name: sorted({row[name] for row in rows if name in row}) for name in class_columns(rows)},
-    }
+    rows = list(dict(zip(contents.patient_ids, contents.labels, strict=True)).values())
+    about = {name: value for name, value in index.about().items() if name not in ("vectors", "catalog")}
+    labels = {name: sorted({row[name] for row in rows if name in row}) for name in class_columns(rows)}
+    return {**about, "labels": labels}
 
 
 def _hold(index: Path, opened: ExitStack) -> None:

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from indexer.errors import QueryError
 from indexer.labels import UNKNOWN, identifies
 from retrieval.parsing import parse_region, parse_where
-from retrieval.service.questions import Question
+from retrieval.service.questions import Terms
 
 FIELDS = 200
 """Fields of a form, at most."""
@@ -156,7 +156,7 @@ def one_source(form: FormData, *others: str) -> UploadFile | None:
     return file
 
 
-def question(form: FormData) -> Question:
+def question(form: FormData) -> Terms:
     """What is asked beside the scan.
 
     Raises
@@ -173,7 +173,7 @@ def question(form: FormData) -> Question:
     every = (text(form, "all_cases") or "false").lower()
     if every not in ("true", "1", "on", "false", "0", "off"):
         raise QueryError("all_cases", "all_cases is neither true nor false")
-    return Question(
+    return Terms(
         k=int(number),
         where=parse_where(str(pair) for pair in form.getlist("where")),
         region=box,

@@ -7,11 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cbir.index import Index
 from indexer import readers
-from indexer.case_index import CaseIndex
-from indexer.encoder import Encoder
 from indexer.errors import CbirError
-from indexer.ingest import GROUP, ingest_sources
+from indexer.ingest import GROUP
 from indexer.labels import PARTICIPANTS, Labels, load_labels
 from indexer.readers import Discovery, Source, discover
 from indexer.scan import Scan
@@ -73,8 +72,7 @@ def read(folder: Path) -> list[Scan]:
 
 
 def take_in(
-    index: CaseIndex,
-    encoder: Encoder,
+    index: Index,
     folder: Path,
     taken: Taken,
     *,
@@ -88,8 +86,7 @@ def take_in(
 
     Parameters
     ----------
-    index : CaseIndex
-    encoder : Encoder
+    index : Index
     folder : Path
     taken : Taken
         Told what became of them, also where an error ends it.
@@ -116,18 +113,18 @@ def take_in(
         for done, source in enumerate(found.sources):
             progress(done, len(found.sources))
             scans = _told_apart(_readable(source, taken.failed), names, folder)
-            waiting += spool(index, scans)
+            waiting += spool(index.case_index, scans)
             slices += sum(map(len, scans))
             if slices >= GROUP:
-                _file(index, encoder, waiting, labels, table, taken)
+                _file(index, waiting, labels, table, taken)
                 committed()
                 waiting, slices = [], 0
         if waiting:
-            _file(index, encoder, waiting, labels, table, taken)
+            _file(index, waiting, labels, table, taken)
             committed()
     except BaseException:
-        with suppress(CbirError), index.writing("sweep"):
-            sweep(index)
+        with suppress(CbirError), index.case_index.writing("sweep"):
+            sweep(index.case_index)
         raise
     progress(len(found.sources), len(found.sources))
 
@@ -158,8 +155,7 @@ def _told_apart(scans: Sequence[Scan], names: set[tuple[str, str, str]], folder:
 
 
 def _file(
-    index: CaseIndex,
-    encoder: Encoder,
+    index: Index,
     sources: Sequence[Source],
     labels: Mapping[str, str] | None,
     table: Labels | None,
@@ -167,13 +163,13 @@ def _file(
 ) -> None:
     patients = {source.patient_id for source in sources}
     rows = dict(_rows(patients, labels, table))
-    report = ingest_sources(index, sources, encoder, labels=rows)
+    report = index.add(sources, labels=rows, calibrate=False)
     taken.indexed += report.indexed
     taken.unchanged += report.unchanged
     taken.embedded += report.embedded
     taken.failed += [failure["reason"] for failure in report.failed]
-    taken.patients |= {index.pseudonym("patient", patient) for patient in patients}
-    take_out(index, [Path(failure["source"]) for failure in report.failed])
+    taken.patients |= {index.case_index.pseudonym("patient", patient) for patient in patients}
+    take_out(index.case_index, [Path(failure["source"]) for failure in report.failed])
 
 
 def _rows(

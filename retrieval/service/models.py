@@ -112,10 +112,10 @@ class Asked(Reply):
     source: Annotated[str, Field(examples=["query Kz8x1r0m2vQd5n7sT9uWyA"])]
     sequence: Sequence | None
     visit: str | None = None
-    scan: ScanName | None = None
     slices: int
     region: tuple[int, int, int, int] | None
     region_slice: int | None
+    mask: Annotated[None, Field(description="Over HTTP a region is a box")] = None
     id: Annotated[str, Field(description="To ask again with; absent if cases asked")] = ""
     scans: Annotated[list[Shown], Field(description="Absent if cases asked")] = []
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from cbir.index import Index
 from indexer import reference
+from indexer.catalog import FiledCase
 from indexer.encoder import Explainer
 from indexer.errors import CbirError, QueryError
 from indexer.preprocess import with_region
-from indexer.scan import Scan, displayed
+from indexer.scan import Scan, ScanRef, displayed
 from retrieval.explain import ExplainedScan
-from retrieval.parsing import Box
-from retrieval.search import REGION, WHOLE, Index
-from retrieval.service.queries import Kept
+from retrieval.question import Box
+from retrieval.service.queries import Kept, place_of
+from retrieval.state import REGION, WHOLE
 
 
 class Missing(CbirError):
@@ -59,8 +59,8 @@ class Pictures:
         """Whether the encoder can say where a similarity comes from."""
         return isinstance(self._index.encoder, Explainer)
 
-    def case(self, case_id: str) -> dict[str, Any]:
-        """A case as :meth:`indexer.catalog.Catalog.case` gives it.
+    def case(self, case_id: str) -> FiledCase:
+        """A case as it is filed now.
 
         Raises
         ------
@@ -71,10 +71,10 @@ class Pictures:
             raise Missing("case", "the index has no such case")
         return case
 
-    def number(self, case_id: str, source: str, sequence: str | None) -> int | None:
+    def number(self, case_id: str, ref: ScanRef) -> int | None:
         """Which of a case's scans a hit means; None if it was removed in this moment."""
         case = self._index.case_index.catalog.case(case_id)
-        return None if case is None else place_of(case["scans"], source, sequence)
+        return None if case is None else place_of(case.scans, ref)
 
     def pseudonym(self, patient_id: str) -> str:
         """A patient's keyed hash, also where the index keeps ids as they are."""
@@ -100,8 +100,8 @@ class Pictures:
             If there are several of the sequence.
         """
         case = self.case(case_id)
-        place = chosen([row["sequence"] for row in case["scans"]], sequence, number, "the case")
-        return self._images(case["scans"][place]), case["patient_id"]
+        place = chosen([scan.sequence for scan in case.scans], sequence, number, "the case")
+        return self._images(case.scans[place].ref), case.patient_id
 
     def explanation(self, kept: Kept, pair: Pair, *, of_query: bool) -> tuple[Scan, str]:
         """Where on one side of a pair the similarity comes from, and the id of the case's patient.
@@ -134,15 +134,15 @@ class Pictures:
         if not 0 <= pair.scan < len(kept.about):
             raise Missing("scan", "the query has no such scan")
         case = self.case(pair.case)
-        if not 0 <= pair.case_scan < len(case["scans"]):
+        if not 0 <= pair.case_scan < len(case.scans):
             raise Missing("scan", "the case has no such scan")
-        row = case["scans"][pair.case_scan]
+        ref = case.scans[pair.case_scan].ref
         asked = kept.scan(pair.scan)
         if pair.region is not None:
             asked = with_region(asked, pair.region, pair.region_slice)
-        scan, position = (asked, pair.slice) if of_query else (self._images(row), pair.case_slice)
+        scan, position = (asked, pair.slice) if of_query else (self._images(ref), pair.case_slice)
         view = WHOLE if pair.region is None else REGION
-        values, stored = None, self._index.vector(row["source"], row["sequence"], pair.case_slice, view)
+        values, stored = None, self._index.vector(ref, pair.case_slice, view)
         if stored is not None and of_query:
             values = ExplainedScan(encoder, asked).map(position, stored[0], view)
         elif stored is not None:
@@ -153,22 +153,15 @@ class Pictures:
             raise Missing("slice", "one of the two slices has no embedding")
         voxels = np.zeros(scan.voxels.shape, np.float32)
         displayed(voxels, scan.axis, position)[...] = values
-        return replace(scan, voxels=voxels, region=None), case["patient_id"]
+        return replace(scan, voxels=voxels, region=None), case.patient_id
 
-    def _images(self, row: Mapping[str, Any]) -> Scan:
-        if reference.is_reference(row["source"]):
+    def _images(self, ref: ScanRef) -> Scan:
+        if reference.is_reference(ref.source):
             raise Missing("scan", "a reference case comes without pictures: see its collection and id")
         try:
-            scan: Scan = self._index.read(row["source"])[row["channel"]]
-        except (CbirError, IndexError):
+            return self._index.scan(ref)
+        except CbirError:
             raise Missing("scan", "the images of this scan are gone") from None
-        return scan
-
-
-def place_of(scans: Sequence[Mapping[str, Any]], source: str, sequence: str | None) -> int | None:
-    """Which of some scans one is."""
-    matches = (n for n, s in enumerate(scans) if (s["source"], s["sequence"]) == (source, sequence))
-    return next(matches, None)
 
 
 def chosen(sequences: list[str | None], sequence: str | None, number: int | None, whose: str) -> int:

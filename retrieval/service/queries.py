@@ -10,12 +10,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from indexer import readers
+from indexer.catalog import FiledScan
 from indexer.files import needing_room
 from indexer.readers import Source
-from indexer.scan import Scan
+from indexer.scan import Scan, ScanRef
 from retrieval.service.images import write_voxels
 
 MOST = 2**30
@@ -38,8 +38,8 @@ class Kept:
         The index's id of a patient who is left out of its hits.
     sources : list of Source
         One a scan: its voxels as NIfTI.
-    about : list of dict
-        One a scan: sequence, modality, shape, spacing (None for a raster scan).
+    about : list of FiledScan
+        One a scan; a raster scan has no spacing.
     size : int
         Bytes on the disk.
     """
@@ -50,7 +50,7 @@ class Kept:
     patient: str
     excluded: str | None
     sources: list[Source]
-    about: list[dict[str, Any]]
+    about: list[FiledScan]
     size: int
 
     def scan(self, number: int) -> Scan:
@@ -64,17 +64,21 @@ class Kept:
             If its time is over.
         """
         (scan,) = readers.read(self.sources[number])
-        spatial = self.about[number]["spacing"] is not None
+        spatial = self.about[number].spacing is not None
         return scan if spatial else replace(scan, spacing=None, affine=None)
 
     def scans(self) -> list[Scan]:
         """All of its scans."""
         return [self.scan(number) for number in range(len(self.sources))]
 
-    def number(self, source: str) -> int | None:
-        """Which of its scans a hit's ``query_source`` is."""
-        paths = [str(each.path) for each in self.sources]
-        return paths.index(source) if source in paths else None
+    def number(self, ref: ScanRef) -> int | None:
+        """Which of its scans a hit's query side is."""
+        return place_of(self.about, ref)
+
+
+def place_of(scans: Sequence[FiledScan], ref: ScanRef) -> int | None:
+    """Which of some scans is meant; None if it is not among them."""
+    return next((place for place, scan in enumerate(scans) if scan.ref == ref), None)
 
 
 class Queries:
@@ -114,12 +118,7 @@ class Queries:
                 size += path.stat().st_size
                 sources.append(Source(path, "nifti", (path,), sequence=scan.sequence, modality=scan.modality))
                 about.append(
-                    {
-                        "sequence": scan.sequence,
-                        "modality": scan.modality,
-                        "shape": scan.voxels.shape,
-                        "spacing": scan.spacing,
-                    }
+                    FiledScan(str(path), 0, scan.sequence, scan.modality, scan.voxels.shape, scan.spacing)
                 )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
+from cbir.index import Index
 from indexer.errors import QueryError
 from indexer.scan import Scan
 from retrieval.answer import Answer
-from retrieval.parsing import Box
-from retrieval.search import Index
+from retrieval.question import Box, Question
 from retrieval.service.intake import read
 from retrieval.service.orthanc import Limits, Orthanc
 from retrieval.service.pictures import Pictures
@@ -23,25 +23,46 @@ from retrieval.service.uploads import unpack
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked beside the scan.
-
-    Attributes
-    ----------
-    k : int
-    where : mapping
-    region : tuple of int, optional
-    region_slice : int, optional
-    exclude_patient : str, optional
-    all_cases : bool
-    """
+class Terms:
+    """What is asked beside the scan: as in :class:`cbir.Question`."""
 
     k: int = 10
-    where: Mapping[str, str] | None = None
+    where: Mapping[str, str] = field(default_factory=dict)
     region: Box | None = None
     region_slice: int | None = None
     exclude_patient: str | None = None
     all_cases: bool = False
+
+    def of_scans(self, name: str, scans: Sequence[Scan], own: str | None) -> Question:
+        """Asked with scans, of a patient who is left out of the hits if named."""
+        return Question(
+            name,
+            scans,
+            k=self.k,
+            where=self.where,
+            region=self.region,
+            region_slice=self.region_slice,
+            exclude_patient=[patient for patient in (self.exclude_patient, own) if patient],
+            all_cases=self.all_cases,
+        )
+
+    def of_cases(self, case_ids: Sequence[str]) -> Question:
+        """Asked with cases of the index.
+
+        Raises
+        ------
+        QueryError
+            If a region is marked, which goes with a scan.
+        """
+        return Question(
+            like=case_ids,
+            k=self.k,
+            where=self.where,
+            region=self.region,
+            region_slice=self.region_slice,
+            exclude_patient=self.exclude_patient,
+            all_cases=self.all_cases,
+        )
 
 
 class Questions:
@@ -64,7 +85,7 @@ class Questions:
         self._settings, self._index, self._pictures = settings, index, pictures
         self._queries, self._scratch = queries, scratch
 
-    def with_upload(self, upload: IO[bytes], name: str, question: Question, who: str) -> tuple[Answer, Kept]:
+    def with_upload(self, upload: IO[bytes], name: str, terms: Terms, who: str) -> tuple[Answer, Kept]:
         """The cases most similar to an uploaded scan.
 
         Raises
@@ -74,9 +95,9 @@ class Questions:
         with self._scratch.new_folder() as folder, in_own_words():
             unpack(upload, name, folder, self._settings)
             scans = read(folder)
-        return self._asked_with(scans, question, who)
+        return self._asked_with(scans, terms, who)
 
-    def with_series(self, series: str, question: Question, who: str) -> tuple[Answer, Kept]:
+    def with_series(self, series: str, terms: Terms, who: str) -> tuple[Answer, Kept]:
         """The cases of other patients most similar to a series of the PACS, which is indexed itself.
 
         Raises
@@ -87,18 +108,18 @@ class Questions:
             self.download(series, folder)
             with in_own_words():
                 scans = read(folder)
-        return self._asked_with(scans, question, who, others=True)
+        return self._asked_with(scans, terms, who, others=True)
 
-    def again(self, kept: Kept, question: Question) -> Answer:
+    def again(self, kept: Kept, terms: Terms) -> Answer:
         """The cases most similar to a query that was asked before.
 
         Raises
         ------
         CbirError
         """
-        return self._ask(kept.scans(), f"query {kept.id}", question, kept.excluded)
+        return self._ask(kept.scans(), f"query {kept.id}", terms, kept.excluded)
 
-    def like(self, case_ids: Sequence[str], question: Question) -> Answer:
+    def like(self, case_ids: Sequence[str], terms: Terms) -> Answer:
         """The cases most similar to some of the index.
 
         Raises
@@ -107,19 +128,11 @@ class Questions:
             If there is no such case.
         CbirError
         """
-        if question.region is not None:
-            raise QueryError("region", "a region goes with a scan, not with cases")
         for case_id in case_ids:
             self._pictures.case(case_id)
-        return self._index.like(
-            case_ids,
-            question.k,
-            where=question.where,
-            exclude_patient=question.exclude_patient,
-            all_cases=question.all_cases,
-        )
+        return self._index.query(terms.of_cases(case_ids))
 
-    def report(self, series: str, question: Question) -> tuple[str, list[str]]:
+    def report(self, series: str, terms: Terms) -> tuple[str, list[str]]:
         """Ask with a series of the PACS and store the answer there.
 
         Returns
@@ -138,11 +151,11 @@ class Questions:
             with in_own_words():
                 scans = read(folder)
             held = self._index.case_index
-            answer = self._ask(scans, "the series", question, held.patient(scans[0].patient_id))
+            answer = self._ask(scans, "the series", terms, held.patient(scans[0].patient_id))
             if not answer.hits:
                 raise QueryError("the series", "no case matches: there is nothing to report")
             encoder = f"{held.manifest.encoder} {held.manifest.encoder_version}"
-            report = structured_report(answer, files, encoder, where=question.where)
+            report = structured_report(answer, files, encoder, where=terms.where)
             return pacs.store(report), [held.pseudonym("patient", scans[0].patient_id)]
 
     def download(self, series: str, folder: Path) -> None:
@@ -162,26 +175,17 @@ class Questions:
         return Orthanc(self._settings.pacs, limits=Limits.of(self._settings))
 
     def _asked_with(
-        self, scans: Sequence[Scan], question: Question, who: str, *, others: bool = False
+        self, scans: Sequence[Scan], terms: Terms, who: str, *, others: bool = False
     ) -> tuple[Answer, Kept]:
         held = self._index.case_index
         own = held.patient(scans[0].patient_id) if others else None
         kept = self._queries.keep(scans, who, held.pseudonym("patient", scans[0].patient_id), own)
         scans = [replace(s, source=k.path) for s, k in zip(scans, kept.sources, strict=True)]
         try:
-            return self._ask(scans, f"query {kept.id}", question, own), kept
+            return self._ask(scans, f"query {kept.id}", terms, own), kept
         except BaseException:
             self._queries.drop(kept)
             raise
 
-    def _ask(self, scans: Sequence[Scan], source: str, question: Question, own: str | None = None) -> Answer:
-        return self._index.ask(
-            scans,
-            question.k,
-            source=source,
-            where=question.where,
-            region=question.region,
-            region_slice=question.region_slice,
-            exclude_patient=[patient for patient in (question.exclude_patient, own) if patient],
-            all_cases=question.all_cases,
-        )
+    def _ask(self, scans: Sequence[Scan], source: str, terms: Terms, own: str | None = None) -> Answer:
+        return self._index.query(terms.of_scans(source, scans, own))

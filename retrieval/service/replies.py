@@ -10,13 +10,12 @@ from urllib.parse import quote, urlencode
 import numpy as np
 
 from indexer import reference
+from indexer.catalog import FiledScan
 from indexer.scan import Scan, ScanRef
 from retrieval.answer import NOTICE, Answer, Hit, Query
-from retrieval.explain import explanation
 from retrieval.report import report_page
 from retrieval.service.core import Service
-from retrieval.service.pictures import place_of
-from retrieval.service.queries import Kept
+from retrieval.service.queries import Kept, place_of
 
 
 def answered(
@@ -29,31 +28,31 @@ def answered(
     the pair, where the encoder explains and the query is kept; a reference case has none for its side.
     """
     reply = answer.to_dict()
-    asking = {case: service.pictures.case(case)["scans"] for case in like}
+    asking = {case: service.pictures.case(case).scans for case in like}
+    del reply["query"]["scans"]  # by the paths of their files
     if kept is not None:
-        place = f"/queries/{kept.id}"
-        reply["query"] |= {"id": kept.id, "scans": described(place, kept.about)}
+        reply["query"] |= {"id": kept.id, "scans": described(f"/queries/{kept.id}", kept.about)}
     for hit, told in zip(answer.hits, reply["hits"], strict=True):
-        of_case = service.pictures.number(hit.case_id, hit.source, hit.sequence)
+        of_case = service.pictures.number(hit.case_id, hit.scan)
         told |= {"source": hit.case_id, "scan": _named(hit.case_id, of_case)}
-        told |= _pictures(_case(hit.case_id), hit.sequence, of_case, hit.slice)
+        told |= _pictures(_case(hit.case_id), of_case, hit.slice)
         source, place, number = _asking(hit, answer.query, kept, asking)
         told |= {"query_source": source, "query_scan": _named(source, number)}
         if kept is not None and number is not None and of_case is not None and service.pictures.explains:
             told["explanation"] = _maps(place, answer.query, hit, number, of_case)
-        asked = _pictures(place, hit.query_sequence, number, hit.query_slice)
+        asked = _pictures(place, number, hit.query_slice)
         told |= {f"query_{name}": address for name, address in asked.items()}
     return reply
 
 
 def _asking(
-    hit: Hit, asked: Query, kept: Kept | None, asking: Mapping[str, Sequence[Mapping[str, Any]]]
+    hit: Hit, asked: Query, kept: Kept | None, asking: Mapping[str, Sequence[FiledScan]]
 ) -> tuple[str, str, int | None]:
     """What a hit's query side is called, where its pictures are, and which of its scans it is."""
     if kept is not None:
-        return asked.source, f"/queries/{kept.id}", kept.number(hit.query_source)
+        return asked.source, f"/queries/{kept.id}", kept.number(hit.query_scan)
     for case, scans in asking.items():
-        number = place_of(scans, hit.query_source, hit.query_sequence)
+        number = place_of(scans, hit.query_scan)
         if number is not None:
             return case, _case(case), number
     return asked.source, "", None
@@ -70,7 +69,7 @@ def page(service: Service, answer: Answer, kept: Kept | None) -> str:
     return report_page(
         replace(answer, query=asked),
         load=lambda path: service.read(path, kept),
-        explain=explanation(service.index, answer),
+        explain=service.index.explain(answer),
     )
 
 
@@ -85,14 +84,15 @@ def case(service: Service, case_id: str) -> dict[str, Any]:
     return {
         "schema": 1,
         "case_id": case_id,
-        "patient_id": found["patient_id"],
-        "labels": found["labels"],
-        "scans": described(_case(case_id), found["scans"]),
+        "patient_id": found.patient_id,
+        "visit": found.visit,
+        "labels": found.labels,
+        "scans": described(_case(case_id), found.scans),
         "notice": NOTICE,
     }
 
 
-def described(place: str, scans: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def described(place: str, scans: Sequence[FiledScan]) -> list[dict[str, Any]]:
     """What a viewer needs to know of scans.
 
     ``axis`` is the one of the volume's axes (which run to the patient's right, front and head) along
@@ -100,18 +100,18 @@ def described(place: str, scans: Sequence[Mapping[str, Any]]) -> list[dict[str, 
     """
     told = []
     for number, scan in enumerate(scans):
-        shape, spacing = tuple(scan["shape"]), scan["spacing"]
+        shape, spacing = tuple(scan.shape), scan.spacing
         axis = Scan(np.broadcast_to(np.uint8(0), shape), source=None, spacing=spacing).axis  # type: ignore[arg-type]
         told.append(
             {
                 "scan": number,
-                "sequence": scan["sequence"],
-                "modality": scan["modality"],
+                "sequence": scan.sequence,
+                "modality": scan.modality,
                 "shape": list(shape),
                 "spacing": None if spacing is None else list(spacing),
                 "axis": axis,
                 "slices": shape[axis],
-                **_pictures(place, scan["sequence"], number, shape[axis] // 2),
+                **_pictures(place, number, shape[axis] // 2),
             }
         )
     return told
@@ -150,11 +150,10 @@ def _maps(place: str, asked: Query, hit: Hit, number: int, of_case: int) -> dict
     return {side: f"{place}/explanation/{side}.nii.gz?{urlencode(pair)}" for side in sides}
 
 
-def _pictures(place: str, sequence: str | None, number: int | None, position: int) -> dict[str, str]:
-    which = {} if sequence is None else {"sequence": sequence}
-    which |= {} if number is None else {"scan": str(number)}
-    query = f"?{urlencode(which)}" if which else ""
+def _pictures(place: str, number: int | None, position: int) -> dict[str, str]:
+    """Where the pictures of a scan are; of one that is gone, where they were."""
+    which = -1 if number is None else number
     return {
-        "volume": f"{place}/volume.nii.gz{query}",
-        "thumbnail": f"{place}/thumbnail.png?{urlencode({**which, 'slice': position})}",
+        "volume": f"{place}/volume.nii.gz?scan={which}",
+        "thumbnail": f"{place}/thumbnail.png?scan={which}&slice={position}",
     }

@@ -14,24 +14,20 @@ from tests.support.paths import ROOT
 @pytest.mark.parametrize(
     ("reason", "expected"),
     [
-        ("slice 3 is missing; name the slices 1 to 10", "slice 3 is missing; … the slices 1 to 10"),
+        ("slice 3 is missing", None),
         ("is truncated: 4711 of 1,024 bytes are there", None),
         ("has a size of 24×28×10, too small to be an image", None),
         ("holds Plantedname^Jane", "holds …"),
         ("Plantedname Jane, Planted-General: is damaged", "…: is damaged"),
-        ("born 19610203", "… …"),
+        ("patient 19610203", "patient …"),
         ("cannot be read as JSON (Expecting value: line 1 column 1 (char 0))", None),
         ("the archive is damaged (BadZipFile)", None),
         ("transfer syntax 1.2.840.10008.1.2.4.90", None),
-        ("uid 1.2.826.0.1.3680043.8.498.1", "uid …"),
+        ("transfer syntax 1.3.6.1.4.1.4711.7", "transfer syntax …"),
     ],
 )
 def test_only_words_of_our_own_pass(reason, expected):
-    shown = told(reason)
-    for secret in ("Planted", "Jane", "1961", "3680043"):
-        assert secret not in shown
-    if expected is not None and "born" not in reason:
-        assert shown.replace("…", "").split()[:1] == expected.replace("…", "").split()[:1]
+    assert told(reason) == (reason if expected is None else expected)
 
 
 def test_what_our_readers_say_is_understood_as_before():

@@ -18,7 +18,7 @@ from retrieval.service.models import Answer as AnswerReply
 from retrieval.service.models import Stored
 from retrieval.service.pictures import Missing
 from retrieval.service.queries import Kept
-from retrieval.service.questions import Question
+from retrieval.service.questions import Terms
 from retrieval.service.routes.route import (
     Routes,
     address,
@@ -64,12 +64,12 @@ async def structured_report(request: Request) -> Response:
     try:
         async with asking.place(caller(request)) as place:
             async with forms.received(request, forms.Report, service.settings.timeout) as form:
-                question, series = forms.question(form), forms.text(form, "series")
+                terms, series = forms.question(form), forms.text(form, "series")
             if not series:
                 raise QueryError("series", "give the field series")
-            detail = counted(question)
+            detail = counted(terms)
             act = service.audit.begin("store", who(request), address=address(request), **detail)
-            stored, patients = await asking.run(lambda: service.questions.report(series, question), place)
+            stored, patients = await asking.run(lambda: service.questions.report(series, terms), place)
         outcome = "success"
     finally:
         if act is None:
@@ -94,9 +94,9 @@ async def _asked(request: Request, event: str, kind: type[BaseModel], *, again: 
             asking.place(caller(request)) as place,
             forms.received(request, kind, service.settings.timeout) as form,
         ):
-            question = forms.question(form)
-            note.detail = counted(question)
-            ask, like = _answering(request, form, question, again)
+            terms = forms.question(form)
+            note.detail = counted(terms)
+            ask, like = _answering(request, form, terms, again)
 
             def work() -> _Asked:
                 found, kept = ask()
@@ -112,21 +112,21 @@ async def _asked(request: Request, event: str, kind: type[BaseModel], *, again: 
 
 
 def _answering(
-    request: Request, form: FormData, question: Question, again: str | None
+    request: Request, form: FormData, terms: Terms, again: str | None
 ) -> tuple[Callable[[], tuple[Answer, Kept | None]], list[str]]:
     """What to do in the thread, and the cases that ask."""
     questions, name = service_of(request).questions, who(request)
     if again is not None:
         kept = kept_query(request, again)
-        return lambda: (questions.again(kept, question), kept), []
+        return lambda: (questions.again(kept, terms), kept), []
     file = forms.one_source(form, "like")
     if file is not None:
         upload, called = file.file, file.filename or ""
-        return lambda: questions.with_upload(upload, called, question, name), []
+        return lambda: questions.with_upload(upload, called, terms, name), []
     if series := forms.text(form, "series"):
-        return lambda: questions.with_series(series, question, name), []
+        return lambda: questions.with_series(series, terms, name), []
     like = [str(case) for case in form.getlist("like") if case]
-    return lambda: (questions.like(like, question), None), like
+    return lambda: (questions.like(like, terms), None), like
 
 
 def kept_query(request: Request, query_id: str) -> Kept:

@@ -79,7 +79,7 @@ async def _picture(
     kept = kept_query(request, query_id)
 
     def work() -> bytes:
-        sequences = [about["sequence"] for about in kept.about]
+        sequences = [scan.sequence for scan in kept.about]
         return draw(kept.scan(chosen(sequences, sequence, number, "the query")))
 
     with audited(request, "view") as note:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from retrieval.service.core import Service
 from retrieval.service.models import plain
 from retrieval.service.pool import Pool
-from retrieval.service.questions import Question
+from retrieval.service.questions import Terms
 from retrieval.service.tokens import Role
 
 STATIC = Path(__file__).parents[1] / "static"
@@ -128,7 +128,7 @@ def audited(request: Request, event: str, *, only_failures: bool = False) -> Ite
             )
 
 
-def counted(question: Question) -> dict[str, Any]:
+def counted(terms: Terms) -> dict[str, Any]:
     """What the audit trail tells of a question."""
-    filters, region = len(question.where or {}), question.region is not None
-    return {"k": question.k, "filters": filters, "region": region}
+    filters, region = len(terms.where), terms.region is not None
+    return {"k": terms.k, "filters": filters, "region": region}
