@@ -74,12 +74,12 @@ class Service:
             self.queries = Queries(self.scratch.queries, settings.keep)
             self.audit = Audit(settings.audit or settings.index / "audit")
             opened.callback(self.audit.close)
-            self.index = opened.enter_context(open_index(settings.index, encoder))
-            encoder = self.index.encoder
             self._writer = opened.enter_context(open_index(settings.index, encoder, lazy=True))
             with suppress(WriterBusyError), self._writer.case_index.writing("serve"):
                 settle(self._writer.case_index)
                 sweep(self._writer.case_index)
+            self.index = opened.enter_context(open_index(settings.index, encoder))
+            encoder = self.index.encoder
             encoder.encode(np.zeros((32, encoder.size, encoder.size), np.uint8))  # warm
             self._revision = self._writer.case_index.catalog.revision
             self._calibrated = -1  # the revision at which that was last thought of
