@@ -7,11 +7,16 @@ embedded beside the sequences themselves.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
-from indexer.readers.names import sequence_of
+from indexer.discovery.roles import understood
+from indexer.discovery.tokens import stem
+from indexer.readers.formats import formats
 from indexer.readers.source import Source
 from indexer.scan import Scan
 
@@ -45,23 +50,26 @@ def groups(scans: Iterable[Scan]) -> Iterator[list[Scan | None]]:
 
 
 def beside(sources: Sequence[Source]) -> list[Source]:
-    """What single files of several sequences are together: a source more for each patient's in a folder.
+    """What single files of several sequences are together: a source more for each visit.
 
-    It is called like the files without their sequences, and "composite".
+    Of several files of a sequence, the first is taken. It is called like the files without what differs,
+    and "composite", and lies in the deepest folder that holds them all.
     """
-    members: dict[tuple[Path, str, str, str], list[Source]] = {}
+    single = [format for format in formats() if not format.pictures and format.series is None]
+    volumes = {kind for format in single for kind in format.kinds}
+    members: dict[tuple[str, str], dict[str, Source]] = {}
     for source in sources:
-        if source.kind == "nifti" and source.sequence in CHANNELS and not source.channels:
-            _, rest = sequence_of(source.path.name)
-            key = source.path.parent, rest, source.patient_id, source.study_id
-            members.setdefault(key, []).append(source)
+        if source.kind in volumes and source.sequence in CHANNELS and not source.channels:
+            held = members.setdefault((source.patient_id, source.study_id), {})
+            held.setdefault(source.sequence, source)
     found = []
-    for (folder, rest, *_), several in members.items():
-        if len({source.sequence for source in several}) > 1:
+    for (patient, study), of_sequence in members.items():
+        several = list(of_sequence.values())
+        if len(several) > 1:
             found.append(
                 replace(
                     several[0],
-                    path=folder / "_".join(filter(None, (rest, COMPOSITE))),
+                    path=_home(several) / _called(several, patient, study),
                     kind=COMPOSITE,
                     files=tuple(source.files[0] for source in several),
                     channels=tuple(source.sequence or "" for source in several),
@@ -72,10 +80,33 @@ def beside(sources: Sequence[Source]) -> list[Source]:
     return found
 
 
+def _home(sources: Sequence[Source]) -> Path:
+    """The deepest folder that holds all files."""
+    return Path(os.path.commonpath([source.path.parent for source in sources]))
+
+
+def _called(sources: Sequence[Source], patient: str, study: str) -> str:
+    """The words that the files' names begin with; whose they are, where each begins with another."""
+    names = [stem(source.path.name) for source in sources]
+    words = zip(*(re.findall(r"[^\W_]+|[\W_]+", name) for name in names), strict=False)
+    shared = takewhile(lambda same: len(set(same)) == 1, words)
+    name = "".join(word for word, *_ in shared).rstrip("_-. ")
+    if not name and any(understood(each).id for each in names):
+        name = "_".join(filter(None, (patient, study))).replace(os.sep, "_")
+    return "_".join(filter(None, (name, COMPOSITE)))
+
+
 def parts(source: Source) -> list[Source]:
     """The files that a source of :func:`beside` is of, each by itself."""
     return [
-        replace(source, path=file, kind="nifti", files=(file,), channels=(), sequence=sequence)
+        replace(
+            source,
+            path=file,
+            kind=next(format.kind for format in formats() if format.claims(file)),
+            files=(file,),
+            channels=(),
+            sequence=sequence,
+        )
         for file, sequence in zip(source.files, source.channels, strict=True)
     ]
 

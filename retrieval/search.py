@@ -13,7 +13,7 @@ from typing import Concatenate, ParamSpec
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers, reference, remote
+from indexer import discovery, readers, reference, remote
 from indexer.case_index import CaseIndex, Snapshot
 from indexer.catalog import Contents
 from indexer.composite import COMPOSITE, composite, groups, parts
@@ -178,7 +178,7 @@ class Index:
         """
         path = Path(source)
         return self.ask(
-            readers.read(path),
+            discovery.read(path),
             k,
             source=str(path),
             where=where,
@@ -316,7 +316,7 @@ class Index:
                 files = parts(here) if here.kind == COMPOSITE else [here]
                 return [scan for file in files for scan in readers.read(file)]
         # a series that shares its folder with others has a name of its own
-        scans = readers.read(path if path.exists() else path.parent)
+        scans = discovery.read(path if path.exists() else path.parent)
         return [replace(scan, region=None) for scan in scans if path.exists() or scan.source == path]
 
     def vector(

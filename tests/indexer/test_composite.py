@@ -18,9 +18,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from indexer import encoder, readers
+from indexer import discovery, encoder
 from indexer.case_index import CaseIndex
 from indexer.composite import CHANNELS, COMPOSITE, LEADING, beside, composite, groups, parts
+from indexer.discovery.roles import understood
+from indexer.discovery.tokens import stem
 from indexer.encoder import Composer, TrainedEncoder, load_encoder, look, write_weights
 from indexer.encoder import batch as batches
 from indexer.errors import CbirError, EncoderError, ReadError
@@ -140,18 +142,23 @@ def test_a_composite_stands_for_its_first_scan() -> None:
 
 
 def file_of(path: str, patient: str = "P", **other: Any) -> Source:
-    sequence, _ = readers.names.sequence_of(Path(path).name)
+    sequence = understood(stem(Path(path).name)).sequence
     told = {"kind": "nifti", "files": (Path(path),), "study_id": patient, "sequence": sequence}
     return Source(Path(path), patient_id=patient, **(told | other))
 
 
-def test_single_files_of_a_patient_in_one_folder_are_together() -> None:
-    files = ("a/P_flair.nii.gz", "a/P_t1.nii.gz", "b/P_t2.nii.gz", "a/Q_t1.nii", "a/Q_t1ce.nii")
+def test_single_files_of_a_visit_are_together() -> None:
+    files = ("a/P_flair.nii.gz", "a/P_t1.nii.gz", "a/P_run-2_t1.nii.gz", "a/Q_t1.nii", "a/Q_t1ce.nii")
     sources = [file_of(f, Path(f).name[0]) for f in files]
     first, second = beside(sources)
     assert (first.path, first.kind, first.patient_id) == (Path("a/P_composite"), COMPOSITE, "P")
     assert first.files == (Path(files[0]), Path(files[1]))
     assert first.channels == ("flair", "t1")
+    # in folders of their own, and with other words in their names
+    (apart,) = beside([file_of("P/1_T1/T1.nii"), file_of("P/4_FLAIR/FLAIR.nii")])
+    assert apart.path == Path("P/composite")
+    (bids,) = beside([file_of("b/sub-1_acq-x_run-1_T1w.nii"), file_of("b/sub-1_FLAIR.nii")])
+    assert (bids.path, bids.channels) == (Path("b/sub-1_composite"), ("t1", "flair"))
     assert (second.path, second.patient_id, second.channels) == (Path("a/Q_composite"), "Q", ("t1", "t1ce"))
     assert parts(first) == sources[:2]
     assert parts(second) == sources[3:]
@@ -165,8 +172,6 @@ def test_single_files_of_a_patient_in_one_folder_are_together() -> None:
     [
         file_of("a/P_t1w.nii.gz"),  # also a T1
         file_of("a/P_adc.nii.gz"),
-        file_of("b/P_t2.nii.gz"),
-        file_of("a/R_t2.nii.gz"),
         file_of("a/P_t2.nii.gz", "Q"),
         file_of("a/P_t2.nii.gz", study_id="P-2"),
         file_of("a/P_t2.nii.gz", channels=("t2", "flair")),
@@ -717,7 +722,7 @@ def test_composites_of_a_cohort_are_packed_once(tmp_path: Path) -> None:
 
     def read(source: Source) -> list[Scan]:
         calls.append(source.patient_id)
-        return readers.read(source)
+        return discovery.read(source)
 
     cohort = replace(cohort_of(root), read=read)
     found = pack.load_composites([cohort], 32, tmp_path / "cache")
@@ -726,7 +731,7 @@ def test_composites_of_a_cohort_are_packed_once(tmp_path: Path) -> None:
     assert found.classes == {"who_grade": ("2", "3")}
     for name, grade in (("P-1", 0), ("P-2", 1), ("P-3", 0)):
         mine = found.chosen(found.patients == name)
-        (group,) = groups(readers.read(root / name))
+        (group,) = groups(discovery.read(root / name))
         ready = prepared_composite(group, 32)
         whole = ready.views == 0
         np.testing.assert_array_equal(mine.pixels[mine.rows], ready.pixels[whole])
@@ -840,7 +845,7 @@ def stored(index: CaseIndex, case: str, sequence: str, view: int = 0) -> tuple[N
 
 def expected(composer: TinyComposer, *paths: Path, view: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
     """What is to be filed of the only composite of some files."""
-    (group,) = groups([scan for path in paths for scan in readers.read(path)])
+    (group,) = groups([scan for path in paths for scan in discovery.read(path)])
     ready = prepared_composite(group, composer.composite_size)
     rows = ready.views == view
     vectors, chance = composer.compose(ready.pixels[rows])
@@ -1089,7 +1094,7 @@ def by_hand(
 def asking(composer: TinyComposer, *paths: Path, view: int = 0) -> dict[str, Stack]:
     """What a query of files is, by sequence."""
     found: dict[str, Stack] = {}
-    for scan in (scan for path in paths for scan in readers.read(path)):
+    for scan in (scan for path in paths for scan in discovery.read(path)):
         ready = prepared(scan, Preprocessing.of(composer))
         rows = ready.views == view
         found[str(scan.sequence)] = composer.encode(ready.pixels[rows]), ready.weights[rows]
@@ -1182,7 +1187,7 @@ def test_a_query_without_a_sequence_is_not_compared_with_composites(
 ) -> None:
     index = make(mixed / "stacks", mixed / "files")
     file = write_nifti(mixed / "new.nii.gz", phantom(300, 3))
-    (scan,) = readers.read(file)
+    (scan,) = discovery.read(file)
     assert scan.sequence is None
     ready = prepared(scan, Preprocessing.of(composer))
     asked = composer.encode(ready.pixels), ready.weights

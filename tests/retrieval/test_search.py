@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from indexer.case_index import CaseIndex
+from indexer.discovery import read
 from indexer.errors import EncoderError, QueryError, ReadError
 from indexer.ingest import ingest
 from indexer.preprocess import Preprocessing, prepared, with_region
-from indexer.readers import read
 from retrieval.search import Index, open_index
 from tests.support.images import phantom, write_nifti
 
