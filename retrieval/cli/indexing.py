@@ -71,14 +71,13 @@ def index(
 
     Example: `cbir index ./mri --labels grades.csv`
     """
+    from cbir import Index
     from indexer import reference
     from indexer.case_index import CaseIndex
     from indexer.encoder import DEFAULT, load_encoder
     from indexer.ingest import ingest
     from indexer.labels import load_labels
     from indexer.remote import is_address
-    from retrieval.calibration import calibrate, due
-    from retrieval.search import Index
 
     named = engines(engine, uri, catalog)
     table = load_labels(labels) if labels else None
@@ -127,9 +126,10 @@ def index(
             say("cbir: stopped; what was committed stays, run it again to go on")
             raise typer.Exit(130) from None
         learnt = None
-        if due(case_index):
+        filled = Index(case_index, model, lazy=True)
+        if filled.calibration_due:
             with spinner("learning what the votes are worth"):
-                learnt = calibrate(Index(case_index, model))
+                learnt = filled.calibrate()
     for failure in report.failed:
         say(f"not indexed: {failure['source']}: {failure['reason']}")
     for note in report.notes:
