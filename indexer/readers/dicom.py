@@ -9,11 +9,9 @@ then dropped.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import re
 import struct
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,13 +35,9 @@ from pydicom.tag import BaseTag, Tag
 
 from indexer.errors import CbirError, ReadError
 from indexer.readers.limits import MAX_VOXELS, refuse_size, refuse_values
+from indexer.readers.quiet import quiet
 from indexer.readers.source import Source
 from indexer.scan import Scan, stacked
-
-# pydicom's warnings and log quote header values, which must not reach a terminal or a log file.
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 EXPORT = "export the whole series again"
 SORT = "keep one acquisition in a series, or convert it to NIfTI with a tool made for its vendor"
@@ -106,6 +100,7 @@ _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes run to the patient's L
 # --- finding series -----------------------------------------------------------------------------------
 
 
+@quiet()
 def is_dicom(path: Path) -> bool:
     """Whether a file is called ``.dcm`` or begins like DICOM, whatever its name.
 
@@ -123,6 +118,7 @@ def is_dicom(path: Path) -> bool:
         return _begins_like_dicom(stream.read(132))
 
 
+@quiet()
 def series(files: Sequence[Path], root: Path) -> tuple[list[Source], list[ReadError]]:
     """Group DICOM files by SeriesInstanceUID, whatever their folder, name and order. Reads no pixels.
 
@@ -329,6 +325,7 @@ def _flat(groups: Dataset) -> dict[str, Any]:
 # --- reading ------------------------------------------------------------------------------------------
 
 
+@quiet()
 def read(source: Source) -> list[Scan]:
     """The volumes of a series; of images without a place in the patient (X-ray, ultrasound) its pictures.
 

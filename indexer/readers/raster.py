@@ -27,7 +27,6 @@ is never exact, it is what is brighter than half.
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -50,6 +49,7 @@ from indexer.readers.names import (
     sequence_of,
     stem,
 )
+from indexer.readers.quiet import quiet
 from indexer.readers.source import Source
 from indexer.scan import Scan, stacked
 
@@ -225,23 +225,23 @@ def _pages(file: Path, split: bool, files: int = 1) -> list[NDArray[Any]]:
         Number of such files that are to be held in memory together.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # opened here: Pillow maps a file it opens, and misplaces the rows of a TIFF that lies on its side
-            with (
-                file.open("rb") as stream,
-                Image.open(stream, formats=sorted(set(FORMATS.values()))) as image,
-            ):
-                count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-                if count > 1 and image.format != "TIFF":
-                    raise ReadError(file, f"is an animation of {count} frames", "save its frames as slices")
-                pages = []
-                for page in range(count):
-                    image.seek(page)
-                    refuse_size(file, (image.height, image.width), len(image.getbands()) * count * files)
-                    pages.append(_pixels(image, split))
-                return pages
+        # opened here: Pillow maps a file it opens, and misplaces the rows of a TIFF that lies on its side
+        with (
+            quiet(),
+            file.open("rb") as stream,
+            Image.open(stream, formats=sorted(set(FORMATS.values()))) as image,
+        ):
+            count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            if count > 1 and image.format != "TIFF":
+                raise ReadError(file, f"is an animation of {count} frames", "save its frames as slices")
+            pages = []
+            for page in range(count):
+                image.seek(page)
+                if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                    raise Image.DecompressionBombError
+                refuse_size(file, (image.height, image.width), len(image.getbands()) * count * files)
+                pages.append(_pixels(image, split))
+            return pages
     except ReadError:
         raise
     except UnidentifiedImageError as error:
@@ -249,7 +249,7 @@ def _pages(file: Path, split: bool, files: int = 1) -> list[NDArray[Any]]:
         raise ReadError(
             file, f"is not a {kinds} image, whatever its name says", "check what it holds"
         ) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise ReadError(file, "declares more pixels than Pillow's limit", "crop or split it") from error
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         system = getattr(error, "strerror", None)

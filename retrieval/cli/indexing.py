@@ -113,8 +113,7 @@ def index(
                 progress=progress,
             )
         except KeyboardInterrupt:
-            say("cbir: stopped; what was committed stays, run it again to go on")
-            raise typer.Exit(130) from None
+            raise KeyboardInterrupt("what was committed stays, run it again to go on") from None
         learnt = None
         if due(case_index):
             with spinner("learning what the votes are worth"):
