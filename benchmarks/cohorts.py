@@ -29,13 +29,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from benchmarks import results
-from indexer import network, readers
+from indexer import readers
 from indexer.encoder import SHIPPED, TrainedEncoder, load_weights
 from indexer.labels import load_labels
+from indexer.learning import network
+from indexer.learning.cohort import Cohort, validation
+from indexer.learning.fitting import held_out_precision, save
+from indexer.learning.pack import load, load_composites
+from indexer.learning.recipe import Recipe
+from indexer.learning.samples import Samples
+from indexer.learning.tasks import CompositeTask, SliceTask
+from indexer.learning.training import Epoch, train
 from indexer.readers import Source
-from indexer.samples import Cohort, Samples, load, load_together, validation
 from indexer.scan import Scan, stacked
-from indexer.training import Epoch, Recipe, held_out_precision, save, train, train_together
 
 FIGSHARE = results.DATA / "figshare"
 NETWORKS = results.CACHE / "networks"
@@ -138,7 +144,7 @@ def composites() -> Samples:
     root = results.DATA / "brats-lesions"
     version = f"thinned {LESION_SLICES} {OTHER_SLICES}"
     cohort = Cohort(root, load_labels(root / "lesions.tsv"), ("grade_group",), thinned, version)
-    found = load_together([cohort], network.VIEW, results.CACHE)
+    found = load_composites([cohort], network.VIEW, results.CACHE)
     assert found is not None
     return found
 
@@ -186,11 +192,11 @@ def trained(data: Samples, name: str, recipe: Recipe = RECIPE) -> TrainedEncoder
             print(f"{name}: epoch {epoch.number}/{recipe.epochs}, {losses}, {minutes:.1f} min", flush=True)
 
         checkpoint = path.with_suffix(".checkpoint")
-        net = train(data, recipe, checkpoint=checkpoint, resume=True, finished=finished)
+        net = train(SliceTask(data, recipe), checkpoint=checkpoint, resume=True, finished=finished)
         several, also = composites(), volumes()
         several, also = (part.chosen(np.isin(part.patients, data.patients)) for part in (several, also))
-        together = train_together(several, recipe)
-        save(path, net, data, recipe, "cbir" if name == "final" else name, [also], together)
+        composite = train(CompositeTask(several, recipe))
+        save(path, net, data, recipe, "cbir" if name == "final" else name, [also], composite)
         checkpoint.unlink()
     return load_weights(path)
 

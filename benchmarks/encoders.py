@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from indexer import network
 from indexer.encoder import Encoder, NetworkEncoder
+from indexer.learning import backbone
 
 
 class Pixels:
@@ -32,7 +32,7 @@ def random_network(seed: int = 0) -> Encoder:
     Without statistics of its own the normalisation would let all outputs collapse onto one vector.
     """
     torch.manual_seed(seed)
-    net = network.EfficientNetLite0()
+    net = backbone.EfficientNetLite0()
     for module in net.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -41,5 +41,5 @@ def random_network(seed: int = 0) -> Encoder:
     smooth = torch.nn.functional.interpolate(torch.rand(32, 1, 24, 24), size=(192, 192), mode="bilinear")
     with torch.inference_mode():
         net.train()(smooth * 2 - 1)
-    embed = functools.partial(network.embed, net.fused())
-    return NetworkEncoder("random", network.FEATURES, f"seed {seed}", 192, embed)
+    embed = functools.partial(backbone.embed, net.fused())
+    return NetworkEncoder("random", backbone.FEATURES, f"seed {seed}", 192, embed)

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks import results
+from cbir import Index
 from indexer import case_index, milvus, reference, vectors
 from indexer.case_index import CaseIndex
+from indexer.policy import SearchPolicy
 from indexer.transfer import transfer
-from retrieval import search
-from retrieval.search import Index
 
 
 def median(action: Callable[[], Any], times: int = 7) -> float:
@@ -58,7 +58,8 @@ def compare(near: CaseIndex, far: CaseIndex) -> dict[str, Any]:
         for name, one in (("faiss", ours), ("milvus", theirs))
     }
     cases = []
-    with Index(near) as here, Index(far) as there:
+    lists = SearchPolicy(exact_below=1)
+    with Index(near, policy=lists) as here, Index(far, policy=lists) as there:
         names = ours.contents.case_ids
         for name in rng.choice(names, 60, replace=False):
             hits = [[hit.case_id for hit in index.like(str(name), 10).hits] for index in (here, there)]
@@ -89,7 +90,7 @@ def main() -> None:
     parser.add_argument("--catalog", required=True)
     options = parser.parse_args()
     case_index.EXACT_BELOW = 5000
-    vectors.EXACT_BELOW = milvus.EXACT_BELOW = search.EXACT_BELOW = 1
+    vectors.EXACT_BELOW = milvus.EXACT_BELOW = 1
     vectors.DEEP_SHARE = milvus.DEEP_SHARE = 1
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

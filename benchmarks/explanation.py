@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from benchmarks import cohorts, figshare, results
-from indexer import network
 from indexer.encoder import TrainedEncoder, load_weights
-from indexer.samples import Samples
+from indexer.learning import network
+from indexer.learning.samples import Samples
 
 CELLS = 20
 """Cells along each side of a slice; only those that show something are removed."""

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks import cohorts, results
-from indexer import network
 from indexer.encoder import TrainedEncoder
-from indexer.samples import Samples
+from indexer.learning import network
+from indexer.learning.looks import frames, looked_at, proposed
+from indexer.learning.samples import Samples
 from retrieval.evaluation import Evaluation, evaluate, predicted_class_similarity, shuffled_labels
 
 CUTS = (1, 5, 10, 20)
@@ -73,9 +74,9 @@ def looks(encoder: TrainedEncoder, data: Samples) -> Looks:
             pixels = np.asarray(data.pixels[data.rows[rows]])
             x = torch.from_numpy(pixels.astype(np.float32))[:, None].div_(127.5).sub_(1)
             whole, logits = encoder.network(nn.functional.avg_pool2d(x, network.INPUT // network.VIEW))
-            boxes = network.proposed(logits.sigmoid().numpy())
+            boxes = proposed(logits.sigmoid().numpy())
             regions = [
-                encoder.network(network.looked_at(x, network.frames(torch.from_numpy(where))))[0].numpy()
+                encoder.network(looked_at(x, frames(torch.from_numpy(where))))[0].numpy()
                 for where in (data.boxes[rows], boxes)
             ]
             parts.append((whole.numpy(), *regions, boxes))

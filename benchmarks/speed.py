@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import results
-from indexer import network
 from indexer.encoder import load_encoder
+from indexer.learning import backbone, network
 
 ROUNDS = 60
 BATCHES = (1, 32)
@@ -27,7 +27,7 @@ BATCHES = (1, 32)
 
 def main() -> None:
     trained, frozen = load_encoder("cbir"), load_encoder("imagenet")
-    plain = functools.partial(network.embed, frozen.network)  # type: ignore[attr-defined]
+    plain = functools.partial(backbone.embed, frozen.network)  # type: ignore[attr-defined]
     rng = np.random.default_rng(0)
     table: dict[str, Any] = {}
     for batch in BATCHES:

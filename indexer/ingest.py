@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from indexer import readers, reference, remote
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
-from indexer.composite import COMPOSITE, beside, composite, groups, parts
+from indexer.composite import COMPOSITE, beside, composite, groups
 from indexer.encoder import Composer, Encoder, look, trained_on
 from indexer.errors import CbirError, LabelsError, ReadError
 from indexer.labels import Labels, find_labels, load_labels, tables_below
-from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_together
+from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite
 from indexer.readers import Source
 from indexer.scan import Scan
+from indexer.studies import composites
 
 GROUP = 256
 """Slices that are embedded and committed together, at least."""
@@ -108,10 +109,13 @@ class Read:
     scans : list of ReadScan
     images : list of Prepared
         One a scan; or what stands for the list where the workers keep it.
+    notes : tuple of str
+        What the user should know.
     """
 
     scans: list[ReadScan]
     images: Any
+    notes: tuple[str, ...] = ()
 
 
 Pick = tuple[Any, int, int]
@@ -267,13 +271,15 @@ def ingest(
         report.failed = [{k: stand_ins.named(v) for k, v in failure.items()} for failure in report.failed]
         discovered = (stand_ins.source(source) for sources, _ in found for source in sources)
         sources = {source.name: source for source in discovered}
-        if isinstance(encoder, Composer) and encoder.together:
+        if isinstance(encoder, Composer) and encoder.composite_size:
             # whoever names some files of a folder does not say that there are no others
             named = {str(r if isinstance(r, str) else r.parent.resolve() / r.name) for r in roots}
-            several = beside([source for source in sources.values() if source.name not in named])
+            several = beside([source for source in sources.values() if source.name not in named], index.case)
             sources |= {source.name: source for source in several}
         tables = {index.patient(p): row for discovered, t in found for p, row in _rows(discovered, t)}
-        gone = _gone(index.catalog.fingerprints(), sources, roots, stand_ins)
+        visits = {index.case(*v): row for discovered, t in found for v, row in _visit_rows(discovered, t)}
+        held = (path for root in roots for path in index.catalog.fingerprints(str(root)))
+        gone = _gone(dict.fromkeys(held), sources, roots, stand_ins)
         files = [path for path in gone if (index.catalog.record(path) or {}).get("kind") != COMPOSITE]
         if prune:
             index.catalog.remove_sources(gone)
@@ -284,8 +290,13 @@ def ingest(
                 "--prune takes them out"
             )
         with nullcontext(workers) if workers else Threads(encoder) as able:
-            _file(index, list(sources.values()), tables, encoder, able, report, progress)
+            _file(index, list(sources.values()), tables, visits, encoder, able, report, progress)
         index.catalog.set_labels(tables)
+        index.catalog.set_visit_labels(visits)
+        of_case = {index.case(s.patient_id, s.study_id): s for s in sources.values()}
+        index.catalog.set_visits(
+            {case: index.visit(s.patient_id, s.study_id) for case, s in of_case.items() if case.isprintable()}
+        )
         if with_reference:
             report.reference = reference.join(index)
         if labels is not None:
@@ -309,6 +320,8 @@ def ingest_sources(
     labels: Mapping[str, Mapping[str, str]] | None = None,
 ) -> IngestReport:
     """File single sources into a living index, such as series that arrive at a PACS.
+
+    The composite of a visit is made of all that is filed of it, and made anew when a series comes later.
 
     The vectors file is left as it is until it lags by more than a twentieth: what it lacks is
     taken from the catalog when the index is opened, and rewriting it costs more than embedding
@@ -340,7 +353,11 @@ def ingest_sources(
     with index.writing("index"):
         tables = {index.patient(p): row for p, row in (labels or {}).items()}
         with Threads(encoder) as able:
-            _file(index, sources, tables, encoder, able, report, lambda done, total, slices: None)
+            _file(index, sources, tables, {}, encoder, able, report, lambda done, total, slices: None)
+            if isinstance(encoder, Composer) and encoder.composite_size:
+                together, stale = composites(index, sources)
+                index.catalog.remove_sources(stale)
+                _file(index, together, tables, {}, encoder, able, report, lambda done, total, slices: None)
         index.catalog.set_labels(tables)
         if index.lag() > 0.05:
             index.file_vectors()
@@ -352,13 +369,14 @@ def _file(
     index: CaseIndex,
     sources: Sequence[Source],
     tables: Mapping[str, Mapping[str, str]],
+    visits: Mapping[str, Mapping[str, str]],
     encoder: Encoder,
     workers: Workers,
     report: IngestReport,
     progress: Callable[[int, int, int], None],
 ) -> None:
     """Read, embed and commit what is new or changed."""
-    held = index.catalog.fingerprints()
+    held = index.catalog.fingerprints_of(source.name for source in sources if source.name.isprintable())
     fresh: list[tuple[Source, str]] = []
     for source in sources:
         try:
@@ -382,8 +400,10 @@ def _file(
         nonlocal done
         landing = flying.popleft()
         entries = _landed(index, encoder, landing, report)
-        patients = {scan.patient_id for entry in entries for scan in entry.scans}
-        index.catalog.put(entries, {p: tables[p] for p in patients if p in tables})
+        embedded = [scan for entry in entries for scan in entry.scans]
+        of_patients = {scan.patient_id: tables.get(scan.patient_id) for scan in embedded}
+        of_visits = {scan.case_id: visits.get(scan.case_id) for scan in embedded}
+        index.catalog.put(entries, _known(of_patients), _known(of_visits))
         report.indexed += sum(one.source.kind != COMPOSITE for one in landing.group)
         done += len(entries)
         progress(done + len(report.failed) - failed, len(fresh), report.embedded)
@@ -498,6 +518,22 @@ def _rows(discovered: Iterable[Source], table: Labels | None) -> Iterator[tuple[
             yield source.patient_id, table.of(source.patient_id)
 
 
+def _visit_rows(
+    discovered: Iterable[Source], table: Labels | None
+) -> Iterator[tuple[tuple[str, str], Mapping[str, str]]]:
+    """Labels of the visits, each a patient and a study, of the patients that the table knows."""
+    of_visit = getattr(table, "of_visit", None)
+    known = set() if table is None or of_visit is None else set(table.patients)
+    for source in discovered:
+        if of_visit is not None and source.patient_id in known:
+            visit = source.patient_id, source.study_id
+            yield visit, of_visit(*visit)
+
+
+def _known(rows: Mapping[str, Mapping[str, str] | None]) -> dict[str, Mapping[str, str]]:
+    return {name: row for name, row in rows.items() if row is not None}
+
+
 def _label_notes(found: Iterable[tuple[Sequence[Source], Labels | None]]) -> Iterator[str]:
     """Where labels and data do not meet, one line each."""
     of_table: dict[Path, tuple[Labels, list[tuple[Path, str]]]] = {}
@@ -558,17 +594,19 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
     together = source.kind == COMPOSITE
     try:
         with source.local() as here:
-            files = parts(here) if together else [here]
-            scans = [scan for file in files for scan in readers.read(file)]
+            scans = _scans(here)
             found = [] if together else [(scan, prepared(scan, preprocessing)) for scan in scans]
-            for group in groups(scans) if preprocessing.together else ():
+            notes: list[str] = []
+            for group in groups(scans, preprocessing.composite_size) if preprocessing.composite_size else ():
                 with suppress(ReadError):  # what shows too little beside the others is filed without them
-                    found.append((composite(group), prepared_together(group, preprocessing.together)))
+                    ready = prepared_composite(group.scans, preprocessing.composite_size)
+                    found.append((composite(group), ready))
+                    notes += group.notes
         told = [
             ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views)
             for scan, ready in found
         ]
-        return Read(told, [ready for _, ready in found])
+        return Read(told, [ready for _, ready in found], tuple(notes))
     except Exception as error:  # one odd file must not end the run; its text may hold identifiers
         if isinstance(error, CbirError) and not (together and isinstance(error, ReadError)):
             raise
@@ -577,6 +615,17 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
         raise ReadError(
             source.name, f"cannot be read ({type(error).__name__})", "please report its format"
         ) from error
+
+
+def _scans(source: Source) -> list[Scan]:
+    """The scans of a source; of several together, those of the parts that can be read."""
+    if not source.parts:
+        return readers.read(source)
+    scans: list[Scan] = []
+    for part in source.parts:
+        with suppress(ReadError):
+            scans += readers.read(part)
+    return scans
 
 
 def embed(encoder: Encoder, picks: Sequence[Pick]) -> Embedding:
@@ -608,7 +657,9 @@ def _read_ahead(
 
     def result(source: Source, fingerprint: str, future: Future[Read]) -> Iterator[_Fresh]:
         try:
-            yield _Fresh(source, fingerprint, future.result())
+            found = future.result()
+            report.notes += [f"{source.name}: {note}" for note in found.notes]
+            yield _Fresh(source, fingerprint, found)
         except ReadError as error:
             report.failed.append(_failure(source.name, error))
 
@@ -700,6 +751,7 @@ def _filed(
         embeddings=embeddings,
         in_sample=trained_on(encoder, source.patient_id),
         strangeness=float(np.average(whole[2], weights=whole[1])),
+        visit=index.visit(source.patient_id, source.study_id),
     )
 
 

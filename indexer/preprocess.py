@@ -79,27 +79,27 @@ class Preprocessing:
     crops : bool
         Whether the image of a region is a crop around it. An encoder that finds its own way to a
         region takes the whole slice instead, and the region's box.
-    together : int
+    composite_size : int
         Side of composites (:mod:`indexer.composite`), in pixels; 0 where there are to be none.
     """
 
     size: int
     crops: bool = True
-    together: int = 0
+    composite_size: int = 0
 
     @classmethod
     def of(cls, encoder: Encoder) -> Preprocessing:
         """As an encoder takes it."""
-        together = encoder.together if isinstance(encoder, Composer) else 0
-        return cls(encoder.size, crops=not isinstance(encoder, Analyser), together=together)
+        composite_size = encoder.composite_size if isinstance(encoder, Composer) else 0
+        return cls(encoder.size, crops=not isinstance(encoder, Analyser), composite_size=composite_size)
 
     @property
     def version(self) -> str:
         """Differs where the same scan would be prepared otherwise."""
         method = (SCHEME, NEAR, COMMON, PATCH, SPECK, EMPTY, *WINDOW, CONTEXT, LEAST, SAMPLE, AIR)
         whole = () if self.crops else ("whole",)
-        together = (f"together {self.together}",) if self.together else ()
-        return "-".join(map(str, (self.size, *method, *whole, *together)))
+        composites = (f"together {self.composite_size}",) if self.composite_size else ()
+        return "-".join(map(str, (self.size, *method, *whole, *composites)))
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def prepared(scan: Scan, preprocessing: Preprocessing) -> Prepared:
     )
 
 
-def prepared_together(scans: Sequence[Scan | None], size: int) -> Prepared:
+def prepared_composite(scans: Sequence[Scan | None], size: int) -> Prepared:
     """Scans on one grid, laid over each other.
 
     Parameters

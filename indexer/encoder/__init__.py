@@ -1,0 +1,49 @@
+"""Encoders turn prepared slices into unit vectors.
+
+What an encoder is, and what it may offer beyond that, is in :mod:`indexer.encoder.protocols`. A package
+can bring one by an entry point (:mod:`indexer.encoder.registry`); a file of trained weights is one, too
+(:mod:`indexer.encoder.weights`).
+"""
+
+from indexer.encoder.mean import MeanEncoder, NetworkEncoder, imagenet
+from indexer.encoder.protocols import (
+    LEAST_WEIGHT,
+    Analyser,
+    Analysis,
+    Composer,
+    Encoder,
+    Explainer,
+    FileEncoder,
+    Taught,
+    look,
+    trained_on,
+)
+from indexer.encoder.registry import DEFAULT, GROUP, load_encoder
+from indexer.encoder.trained import TrainedEncoder
+from indexer.encoder.weights import FORMAT, SHIPPED, SUFFIX, load_weights, shipped, write_weights
+
+__all__ = [
+    "DEFAULT",
+    "FORMAT",
+    "GROUP",
+    "LEAST_WEIGHT",
+    "SHIPPED",
+    "SUFFIX",
+    "Analyser",
+    "Analysis",
+    "Composer",
+    "Encoder",
+    "Explainer",
+    "FileEncoder",
+    "MeanEncoder",
+    "NetworkEncoder",
+    "Taught",
+    "TrainedEncoder",
+    "imagenet",
+    "load_encoder",
+    "load_weights",
+    "look",
+    "shipped",
+    "trained_on",
+    "write_weights",
+]

@@ -1,0 +1,179 @@
+"""What the index asks of an encoder, and all that an encoder may offer beyond that.
+
+An encoder offers something by having the members of its protocol; nobody asks what class it is of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEAST_WEIGHT = 0.02
+"""A slice that surely shows no lesion weighs this much beside one that surely does."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What the index asks of an encoder.
+
+    Attributes
+    ----------
+    name : str
+        The name it is registered under.
+    dimension : int
+        Length of its vectors.
+    version : str
+        Changes whenever the same image would get another vector: a hash of weights and architecture.
+    size : int
+        Side of the square images it takes, in pixels.
+    """
+
+    name: str
+    dimension: int
+    version: str
+    size: int
+
+    def encode(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Unit vectors, shape (n, dimension), of grey images, shape (n, size, size).
+
+        Any n, none included; a vector does not depend on the other images; safe to call from
+        several threads.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What an encoder sees in slices beside their vectors.
+
+    Attributes
+    ----------
+    embeddings : ndarray of float32, shape (n, dimension)
+        Unit vectors, the same as `encode` gives.
+    weights : ndarray of float32, shape (n,)
+        How informative each slice is, 0 to 1: the chance that it shows a lesion at all.
+    maps : ndarray of float32, shape (n, h, w)
+        Chance of a lesion in each cell of a grid over the slice.
+    boxes : ndarray of float32, shape (n, 4)
+        The region looked at: x0, y0, x1, y1 as shares of the side.
+    strangeness : ndarray of float32, shape (n,)
+        Distance from what the encoder was trained on, about 1 for its like; NaN where it cannot say.
+    """
+
+    embeddings: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    maps: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+    strangeness: NDArray[np.float32]
+
+
+@runtime_checkable
+class Analyser(Encoder, Protocol):
+    """An encoder that also says where it looks."""
+
+    def analyse(self, batch: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None) -> Analysis:
+        """Embeddings, weights, lesion maps, regions and strangeness of grey images, shape (n, size, size).
+
+        `boxes`, shape (n, 4), are regions that are known, as in `Analysis.boxes`; rows that are NaN
+        are proposed by the encoder.
+        """
+        ...
+
+
+@runtime_checkable
+class Composer(Encoder, Protocol):
+    """An encoder that can also see several sequences of one place at once (:mod:`indexer.composite`).
+
+    Attributes
+    ----------
+    composite_size : int
+        Side of the composites it takes, in pixels; 0 if it does not take any after all.
+    """
+
+    composite_size: int
+
+    def compose(
+        self, batch: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Unit vectors, shape (n, dimension), and weights as in `Analysis`, of composites.
+
+        `batch`, of shape (n, 4, composite_size, composite_size), has the channels of
+        `indexer.composite`, 0 where a sequence is lacking; `boxes` are as for an `Analyser`.
+        """
+        ...
+
+
+@runtime_checkable
+class Explainer(Encoder, Protocol):
+    """An encoder that also says where a similarity comes from."""
+
+    def explain(
+        self,
+        batch: NDArray[np.uint8],
+        directions: NDArray[np.float32],
+        boxes: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """What each cell of grey images, shape (n, size, size), adds to their cosine with unit vectors.
+
+        `directions`, shape (n, dimension), are embeddings of what the images are compared with; `boxes`
+        are as for an `Analyser`, and change nothing for an encoder that has no use for them. Returns
+        maps over the images, shape (n, h, w), of either sign.
+        """
+        ...
+
+
+@runtime_checkable
+class FileEncoder(Encoder, Protocol):
+    """An encoder that is not installed but lies in a file, of which an index keeps a copy.
+
+    Attributes
+    ----------
+    weights_file : Path
+        What :func:`indexer.encoder.load_encoder` makes the encoder of.
+    """
+
+    weights_file: Path
+
+
+@runtime_checkable
+class Taught(Encoder, Protocol):
+    """An encoder that knows whom it was trained on."""
+
+    def trained_on(self, patient_id: str) -> bool:
+        """Whether its weights have seen a patient, by the id that the training's labels used."""
+        ...
+
+
+def look(
+    encoder: Encoder, pixels: NDArray[np.uint8], boxes: NDArray[np.float32], weights: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Embeddings, weights and strangeness of prepared images, by whatever the encoder can do.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    pixels, boxes, weights
+        As in :class:`indexer.preprocess.Prepared`. An :class:`Analyser` is told the boxes, and scales
+        the weights of slices without one by the chance that they show a lesion; the strangeness that
+        another encoder cannot tell is NaN, as it is of composites.
+    """
+    strangeness = np.full(len(pixels), np.nan, np.float32)
+    if pixels.ndim == 4 and isinstance(encoder, Composer):
+        embeddings, lesion = encoder.compose(pixels, boxes)
+    elif isinstance(encoder, Analyser):
+        found = encoder.analyse(pixels, boxes)
+        embeddings, lesion, strangeness = found.embeddings, found.weights, found.strangeness
+    else:
+        return encoder.encode(pixels), weights, strangeness
+    lesion = np.maximum(lesion, LEAST_WEIGHT)
+    weights = np.where(np.isnan(boxes[:, 0]), weights * lesion, weights).astype(np.float32)
+    return embeddings, weights, strangeness
+
+
+def trained_on(encoder: Encoder, patient_id: str) -> bool:
+    """Whether an encoder's weights have seen a patient, as far as it says."""
+    return isinstance(encoder, Taught) and bool(encoder.trained_on(patient_id))

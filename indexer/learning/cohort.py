@@ -1,0 +1,84 @@
+"""A cohort: a folder of images, and which of its labels are learnt."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from indexer import readers
+from indexer.errors import CbirError, LabelsError
+from indexer.labels import Labels
+from indexer.readers import Source
+from indexer.scan import Scan
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Where some of the training data lie, and what is learnt from them.
+
+    Attributes
+    ----------
+    root : Path
+        A folder or file of images.
+    labels : Labels
+    columns : tuple of str
+        Label columns to learn. Cohorts of one table share their heads.
+    read : callable
+        Gives the scans of a source; :func:`indexer.readers.read`, or what adds outlines to them.
+    version : str
+        Changes whenever `read` would give something else for the same files.
+    importance : float
+        How often its slices are drawn, as a multiple of what they would be.
+    """
+
+    root: Path
+    labels: Labels
+    columns: tuple[str, ...]
+    read: Callable[[Source], list[Scan]] = readers.read
+    version: str = ""
+    importance: float = 1.0
+
+
+def cohorts(folders: Sequence[Path], tables: Sequence[Labels], columns: Sequence[str]) -> list[Cohort]:
+    """Folders with their labels tables, each learning those of the columns that its table has.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+    tables : sequence of Labels
+        One a folder.
+    columns : sequence of str
+
+    Raises
+    ------
+    LabelsError
+        If no table has a column, or a table has none of them.
+    """
+    found = []
+    for folder, table in zip(folders, tables, strict=True):
+        mine = tuple(column for column in columns if column in table.columns)
+        if not mine:
+            known = ", ".join(table.columns) or "none"
+            raise LabelsError(table.path, f"has no column {' or '.join(columns)}", f"choose of: {known}")
+        found.append(Cohort(folder, table, mine))
+    for column in columns:
+        if all(column not in cohort.columns for cohort in found):
+            raise LabelsError(column, "is no column of any labels table", "leave it out")
+    return found
+
+
+def validation(patients: Collection[str], share: float, seed: int = 0) -> frozenset[str]:
+    """Patients to choose settings on: those whose keyed hash is lowest, the same whatever else is there.
+
+    Raises
+    ------
+    CbirError
+        If the share leaves none on one of the two sides.
+    """
+    names = sorted(set(patients), key=lambda p: hashlib.sha256(f"{seed}\0{p}".encode()).digest())
+    count = round(share * len(names))
+    if not 0 < count < len(names):
+        raise CbirError(f"{share:g} of {len(names)} patients", "leaves nobody to train or to validate on")
+    return frozenset(names[:count])

@@ -1,0 +1,192 @@
+"""How the networks look at slices: at the whole, and at the region that they propose or are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor, nn
+
+from indexer.learning.backbone import ARCHITECTURE, STAGES, scaled
+from indexer.learning.network import (
+    CELL,
+    COMPOSITE_STAGES,
+    COMPOSITE_VIEW,
+    INPUT,
+    LATERAL,
+    VIEW,
+    CompositeNetwork,
+    RetrievalNetwork,
+)
+
+CONTEXT = 1.6
+"""Side of a region's square over the longer side of its box, as the preprocessing crops regions."""
+
+LEAST = 1 / 8
+"""Least side of a region's square, as a share of the slice."""
+
+SHARE = 0.5
+"""The proposed region is where the lesion map exceeds this share of its maximum, around the maximum."""
+
+STATISTICS = 2 * (STAGES[2][-1] + STAGES[4][-1])
+"""Mean and deviation of each channel of the two finer levels of the pyramid."""
+
+TOP = 4
+"""Cells of the lesion map whose mean probability is the slice's weight."""
+
+
+def architecture(network: RetrievalNetwork, composite: CompositeNetwork | None = None) -> str:
+    """All that decides an encoder's vectors besides the weights, for its version."""
+    how = f"{LATERAL} lateral, {CELL}, {INPUT} seen at {VIEW}, {CONTEXT}, {LEAST}, {SHARE}, {TOP}"
+    text = f"{ARCHITECTURE}, {network.dimension} of mean and lesion, {how}"
+    if composite is not None:
+        text += f", {composite.channels} together at {COMPOSITE_VIEW} of {VIEW}, {COMPOSITE_STAGES} stages"
+    return text
+
+
+@torch.inference_mode()
+def analyse(
+    network: RetrievalNetwork, images: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None
+) -> tuple[NDArray[np.float32], ...]:
+    """Look at slices and at a region of each; the embedding is the unit sum of both looks.
+
+    Parameters
+    ----------
+    network : RetrievalNetwork
+        In evaluation mode.
+    images : ndarray of uint8, shape (n, 320, 320)
+    boxes : ndarray of float32, shape (n, 4), optional
+        Where the lesion is: x0, y0, x1, y1 as shares of the side. Rows that are NaN, and all without
+        it, are proposed by the network.
+
+    Returns
+    -------
+    embeddings : ndarray of float32, shape (n, dimension)
+    weights : ndarray of float32, shape (n,)
+        Chance that the slice shows a lesion at all, as the network sees it.
+    maps : ndarray of float32, shape (n, 20, 20)
+        Chance of a lesion in each cell of the slice.
+    boxes : ndarray of float32, shape (n, 4)
+        The boxes that were looked at, without their context.
+    statistics : ndarray of float32, shape (n, 304 = STATISTICS)
+        Mean and deviation of each channel of the two finer levels of the pyramid, for
+        :mod:`indexer.learning.strangeness`.
+    """
+    x = scaled(images)
+    levels = network.backbone.pyramid(nn.functional.avg_pool2d(x, INPUT // VIEW))
+    whole, logits = network.heads(*levels)
+    maps = logits.sigmoid()
+    where = proposed(maps.numpy())
+    if boxes is not None:
+        where = np.where(np.isfinite(boxes), boxes, where).astype(np.float32)
+    region, _ = network(looked_at(x, frames(torch.from_numpy(where))))
+    embeddings = nn.functional.normalize(whole + region)
+    weights = maps.flatten(1).topk(TOP).values.mean(1)
+    planes = [level.flatten(2) for level in levels[:2]]
+    statistics = torch.cat([part for plane in planes for part in (plane.mean(2), plane.std(2))], 1)
+    return embeddings.numpy(), weights.numpy(), maps.numpy(), where, statistics.numpy()
+
+
+@torch.inference_mode()
+def compose(
+    network: RetrievalNetwork,
+    composite: CompositeNetwork,
+    images: NDArray[np.uint8],
+    leading: Sequence[int],
+    boxes: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Look at a region of several sequences at once.
+
+    Parameters
+    ----------
+    network : RetrievalNetwork
+        Proposes the region, in evaluation mode.
+    composite : CompositeNetwork
+        In evaluation mode.
+    images : ndarray of uint8, shape (n, channels, 160, 160)
+        A sequence that there is none of is 0 everywhere.
+    leading : sequence of int
+        All channels; the first that there is proposes the region.
+    boxes : ndarray of float32, shape (n, 4), optional
+        As for :func:`analyse`.
+
+    Returns
+    -------
+    embeddings : ndarray of float32, shape (n, dimension)
+    weights : ndarray of float32, shape (n,)
+        Chance that the slice shows a lesion at all.
+    """
+    x = torch.from_numpy(images).float().div_(127.5).sub_(1)
+    there = torch.from_numpy(images.any((2, 3)))
+    order = torch.tensor(leading)
+    lead = order[there[:, order].int().argmax(1)]
+    maps = network(x[torch.arange(len(x)), lead][:, None])[1].sigmoid()
+    where = proposed(maps.numpy())
+    if boxes is not None:
+        where = np.where(np.isfinite(boxes), boxes, where).astype(np.float32)
+    region = looked_at(x, frames(torch.from_numpy(where)), COMPOSITE_VIEW)
+    return composite(region, there).numpy(), maps.flatten(1).topk(TOP).values.mean(1).numpy()
+
+
+def proposed(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The box around the connected part of each lesion map that holds its maximum.
+
+    Parameters
+    ----------
+    maps : ndarray of float32, shape (n, h, w)
+        Probabilities.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, 4)
+        x0, y0, x1, y1 as shares of the side. The border is where the map, linear between the
+        middles of its cells, falls below half of its maximum.
+    """
+    finer = nn.functional.interpolate(
+        torch.from_numpy(maps)[:, None], scale_factor=4.0, mode="bilinear", align_corners=False
+    )[:, 0].numpy()
+    boxes = np.empty((len(maps), 4), np.float32)
+    for box, plane in zip(boxes, finer, strict=True):
+        parts, _ = ndimage.label(plane >= SHARE * plane.max())
+        rows, columns = ndimage.find_objects(parts)[parts.flat[plane.argmax()] - 1]
+        height, width = plane.shape
+        box[:] = columns.start / width, rows.start / height, columns.stop / width, rows.stop / height
+    return boxes
+
+
+def frames(boxes: Tensor) -> Tensor:
+    """The square with context around boxes, as affine maps from a view to the image.
+
+    Parameters
+    ----------
+    boxes : Tensor, shape (n, 4)
+        x0, y0, x1, y1 as shares of the side.
+
+    Returns
+    -------
+    Tensor, shape (n, 2, 3)
+        As :func:`torch.nn.functional.affine_grid` takes them. A square may reach over the image.
+    """
+    size = ((boxes[:, 2:] - boxes[:, :2]).amax(1) * CONTEXT).clamp(LEAST, 1)
+    centre = boxes[:, :2] + boxes[:, 2:] - 1
+    return torch.cat([torch.diag_embed(size[:, None].expand(-1, 2)), centre[:, :, None]], 2)
+
+
+def looked_at(images: Tensor, theta: Tensor, side: int = VIEW, empty: float = -1.0) -> Tensor:
+    """Views of images, bilinear.
+
+    Parameters
+    ----------
+    images : Tensor, shape (n, channels, h, w)
+    theta : Tensor, shape (n, 2, 3)
+        Affine maps as of :func:`frames`.
+    side : int
+        Of the views.
+    empty : float
+        What lies beyond the image.
+    """
+    grid = nn.functional.affine_grid(theta, [len(images), 1, side, side], align_corners=False)
+    return nn.functional.grid_sample(images - empty, grid, align_corners=False) + empty

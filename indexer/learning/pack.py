@@ -1,0 +1,290 @@
+"""Images of cohorts, prepared once: what a cache folder holds, and how it becomes samples.
+
+Images lie in one file that is mapped into memory, so that an epoch reads what it needs and a set
+may be larger than the memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer import readers
+from indexer.composite import CHANNELS, beside, groups
+from indexer.errors import LabelsError, ReadError
+from indexer.files import written_whole
+from indexer.learning.cohort import Cohort
+from indexer.learning.samples import Samples
+from indexer.learning.targets import classes_of, coded
+from indexer.preprocess import (
+    Preprocessing,
+    background_of,
+    extent,
+    pixel_spacing,
+    prepared,
+    prepared_composite,
+    squared,
+)
+from indexer.readers import Source
+from indexer.scan import Scan
+
+FINER = 4
+"""Pixels of the image, along each side, that share one value of the stored outline."""
+
+
+def load(
+    cohorts: Sequence[Cohort],
+    size: int,
+    cache: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Samples:
+    """The slices of cohorts, prepared anew or taken from the cache.
+
+    Parameters
+    ----------
+    cohorts : sequence of Cohort
+    size : int
+        Side of the prepared images.
+    cache : Path
+        Folder that keeps them; it holds pixels of the patients, and no ids.
+    progress : callable
+        Called with sources prepared and sources in all.
+
+    Raises
+    ------
+    ReadError
+        If a cohort holds nothing that can be read.
+    LabelsError
+        If a column is in no table, or has fewer than two values.
+    """
+    found, failed = _sources(cohorts)
+    preprocessing = Preprocessing(size)
+
+    def cut(scans: Sequence[Scan]) -> list[_Cut]:
+        return [slices_of(scan, preprocessing) for scan in scans]
+
+    coarse = size // FINER
+    pack = _packed(
+        found,
+        f"1 {preprocessing.version} {FINER}",
+        cut,
+        ((size, size), (coarse, coarse)),
+        cache,
+        failed,
+        progress,
+    )
+    if not len(pack.source):
+        where = found[0][0].root if found else "the folders"
+        raise ReadError(where, "no image could be read", "see `cbir index` for the reasons")
+    return replace(_labelled(pack, found), failed=tuple(failed))
+
+
+def load_composites(
+    cohorts: Sequence[Cohort],
+    size: int,
+    cache: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Samples | None:
+    """The composites of cohorts (:mod:`indexer.composite`), or None where nothing has several sequences.
+
+    Parameters and errors as of :func:`load`; a column that has fewer than two values among the
+    composites is left out.
+    """
+    found, failed = _sources(cohorts)
+    for cohort in cohorts:
+        found += [(cohort, source) for source in beside([s for of, s in found if of is cohort], _visit)]
+
+    def cut(scans: Sequence[Scan]) -> list[_Cut]:
+        return [composites_of(group.scans, size) for group in groups(scans, size)]
+
+    version = f"together 1 {Preprocessing(size).version}"
+    shapes = ((len(CHANNELS), size, size), (0, 0))
+    pack = _packed(found, version, cut, shapes, cache, failed, progress)
+    if not len(pack.source):
+        return None
+    return replace(_labelled(pack, found, all_columns=False), failed=tuple(failed))
+
+
+def _visit(patient: str, study: str) -> str:
+    return f"{patient}-{study}"
+
+
+def _sources(cohorts: Sequence[Cohort]) -> tuple[list[tuple[Cohort, Source]], list[tuple[str, str]]]:
+    """What cohorts hold, and what of it is no source."""
+    found: list[tuple[Cohort, Source]] = []
+    failed: list[tuple[str, str]] = []
+    for cohort in cohorts:
+        discovery = readers.discover(cohort.root, cohort.labels)
+        failed += [(error.where, error.explanation) for error in discovery.failures]
+        found += [(cohort, source) for source in discovery.sources]
+    return found, failed
+
+
+_Cut = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32], bool]
+"""Images, their outlines, boxes, and whether there are outlines at all."""
+
+
+@dataclass(frozen=True)
+class _Pack:
+    """What the cache holds."""
+
+    pixels: NDArray[np.uint8]
+    outlines: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
+    outlined: NDArray[np.bool_]
+    source: NDArray[np.int64]
+
+
+def _packed(
+    found: Sequence[tuple[Cohort, Source]],
+    version: str,
+    cut: Callable[[Sequence[Scan]], list[_Cut]],
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    cache: Path,
+    failed: list[tuple[str, str]],
+    progress: Callable[[int, int], None],
+) -> _Pack:
+    """The images that are cut from all sources, in their order."""
+    digest = hashlib.sha256(version.encode())
+    for cohort, source in found:
+        digest.update(f"\0{cohort.version}\0{source.path}\0{source.fingerprint()}".encode())
+    folder = cache / f"samples-{digest.hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "reasons.json").exists():
+        boxes, outlined, rows, reasons = [np.empty((0, 4), np.float32)], [], [], []
+        with (
+            written_whole(folder / "pixels") as pixels_path,
+            written_whole(folder / "outlines") as outlines_path,
+            pixels_path.open("wb") as pixels,
+            outlines_path.open("wb") as outlines,
+        ):
+            for i, (cohort, source) in enumerate(found):
+                try:
+                    several = source.parts or (source,)
+                    ready = cut([scan for each in several for scan in cohort.read(each)])
+                except ReadError as error:
+                    reasons.append((str(source.path), error.explanation))
+                    continue
+                for images, masks, places, known in ready:
+                    pixels.write(images.tobytes())
+                    outlines.write(masks.tobytes())
+                    boxes.append(places)
+                    outlined += [known] * len(images)
+                    rows += [i] * len(images)
+                progress(i + 1, len(found))
+        with written_whole(folder / "slices.npz") as path, path.open("wb") as file:
+            np.savez(file, boxes=np.concatenate(boxes), outlined=np.array(outlined, bool), source=rows)
+        with written_whole(folder / "reasons.json") as path:
+            path.write_text(json.dumps(reasons))
+    failed += map(tuple, json.loads((folder / "reasons.json").read_text()))
+    with np.load(folder / "slices.npz") as slices:
+        return _Pack(
+            pixels=_mapped(folder / "pixels", shapes[0]),
+            outlines=_mapped(folder / "outlines", shapes[1], len(slices["source"])),
+            boxes=slices["boxes"],
+            outlined=slices["outlined"],
+            source=slices["source"].astype(np.int64),
+        )
+
+
+def _mapped(path: Path, shape: tuple[int, ...], n: int = -1) -> NDArray[np.uint8]:
+    """Images in a file; one without a byte cannot be mapped."""
+    if not path.stat().st_size:
+        return np.empty((max(n, 0), *shape), np.uint8)
+    return np.memmap(path, np.uint8, "r").reshape(-1, *shape)
+
+
+def composites_of(group: Sequence[Scan | None], size: int) -> _Cut:
+    """The prepared composites of a group of scans, as :func:`slices_of` gives slices; without outlines."""
+    ready = prepared_composite(group, size)
+    whole, marked = ready.views == 0, ready.views == 1
+    boxes = np.full((np.count_nonzero(whole), 4), np.nan, np.float32)
+    place, inside = np.searchsorted(ready.positions[whole], ready.positions[marked]), ready.boxes[marked]
+    there = np.isin(ready.positions[marked], ready.positions[whole])
+    boxes[place[there]] = inside[there]
+    known = any(scan is not None and scan.region is not None for scan in group)
+    return ready.pixels[whole], np.empty((len(boxes), 0, 0), np.uint8), boxes, known
+
+
+def slices_of(scan: Scan, preprocessing: Preprocessing) -> _Cut:
+    """The prepared whole slices of a scan with their outlines.
+
+    Returns
+    -------
+    images : ndarray of uint8, shape (n, size, size)
+    outlines : ndarray of uint8, shape (n, size / 4, size / 4)
+    boxes : ndarray of float32, shape (n, 4)
+    outlined : bool
+        Whether the scan has outlines at all.
+
+    Raises
+    ------
+    ReadError
+        If the scan shows nothing.
+    """
+    size = preprocessing.size
+    ready = prepared(replace(scan, region=None), preprocessing)
+    outlines = np.zeros((len(ready.pixels), size // FINER, size // FINER), np.uint8)
+    boxes = np.full((len(ready.pixels), 4), np.nan, np.float32)
+    if scan.region is None:
+        return ready.pixels, outlines, boxes, False
+    background = background_of(scan)
+    part, _ = extent([background.foreground(s.pixels) for s in scan.slices()])
+    for i, position in enumerate(ready.positions):
+        region = scan.slice(int(position)).region
+        if region is None or not region[part].any():
+            continue
+        mask = squared(region[part].astype(np.uint8) * 255, pixel_spacing(scan), size)
+        outlines[i] = mask.reshape(size // FINER, FINER, size // FINER, FINER).mean((1, 3))
+        inside = [np.flatnonzero((mask > 127).any(axis)) for axis in (0, 1)]
+        if inside[0].size:  # else it is thinner than a pixel
+            (left, right), (top, bottom) = ((i[0], i[-1] + 1) for i in inside)
+            boxes[i] = np.array([left, top, right, bottom]) / size
+    return ready.pixels, outlines, boxes, True
+
+
+def _labelled(pack: _Pack, found: Sequence[tuple[Cohort, Source]], *, all_columns: bool = True) -> Samples:
+    """Patients, labels and heads of packed slices."""
+    tables: dict[Path, list[str]] = {}
+    for cohort, _ in found:
+        unknown = set(cohort.columns) - set(cohort.labels.columns)
+        if unknown:
+            known = ", ".join(cohort.labels.columns) or "none"
+            raise LabelsError(cohort.labels.path, f"has no column {min(unknown)!r}", f"choose of: {known}")
+        held = tables.setdefault(cohort.labels.path, [])
+        held += [column for column in cohort.columns if column not in held]
+    names = [column for columns in tables.values() for column in columns]
+    rows = [cohort.labels.of(source.patient_id) for cohort, source in found]
+    targets, classes = {}, {}
+    for path, columns in tables.items():
+        for column in columns:
+            head = column if names.count(column) == 1 else f"{path.parent.name}/{column}"
+            values = [
+                row.get(column, "") if cohort.labels.path == path else ""
+                for (cohort, _), row in zip(found, rows, strict=True)
+            ]
+            present = classes_of([values[i] for i in np.unique(pack.source)])
+            if len(present) < 2 and not all_columns:
+                continue
+            if len(present) < 2:
+                raise LabelsError(path, f"{column!r} has fewer than two values", "choose another column")
+            targets[head], classes[head] = coded(values, present)[pack.source], present
+    return Samples(
+        pixels=pack.pixels,
+        outlines=pack.outlines,
+        rows=np.arange(len(pack.source)),
+        boxes=pack.boxes,
+        outlined=pack.outlined,
+        patients=np.array([source.patient_id for _, source in found])[pack.source],
+        targets=targets,
+        classes=classes,
+        labels=tuple(rows[i] for i in pack.source),
+        cohort=np.unique([str(cohort.root) for cohort, _ in found], return_inverse=True)[1][pack.source],
+        importance=np.array([cohort.importance for cohort, _ in found], float)[pack.source],
+    )
