@@ -38,7 +38,7 @@ from indexer.catalog import Contents
 from indexer.composite import COMPOSITE
 from indexer.errors import WriterBusyError
 from indexer.files import written_whole
-from indexer.vectors import EXACT_BELOW
+from indexer.policy import SearchPolicy
 from retrieval.answer import Evidence
 from retrieval.evidence import NEIGHBOURS, class_columns, vote
 from retrieval.ranking import Stacks, fused
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
+EXACT_BELOW = SearchPolicy().exact_below
 FILE = "calibration.json"
 FORMAT = 1
 MISSED = 0.1

@@ -21,14 +21,15 @@ from indexer.encoder import Encoder, look
 from indexer.errors import QueryError, ReadError, StaleError
 from indexer.ingest import input_hash
 from indexer.learning.strangeness import LIMIT
+from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing, prepared, prepared_composite, with_region
 from indexer.scan import Scan
-from indexer.vectors import EXACT_BELOW
 from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.calibration import SIMILARITY, TYPICALITY, Calibration, familiarity
 from retrieval.evidence import class_columns, vote
 from retrieval.ranking import Matches, compared, fuse
 
+EXACT_BELOW = SearchPolicy().exact_below
 SHORTLIST = 100
 """Cases that the approximate search proposes for exact ranking, at least."""
 DEPTH = 64

@@ -10,6 +10,7 @@ from PIL import Image
 from indexer.case_index import CaseIndex
 from indexer.errors import EncoderError, QueryError, ReadError
 from indexer.ingest import ingest
+from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing, prepared, with_region
 from indexer.readers import read
 from retrieval.search import Index, open_index
@@ -315,10 +316,11 @@ def test_a_sequence_that_only_the_excluded_patient_has_is_compared_with_all_and_
 
 def test_a_large_index_is_searched_with_the_recall_asked_for(make, cohort, monkeypatch):
     index = make(cohort(40, ("t1ce",)))
-    for name in ("indexer.case_index", "indexer.vectors", "retrieval.search"):
-        monkeypatch.setattr(f"{name}.EXACT_BELOW", 100)
-    with index.case_index.writing("compact"):
-        index.case_index.compact()
+    early = SearchPolicy(exact_below=100)
+    monkeypatch.setattr("indexer.case_index.SearchPolicy", lambda: early)
+    monkeypatch.setattr("retrieval.search.EXACT_BELOW", 100)
+    with CaseIndex.open(index.case_index.folder) as writer, writer.writing("compact"):
+        writer.compact()
     case = index.contents.case_ids[3]
     exact = index.like(case, k=5)
     for recall in (0.9, 1.0):
