@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks import results
+from cbir import Index
 from indexer import reference
 from indexer.case_index import CaseIndex
 from indexer.policy import SearchPolicy
 from indexer.stores.milvus.vectors import SETTLING
 from indexer.transfer import transfer
-from retrieval.search import Index
 
 
 def median(action: Callable[[], Any], times: int = 7) -> float:
@@ -59,7 +59,8 @@ def compare(near: CaseIndex, far: CaseIndex) -> dict[str, Any]:
         for name, one in (("faiss", ours), ("milvus", theirs))
     }
     cases = []
-    with Index(near) as here, Index(far) as there:
+
+    with Index(near, policy=near.policy) as here, Index(far, policy=far.policy) as there:
         names = ours.contents.case_ids
         for name in rng.choice(names, 60, replace=False):
             hits = [[hit.case_id for hit in index.like(str(name), 10).hits] for index in (here, there)]

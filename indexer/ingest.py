@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from indexer import readers, reference, remote
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
-from indexer.composite import COMPOSITE, beside, composite, groups, parts
+from indexer.composite import COMPOSITE, beside, composite, groups
 from indexer.encoder import Composer, Encoder, look, trained_on
 from indexer.errors import CbirError, LabelsError, ReadError
 from indexer.labels import Labels, find_labels, load_labels, tables_below
 from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite
 from indexer.readers import Source
 from indexer.scan import Scan
+from indexer.studies import composites
 
 GROUP = 256
 """Slices that are embedded and committed together, at least."""
@@ -108,10 +109,13 @@ class Read:
     scans : list of ReadScan
     images : list of Prepared
         One a scan; or what stands for the list where the workers keep it.
+    notes : tuple of str
+        What the user should know.
     """
 
     scans: list[ReadScan]
     images: Any
+    notes: tuple[str, ...] = ()
 
 
 Pick = tuple[Any, int, int]
@@ -270,7 +274,7 @@ def ingest(
         if isinstance(encoder, Composer) and encoder.composite_size:
             # whoever names some files of a folder does not say that there are no others
             named = {str(r if isinstance(r, str) else r.parent.resolve() / r.name) for r in roots}
-            several = beside([source for source in sources.values() if source.name not in named])
+            several = beside([source for source in sources.values() if source.name not in named], index.case)
             sources |= {source.name: source for source in several}
         tables = {index.patient(p): row for discovered, t in found for p, row in _rows(discovered, t)}
         visits = {index.case(*v): row for discovered, t in found for v, row in _visit_rows(discovered, t)}
@@ -317,6 +321,8 @@ def ingest_sources(
 ) -> IngestReport:
     """File single sources into a living index, such as series that arrive at a PACS.
 
+    The composite of a visit is made of all that is filed of it, and made anew when a series comes later.
+
     The vectors file is left as it is until it lags by more than a twentieth: what it lacks is
     taken from the catalog when the index is opened, and rewriting it costs more than embedding
     one series.
@@ -348,6 +354,10 @@ def ingest_sources(
         tables = {index.patient(p): row for p, row in (labels or {}).items()}
         with Threads(encoder) as able:
             _file(index, sources, tables, {}, encoder, able, report, lambda done, total, slices: None)
+            if isinstance(encoder, Composer) and encoder.composite_size:
+                together, stale = composites(index, sources)
+                index.catalog.remove_sources(stale)
+                _file(index, together, tables, {}, encoder, able, report, lambda done, total, slices: None)
         index.catalog.set_labels(tables)
         if index.lag() > 0.05:
             index.file_vectors()
@@ -584,17 +594,19 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
     together = source.kind == COMPOSITE
     try:
         with source.local() as here:
-            files = parts(here) if together else [here]
-            scans = [scan for file in files for scan in readers.read(file)]
+            scans = _scans(here)
             found = [] if together else [(scan, prepared(scan, preprocessing)) for scan in scans]
-            for group in groups(scans) if preprocessing.composite_size else ():
+            notes: list[str] = []
+            for group in groups(scans, preprocessing.composite_size) if preprocessing.composite_size else ():
                 with suppress(ReadError):  # what shows too little beside the others is filed without them
-                    found.append((composite(group), prepared_composite(group, preprocessing.composite_size)))
+                    ready = prepared_composite(group.scans, preprocessing.composite_size)
+                    found.append((composite(group), ready))
+                    notes += group.notes
         told = [
             ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views)
             for scan, ready in found
         ]
-        return Read(told, [ready for _, ready in found])
+        return Read(told, [ready for _, ready in found], tuple(notes))
     except Exception as error:  # one odd file must not end the run; its text may hold identifiers
         if isinstance(error, CbirError) and not (together and isinstance(error, ReadError)):
             raise
@@ -603,6 +615,17 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
         raise ReadError(
             source.name, f"cannot be read ({type(error).__name__})", "please report its format"
         ) from error
+
+
+def _scans(source: Source) -> list[Scan]:
+    """The scans of a source; of several together, those of the parts that can be read."""
+    if not source.parts:
+        return readers.read(source)
+    scans: list[Scan] = []
+    for part in source.parts:
+        with suppress(ReadError):
+            scans += readers.read(part)
+    return scans
 
 
 def embed(encoder: Encoder, picks: Sequence[Pick]) -> Embedding:
@@ -634,7 +657,9 @@ def _read_ahead(
 
     def result(source: Source, fingerprint: str, future: Future[Read]) -> Iterator[_Fresh]:
         try:
-            yield _Fresh(source, fingerprint, future.result())
+            found = future.result()
+            report.notes += [f"{source.name}: {note}" for note in found.notes]
+            yield _Fresh(source, fingerprint, found)
         except ReadError as error:
             report.failed.append(_failure(source.name, error))
 

@@ -13,18 +13,22 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from numpy.typing import NDArray
+from pydicom.uid import generate_uid
 from safetensors.numpy import load_file, save_file
+from scipy.ndimage import gaussian_filter, zoom
 
+from cbir import Index
 from indexer import encoder, readers
 from indexer.case_index import CaseIndex
-from indexer.composite import CHANNELS, COMPOSITE, LEADING, beside, composite, groups, parts
+from indexer.composite import CHANNELS, COMPOSITE, LEADING, Group, beside, composite, groups
 from indexer.encoder import Composer, TrainedEncoder, load_encoder, look, write_weights
 from indexer.encoder import batch as batches
 from indexer.errors import CbirError, EncoderError, ReadError
-from indexer.ingest import IngestReport, ingest
+from indexer.ingest import IngestReport, ingest, ingest_sources
 from indexer.labels import load_labels
 from indexer.learning import augmentation, fitting, looks, network, pack, tasks, training
 from indexer.learning.cohort import Cohort
@@ -33,13 +37,14 @@ from indexer.learning.recipe import Recipe
 from indexer.learning.samples import Samples
 from indexer.learning.targets import ClassVectors
 from indexer.learning.tasks import CompositeTask, SliceTask
+from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing, prepared, prepared_composite
 from indexer.readers import Source
-from indexer.scan import Scan, stacked
-from retrieval import ranking, report
-from retrieval.search import Index
+from indexer.scan import Scan, ScanRef, stacked
+from retrieval import report
+from retrieval.ranking import Matches, Ranking
 from tests.support.encoders import TinyEncoder
-from tests.support.images import phantom, write_nifti
+from tests.support.images import phantom, write_dicom, write_nifti
 
 T1, T1CE, T2, FLAIR = range(4)
 
@@ -85,7 +90,9 @@ def scan_of(sequence: str | None, voxels: NDArray[Any] | None = None, **other: A
 def grouped(*scans: Scan) -> list[list[int | None]]:
     """The groups of scans, by their places."""
     place = {id(scan): i for i, scan in enumerate(scans)}
-    return [[None if scan is None else place[id(scan)] for scan in group] for group in groups(scans)]
+    return [
+        [None if scan is None else place[id(scan)] for scan in group.scans] for group in groups(scans, 24)
+    ]
 
 
 def test_sequences_on_one_grid_are_one_channel_each() -> None:
@@ -134,7 +141,7 @@ def test_pictures_without_a_place_may_go_together() -> None:
 
 def test_a_composite_stands_for_its_first_scan() -> None:
     t1ce, flair = scan_of("t1ce"), scan_of("flair")
-    found = composite([None, t1ce, None, flair])
+    found = composite(Group([None, t1ce, None, flair]))
     assert found == replace(t1ce, sequence=COMPOSITE)
     assert t1ce.sequence == "t1ce"
 
@@ -145,18 +152,21 @@ def file_of(path: str, patient: str = "P", **other: Any) -> Source:
     return Source(Path(path), patient_id=patient, **(told | other))
 
 
+def together(sources: list[Source]) -> list[Source]:
+    return beside(sources, lambda patient, study: f"case-of-{patient}")
+
+
 def test_single_files_of_a_patient_in_one_folder_are_together() -> None:
-    files = ("a/P_flair.nii.gz", "a/P_t1.nii.gz", "b/P_t2.nii.gz", "a/Q_t1.nii", "a/Q_t1ce.nii")
+    files = ("a/P_flair.nii.gz", "a/P_t1.nii.gz", "b/P_t1.nii.gz", "a/Q_t1.nii", "a/Q_t1ce.nii")
     sources = [file_of(f, Path(f).name[0]) for f in files]
-    first, second = beside(sources)
+    first, second = together(sources)
     assert (first.path, first.kind, first.patient_id) == (Path("a/P_composite"), COMPOSITE, "P")
     assert first.files == (Path(files[0]), Path(files[1]))
-    assert first.channels == ("flair", "t1")
-    assert (second.path, second.patient_id, second.channels) == (Path("a/Q_composite"), "Q", ("t1", "t1ce"))
-    assert parts(first) == sources[:2]
-    assert parts(second) == sources[3:]
+    assert (second.path, second.patient_id) == (Path("a/Q_composite"), "Q")
+    assert first.parts == tuple(sources[:2])
+    assert second.parts == tuple(sources[3:])
     # files that have no other name than their sequence
-    (bare,) = beside([file_of("c/t1.nii"), file_of("c/t2.nii")])
+    (bare,) = together([file_of("c/t1.nii"), file_of("c/t2.nii")])
     assert bare.path == Path("c/composite")
 
 
@@ -165,8 +175,6 @@ def test_single_files_of_a_patient_in_one_folder_are_together() -> None:
     [
         file_of("a/P_t1w.nii.gz"),  # also a T1
         file_of("a/P_adc.nii.gz"),
-        file_of("b/P_t2.nii.gz"),
-        file_of("a/R_t2.nii.gz"),
         file_of("a/P_t2.nii.gz", "Q"),
         file_of("a/P_t2.nii.gz", study_id="P-2"),
         file_of("a/P_t2.nii.gz", channels=("t2", "flair")),
@@ -175,7 +183,7 @@ def test_single_files_of_a_patient_in_one_folder_are_together() -> None:
     ids=lambda source: f"{source.path}-{source.patient_id}-{source.study_id}",
 )
 def test_what_is_not_of_one_place_in_names_is_not_together(other: Source) -> None:
-    assert beside([file_of("a/P_t1.nii.gz"), other]) == []
+    assert together([file_of("a/P_t1.nii.gz"), other]) == []
 
 
 # -- laid over each other ------------------------------------------------------------------------------
@@ -726,8 +734,8 @@ def test_composites_of_a_cohort_are_packed_once(tmp_path: Path) -> None:
     assert found.classes == {"who_grade": ("2", "3")}
     for name, grade in (("P-1", 0), ("P-2", 1), ("P-3", 0)):
         mine = found.chosen(found.patients == name)
-        (group,) = groups(readers.read(root / name))
-        ready = prepared_composite(group, 32)
+        (group,) = groups(readers.read(root / name), 32)
+        ready = prepared_composite(group.scans, 32)
         whole = ready.views == 0
         np.testing.assert_array_equal(mine.pixels[mine.rows], ready.pixels[whole])
         assert (mine.targets["who_grade"] == grade).all()
@@ -840,8 +848,8 @@ def stored(index: CaseIndex, case: str, sequence: str, view: int = 0) -> tuple[N
 
 def expected(composer: TinyComposer, *paths: Path, view: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
     """What is to be filed of the only composite of some files."""
-    (group,) = groups([scan for path in paths for scan in readers.read(path)])
-    ready = prepared_composite(group, composer.composite_size)
+    (group,) = groups([scan for path in paths for scan in readers.read(path)], composer.composite_size)
+    ready = prepared_composite(group.scans, composer.composite_size)
     rows = ready.views == view
     vectors, chance = composer.compose(ready.pixels[rows])
     return vectors, (ready.weights[rows] if view else ready.weights[rows] * chance)
@@ -880,8 +888,8 @@ def test_a_case_has_its_scans_and_no_composite(
     for name, sequences in (("P-1", ["t1", "t1ce", "flair"]), ("P-3", [None])):
         case = index.catalog.case(name)
         assert case is not None
-        assert [scan["sequence"] for scan in case["scans"]] == sequences
-        assert [scan["channel"] for scan in case["scans"]] == list(range(len(sequences)))
+        assert [scan.sequence for scan in case.scans] == sequences
+        assert [scan.number for scan in case.scans] == list(range(len(sequences)))
 
 
 def test_without_names_or_without_a_composer_there_are_none(
@@ -1008,8 +1016,8 @@ def test_outlined_composites_have_regions(index: CaseIndex, composer: TinyCompos
 # -- ranking -------------------------------------------------------------------------------------------
 
 
-def test_what_is_seen_together_weighs_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "COMPOSITE_WEIGHT", 4.0)
+def test_what_is_seen_together_weighs_more() -> None:
+    ranking = Ranking(composite_weight=4.0)
     scores = np.array([[0.2, 0.2, np.nan, np.nan], [0.4, np.nan, 0.4, np.nan], [0.9, 0.9, np.nan, np.nan]])
     found = ranking.fused(scores, ["t1", "t2", COMPOSITE])
     assert found.dtype == np.float32
@@ -1019,15 +1027,14 @@ def test_what_is_seen_together_weighs_more(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_allclose(ranking.fused(deep, ["t1", "t2", COMPOSITE]), [found, found], rtol=1e-6)
     plain = ranking.fused(scores, ["t1", "t2", None])
     np.testing.assert_allclose(plain, [0.5, 0.55, 0.4, np.nan], rtol=1e-6)
-    assert ranking.COMPOSITE_WEIGHT > 1
+    assert Ranking().composite_weight > 1
 
 
-def test_cases_are_ranked_by_all_and_shown_by_single_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "COMPOSITE_WEIGHT", 4.0)
+def test_cases_are_ranked_by_all_and_shown_by_single_sequences() -> None:
+    ranking = Ranking(composite_weight=4.0)
 
-    def matches(scores: dict[int, float]) -> ranking.Matches:
-        place = np.zeros(len(scores), np.int64)
-        return ranking.Matches(np.array([*scores]), np.array([*scores.values()], np.float32), place, place)
+    def matches(scores: dict[int, float]) -> Matches:
+        return Matches(np.array([*scores]), np.array([*scores.values()], np.float32))
 
     cases, scores, best = ranking.fuse(
         [matches({1: 0.5, 4: -0.9}), matches({1: 0.6, 2: 0.95, 4: -0.8}), matches({1: 0.9, 3: 0.99, 4: 0.4})],
@@ -1096,7 +1103,7 @@ def asking(composer: TinyComposer, *paths: Path, view: int = 0) -> dict[str, Sta
     return found | {COMPOSITE: expected(composer, *paths, view=view)}
 
 
-WEIGHT = {COMPOSITE: ranking.COMPOSITE_WEIGHT}
+WEIGHT = {COMPOSITE: Ranking().composite_weight}
 
 
 @pytest.fixture
@@ -1115,12 +1122,11 @@ def test_scores_are_the_weighted_mean_over_sequences_and_composites(
     make: Callable[..., Index],
     mixed: Path,
     composer: TinyComposer,
-    monkeypatch: pytest.MonkeyPatch,
     approximate: bool,
 ) -> None:
     index = make(mixed / "stacks", mixed / "files")
     if approximate:
-        monkeypatch.setattr("retrieval.search.EXACT_BELOW", 0)
+        index = Index(index.case_index, composer, policy=SearchPolicy(exact_below=0))
     files = write_files(mixed / "new", "new", "t1", "t1ce", seed=100)
     asked = asking(composer, *files)
     wanted = by_hand(index, asked, WEIGHT)
@@ -1226,12 +1232,11 @@ def test_where_nobody_who_may_answer_has_a_composite(
     make: Callable[..., Index],
     mixed: Path,
     composer: TinyComposer,
-    monkeypatch: pytest.MonkeyPatch,
     approximate: bool,
 ) -> None:
     index = make(mixed / "stacks", mixed / "files")
     if approximate:
-        monkeypatch.setattr("retrieval.search.EXACT_BELOW", 0)
+        index = Index(index.case_index, composer, policy=SearchPolicy(exact_below=0))
     files = write_files(mixed / "new", "new", "t1", "t1ce", seed=100)
     answer = index.query(mixed / "new", k=9, exclude_patient=["P-1", "P-2", "Q-1", "Q-2"])
     (hit,) = answer.hits
@@ -1280,23 +1285,31 @@ def test_a_composite_that_is_all_they_share_is_shown_by_its_leading_sequence(
     assert hit.score == pytest.approx(by_hand(index, asked, WEIGHT)["P-2"], abs=1e-5)
     assert hit.score == pytest.approx(cosine(asked[COMPOSITE], expected(composer, *other)), abs=1e-5)
     # its source can be read, and the report shows pictures of all
-    scans = index.read(hit.source)
-    assert {scan.sequence for scan in scans} == {"t2", "flair"}
-    assert report._chosen(scans, (hit.source, hit.sequence, hit.slice)).sequence == "flair"
-    pictures, _ = report._pictures(answer, index.read, None)
+    assert index.scan(hit.scan).sequence == "flair"
+    assert index.scan(hit.query_scan).sequence == "t1ce"
+    pictures, _ = report._pictures(answer, index.scans, None)
     assert len(pictures) == 4
     for key, picture in pictures.items():
         assert picture.jpeg, (key, picture.reason)
 
 
-def test_the_leading_sequence_of_a_composite_is_chosen() -> None:
-    scans = [scan_of(name) for name in ("t1", "t1ce", "adc", "t2", "flair")]
-    for last, name in ((5, "flair"), (4, "t2"), (3, "t1ce"), (1, "t1")):
-        assert report._chosen(scans[:last], ("a", COMPOSITE, 2)).sequence == name
-    with pytest.raises(CbirError, match="no composite scan with a slice 2"):
-        report._chosen([scan_of("adc")], ("a", COMPOSITE, 2))
-    with pytest.raises(CbirError, match="slice 5"):
-        report._chosen(scans, ("a", COMPOSITE, 5))
+def test_the_leading_sequence_of_a_composite_is_shown() -> None:
+    scans = [scan_of(name) for name in ("t1", "t1ce", "t2", "flair")]
+    for last, name in ((4, "flair"), (3, "t2"), (2, "t1ce"), (1, "t1")):
+        assert Group([None, *scans[:last]]).leader.sequence == name
+
+
+@pytest.mark.parametrize("channels", [("t1", "t1ce"), ("adc", "t2", "t1", "t1ce")])
+def test_a_composite_of_channels_means_the_channel_that_leads_it(
+    make: Callable[..., Index], tmp_path: Path, channels: tuple[str, ...]
+) -> None:
+    index = make(write_stacks(tmp_path / "stacks", ("P-1",), channels))
+    contents = index.contents
+    (place,) = [n for n, name in enumerate(contents.scan_sequence) if name == COMPOSITE]
+    scan = index.scan(contents.scan_ref(place))
+    assert scan.sequence == ("t2" if "t2" in channels else "t1ce")
+    single = ScanRef(contents.scan_source[place], channels.index(scan.sequence))
+    np.testing.assert_array_equal(scan.voxels, index.scan(single).voxels)
 
 
 # -- what an odd channel, or an odd call, costs ---------------------------------------------------------
@@ -1360,3 +1373,138 @@ def test_a_file_is_filed_though_its_composite_cannot_be(
     report = ingest(index, [folder], composer)
     assert (report.indexed, report.failed) == (1, [])
     assert index.catalog.contents().scan_sequence == ["t1", "t1ce"]
+
+
+# -- a study of series, each on a grid of its own -----------------------------------------------------
+
+
+def write_study(
+    folder: Path, seed: int, patient: str, spacings: dict[str, tuple[float, float, float]]
+) -> Path:
+    """A DICOM series for each sequence, all of one phantom at its own resolution."""
+    volume = gaussian_filter(phantom(seed, 3, (48, 56, 40)), 1.0)
+    study, frame = generate_uid(), generate_uid()
+    for sequence, (x, y, z) in spacings.items():
+        shown = volume if sequence != "t2" else np.where(volume > 10, 260 - volume, 0)
+        coarse = zoom(shown, (2 / x, 2 / y, 2 / z), order=1, grid_mode=True, mode="nearest")
+        header = dict(DESCRIPTIONS[sequence], PatientID=patient, StudyInstanceUID=study)
+        header |= {"FrameOfReferenceUID": frame, "PixelSpacing": [y, x], "SliceThickness": z}
+        write_dicom(folder / sequence, coarse.astype(np.float32), **header)
+        for number, file in enumerate(sorted((folder / sequence).iterdir())):
+            ds = pydicom.dcmread(file)
+            columns, rows = coarse.shape[:2]
+            # the first pixel of a plane is its left, front one (in LPS: +x, -y)
+            ds.ImagePositionPatient = [
+                -(columns / 2 - 0.5) * x,
+                -(rows / 2 - 0.5) * y,
+                (number - coarse.shape[2] / 2 + 0.5) * z,
+            ]
+            ds.save_as(file)
+    return folder
+
+
+DESCRIPTIONS: dict[str, dict[str, object]] = {
+    "t1": {"SeriesDescription": "AX T1", "RepetitionTime": 550, "EchoTime": 12},
+    "t1ce": {
+        "SeriesDescription": "T1 MPRAGE +GD",
+        "RepetitionTime": 2000,
+        "EchoTime": 3,
+        "ContrastBolusAgent": "GD",
+    },
+    "t2": {"SeriesDescription": "AX T2 TSE", "RepetitionTime": 4500, "EchoTime": 95},
+    "flair": {
+        "SeriesDescription": "FLAIR",
+        "RepetitionTime": 9000,
+        "EchoTime": 120,
+        "InversionTime": 2500,
+    },
+}
+APART = {"t1": (2.0, 2.0, 5.0), "t1ce": (2.0, 2.0, 2.0), "t2": (1.5, 1.5, 4.0), "flair": (2.0, 2.0, 5.0)}
+TOGETHER = dict.fromkeys(APART, (2.0, 2.0, 4.0))
+
+
+def test_a_study_of_series_on_grids_of_their_own_has_a_composite(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    for seed in range(4):
+        write_study(tmp_path / "mri" / f"s{seed}", seed, f"P-{seed}", TOGETHER)
+    report = ingest(index, [tmp_path / "mri"], composer)
+    assert (report.failed, report.notes) == ([], [])
+    contents = index.catalog.contents()
+    assert contents.scan_sequence.count(COMPOSITE) == 4
+    study = write_study(tmp_path / "new", 2, "Q", APART)
+    (group,) = groups([scan for folder in sorted(study.iterdir()) for scan in readers.read(folder)], 24)
+    assert group.left_out == {}
+    assert all(scan is not None for scan in group.scans)
+    with Index(index, composer) as opened:
+        answer = opened.query(study)
+        assert answer.hits[0].patient_id == "P-2"
+        assert not [note for note in answer.notes if "together" in note]
+    # and one of them is filed of it, beside its series
+    ingest(index, [study], composer)
+    assert index.catalog.contents().scan_sequence.count(COMPOSITE) == 5
+
+
+def test_what_could_not_be_brought_along_is_said(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    write_study(tmp_path / "mri", 1, "P", APART)
+    for file in (tmp_path / "mri" / "t2").iterdir():
+        ds = pydicom.dcmread(file)
+        ds.ImagePositionPatient = [p - 400 for p in ds.ImagePositionPatient]  # the spine, say
+        ds.save_as(file)
+    report = ingest(index, [tmp_path / "mri"], composer)
+    (note,) = report.notes
+    assert "t2 is not seen together with the other sequences: shows 0% of what the flair shows" in note
+    assert "P" not in Path(note.split(":")[0]).name.replace("composite", ""), "no identifier in a name"
+    with Index(index, composer) as opened:
+        assert any("t2 is not seen together" in note for note in opened.query(tmp_path / "mri").notes)
+
+
+def test_a_broken_series_costs_the_composite_no_more_than_its_channel(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    write_study(tmp_path / "mri", 1, "P", TOGETHER)
+    for file in sorted((tmp_path / "mri" / "t2").iterdir())[3:9]:
+        file.unlink()  # a gap
+    report = ingest(index, [tmp_path / "mri"], composer)
+    assert [failure["source"] for failure in report.failed] == [str(tmp_path / "mri" / "t2")]
+    assert sorted(map(str, index.catalog.contents().scan_sequence)) == [COMPOSITE, "flair", "t1", "t1ce"]
+
+
+def test_series_that_come_one_by_one_are_seen_together_once_there_are_two(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    write_study(tmp_path / "mri", 3, "P", TOGETHER)
+    series = {source.sequence: source for source in readers.discover(tmp_path / "mri").sources}
+
+    def composites_after(*sequences: str) -> NDArray[Any]:
+        ingest_sources(index, [series[sequence] for sequence in sequences], composer)
+        return stored(index, index.case("P", series["t1"].study_id), COMPOSITE)[0]
+
+    assert len(composites_after("t1")) == 0
+    two = composites_after("flair")
+    late = composites_after("t1ce", "t2")
+    assert index.catalog.contents().scan_sequence.count(COMPOSITE) == 1
+    assert len(two)
+    assert not np.array_equal(two, late)
+    scans = [scan for source in series.values() for scan in readers.read(source)]
+    (group,) = groups(scans, composer.composite_size)
+    vectors, _ = composer.compose(prepared_composite(group.scans, composer.composite_size).pixels)
+    np.testing.assert_allclose(late, vectors, atol=1e-6)
+    again = ingest_sources(index, [series["t2"]], composer)
+    assert (again.unchanged, again.embedded) == (1, 0)
+    assert index.verify() == []
+
+
+def test_a_composite_of_what_is_gone_goes_too(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    write_study(tmp_path / "mri", 3, "P", TOGETHER)
+    series = {source.sequence: source for source in readers.discover(tmp_path / "mri").sources}
+    ingest_sources(index, [series["t1"], series["flair"]], composer)
+    with index.writing("test"):
+        index.catalog.remove_sources([series["flair"].name])
+    assert COMPOSITE in index.catalog.contents().scan_sequence
+    ingest_sources(index, [series["t1"]], composer)
+    assert index.catalog.contents().scan_sequence == ["t1"]
