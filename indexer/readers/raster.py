@@ -17,7 +17,6 @@ inside. In a JPEG, which is never exact, it is what is brighter than half.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from indexer.errors import ReadError
 from indexer.readers.limits import refuse_size, refuse_values
+from indexer.readers.quiet import quiet
 from indexer.readers.source import Source
 from indexer.scan import Scan, stacked
 
@@ -130,23 +130,23 @@ def _pages(file: Path, split: bool, files: int = 1) -> list[NDArray[Any]]:
         Number of such files that are to be held in memory together.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # opened here: Pillow maps a file it opens, and misplaces the rows of a TIFF that lies on its side
-            with (
-                file.open("rb") as stream,
-                Image.open(stream, formats=sorted(set(FORMATS.values()))) as image,
-            ):
-                count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-                if count > 1 and image.format != "TIFF":
-                    raise ReadError(file, f"is an animation of {count} frames", "save its frames as slices")
-                pages = []
-                for page in range(count):
-                    image.seek(page)
-                    refuse_size(file, (image.height, image.width), len(image.getbands()) * count * files)
-                    pages.append(_pixels(image, split))
-                return pages
+        # opened here: Pillow maps a file it opens, and misplaces the rows of a TIFF that lies on its side
+        with (
+            quiet(),
+            file.open("rb") as stream,
+            Image.open(stream, formats=sorted(set(FORMATS.values()))) as image,
+        ):
+            count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            if count > 1 and image.format != "TIFF":
+                raise ReadError(file, f"is an animation of {count} frames", "save its frames as slices")
+            pages = []
+            for page in range(count):
+                image.seek(page)
+                if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                    raise Image.DecompressionBombError
+                refuse_size(file, (image.height, image.width), len(image.getbands()) * count * files)
+                pages.append(_pixels(image, split))
+            return pages
     except ReadError:
         raise
     except UnidentifiedImageError as error:
@@ -154,7 +154,7 @@ def _pages(file: Path, split: bool, files: int = 1) -> list[NDArray[Any]]:
         raise ReadError(
             file, f"is not a {kinds} image, whatever its name says", "check what it holds"
         ) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise ReadError(file, "declares more pixels than Pillow's limit", "crop or split it") from error
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         system = getattr(error, "strerror", None)
