@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from indexer.discovery.config import CONFIG
 from indexer.errors import CbirError
 from indexer.files import needing_room, written_whole
-from indexer.readers.names import CONFIG
 from retrieval.service.log import tell
 from retrieval.service.private import is_own, own_folder, sync, sync_all
 

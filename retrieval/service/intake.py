@@ -9,10 +9,11 @@ from pathlib import Path
 
 from cbir.index import Index
 from indexer import readers
+from indexer.discovery import Discovery, discover
 from indexer.errors import CbirError
 from indexer.ingest import GROUP
 from indexer.labels import PARTICIPANTS, Labels, load_labels
-from indexer.readers import Discovery, Source, discover
+from indexer.readers import Source
 from indexer.scan import Scan
 from retrieval.service.log import tell
 from retrieval.service.spool import is_uid, spool, sweep, take_out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -20,9 +19,6 @@ from indexer.errors import CbirError
 from indexer.files import needing_room
 from retrieval.service.settings import Settings
 from retrieval.service.uploads import TooLarge
-
-# httpx logs addresses, which hold the ids of resources
-logging.getLogger("httpx").setLevel(logging.WARNING)
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from indexer.discovery.config import CONFIG
 from indexer.errors import CbirError
-from indexer.readers.names import CONFIG
 from retrieval.service.private import is_own, opened
 
 BEGINNING = "cbir-serve-"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import signal
 import socket
 import sys
@@ -31,7 +30,6 @@ def serve(settings: Settings, encoder: Encoder | None = None) -> None:
     CbirError
         If it cannot start.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         listener = socket.socket(family)
