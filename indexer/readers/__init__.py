@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.errors import LabelsError, ReadError
-from indexer.labels import PARTICIPANTS, Labels, find_labels
+from indexer.errors import ReadError
+from indexer.labels import PARTICIPANTS, Joined, Table, find_tables, join, mentions, renamed
 from indexer.readers import dicom, nifti, raster
 from indexer.readers.names import CONFIG, region_of
 from indexer.readers.source import Source
@@ -38,15 +38,16 @@ class Format:
     claims : callable
         Whether a file is its own; may look into it.
     sources : callable
-        ``(files, regions, root, labels) -> (sources, failures)`` for all files claimed: images, and
-        region files beside them. Reads headers at most.
+        ``(files, regions, root, mentioned) -> (sources, failures)`` for all files claimed: images, and
+        region files beside them; and what labels tables speak of (see :func:`indexer.labels.mentions`).
+        Reads headers at most.
     read : callable
         A source to its scans.
     """
 
     kinds: Mapping[str, str]
     claims: Callable[[Path], bool]
-    sources: Callable[[Sequence[Path], Sequence[Path], Path, Labels | None], Found]
+    sources: Callable[[Sequence[Path], Sequence[Path], Path, raster.Mentioned], Found]
     read: Callable[[Source], list[Scan]]
 
 
@@ -55,7 +56,7 @@ FORMATS = (
     Format(
         {"stack": "folders of slices", "raster": "single images"},
         raster.claims,
-        lambda f, r, _, labels: raster.images(f, r, labels),
+        lambda f, r, _, mentioned: raster.images(f, r, mentioned),
         raster.read,
     ),
     Format(
@@ -77,28 +78,31 @@ class Discovery:
         What cannot be read, as far as that shows without reading it.
     taken : dict
         How many there are of what, for a summary: ``{"NIfTI volumes": 24, "region files": 4, …}``.
+    joined : Joined
+        What labels tables say of the sources.
     """
 
     sources: list[Source] = field(default_factory=list)
     failures: list[ReadError] = field(default_factory=list)
     taken: dict[str, int] = field(default_factory=dict)
+    joined: Joined = field(default_factory=Joined)
 
 
-def discover(root: Path, labels: Labels | None = None, *, without: Collection[Path] = ()) -> Discovery:
+def discover(root: Path, tables: Sequence[Table] = (), *, without: Collection[Path] = ()) -> Discovery:
     """Find everything readable in a folder and below it, or in one file.
 
     Hidden files and folders and ``DICOMDIR`` are passed over. Links are followed; a folder that can be
     reached twice is entered once. NIfTI and raster files are not opened.
 
-    Who the patient of a source is, `labels` decides where they know (see `Labels.patient_of`); else the
-    DICOM header or the names (see `names.patient_and_study`). Two single files of the same name, in
-    whatever folders, are one patient then.
+    Who the patient of a source is, the DICOM header or the names decide (see `names.patient_and_study`);
+    two single files of the same name, in whatever folders, are one patient then. Labels tables may say
+    otherwise (see :func:`indexer.labels.join`).
 
     Parameters
     ----------
     root : Path
         A folder or a file. A file is taken on its own, even if it is called like a slice of a stack.
-    labels : Labels, optional
+    tables : sequence of Table
     without : collection of Path
         Folders to leave out.
 
@@ -107,7 +111,7 @@ def discover(root: Path, labels: Labels | None = None, *, without: Collection[Pa
     ReadError
         If nothing below `root` could be an image.
     LabelsError
-        If a row of `labels` fits several files.
+        If a table that the user named cannot be joined.
     """
     root = root.resolve() if root.is_dir() else root.parent.resolve() / root.name
     if not root.exists():
@@ -117,6 +121,7 @@ def discover(root: Path, labels: Labels | None = None, *, without: Collection[Pa
             root, "is a region (its name ends in seg, dseg or mask), not a scan", "give its image"
         )
     found = Discovery()
+    named = {table.path for table in tables}
     taken: Counter[str] = Counter()
     claimed: dict[int, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
     for file in sorted(_files(root, found.failures, without)):
@@ -129,12 +134,13 @@ def discover(root: Path, labels: Labels | None = None, *, without: Collection[Pa
             is_region = region_of(file.name) is not None
             claimed[number][is_region].append(file)
             taken["region files"] += is_region
-        elif file.name not in (CONFIG, PARTICIPANTS) and (labels is None or file != labels.path):
+        elif file.name not in (CONFIG, PARTICIPANTS) and file not in named:
             taken["ignored files"] += 1
     paths: set[Path] = set()
+    mentioned = mentions(tables)
     # last first: a DICOM series, not the pictures that were made of it, has the name of their folder
     for number, (files, regions) in sorted(claimed.items(), reverse=True):
-        sources, failures = FORMATS[number].sources(files, regions, root, labels)
+        sources, failures = FORMATS[number].sources(files, regions, root, mentioned)
         found.failures += failures
         taken["ignored files"] += _left_out(files, sources, failures)
         for source in sources:
@@ -143,15 +149,15 @@ def discover(root: Path, labels: Labels | None = None, *, without: Collection[Pa
                 found.failures.append(ReadError(source.path, reason, "give each a folder of its own"))
                 continue
             paths.add(source.path)
-            found.sources.append(source if labels is None else _labelled(source, labels))
+            found.sources.append(source)
             taken[FORMATS[number].kinds[source.kind]] += 1
     found.failures = list({str(failure): failure for failure in found.failures}.values())  # a cbir.json, once
     if not found.sources and not found.failures:
         what = f"holds no image among its {taken.total()} files" if taken else "is empty"
         reason = "is not an image of a known format" if root.is_file() else what
         raise ReadError(root, reason, "give NIfTI, DICOM, PNG, JPEG, TIFF or WebP files")
-    if labels is not None:
-        _refuse_ambiguous(found.sources, labels)
+    found.joined = join(tables, found.sources)
+    found.sources = [_of_patient(source, found.joined.patients) for source in found.sources]
     found.sources.sort(key=lambda source: source.path)
     order = [name for format in FORMATS for name in format.kinds.values()] + ["region files", "ignored files"]
     found.taken = {name: taken[name] for name in order if taken[name]}
@@ -164,7 +170,7 @@ def read(source: Source | Path) -> list[Scan]:
     Parameters
     ----------
     source : Source or Path
-        A path is discovered first, with the labels table found beside or above it, if any; a folder may
+        A path is discovered first, with the labels tables found beside or above it, if any; a folder may
         hold several sources, whose scans are concatenated.
 
     Raises
@@ -172,11 +178,11 @@ def read(source: Source | Path) -> list[Scan]:
     ReadError
         With the reason for which it cannot be read; for a path, the first reason met.
     LabelsError
-        If the labels table found for a path cannot be understood.
+        If a ``participants.tsv`` found for a path cannot be understood.
     """
     if isinstance(source, Source):
         return next(format for format in FORMATS if source.kind in format.kinds).read(source)
-    found = discover(source, find_labels(source))
+    found = discover(source, find_tables(source)[0])
     if found.failures:
         raise found.failures[0]
     return [scan for each in found.sources for scan in read(each)]
@@ -205,7 +211,7 @@ def read_mask(path: Path, scan: Scan) -> NDArray[np.bool_]:
     format = next((f for f in FORMATS if f.claims(path)), None)
     if format is None:
         raise ReadError(path, "is not an image of a known format", "give the mask as NIfTI, PNG or TIFF")
-    sources, failures = format.sources([path], [], path.parent, None)
+    sources, failures = format.sources([path], [], path.parent, mentions(()))
     if failures:
         raise failures[0]
     mask = format.read(sources[0])[0]
@@ -268,27 +274,9 @@ def _left_out(files: Sequence[Path], sources: Sequence[Source], failures: Sequen
     return sum(file not in used and refused.isdisjoint((file, *file.parents)) for file in files)
 
 
-def _labelled(source: Source, labels: Labels) -> Source:
-    """The source with the patient that the labels table knows it by."""
-    # the study's name may still hold what the table calls a patient (a timepoint, a lesion)
-    hints = (source.study_id, source.patient_id)
-    patient = next((p for hint in hints if (p := labels.patient_of(source.files[0], hint)) is not None), None)
+def _of_patient(source: Source, patients: Mapping[Path, str]) -> Source:
+    """The source with the patient that a labels table says it is of."""
+    patient = patients.get(source.path)
     if patient is None:
         return source
-    study = source.study_id
-    if study.startswith(source.patient_id):
-        study = patient + study.removeprefix(source.patient_id)
-    return replace(source, patient_id=patient, study_id=study)
-
-
-def _refuse_ambiguous(sources: Sequence[Source], labels: Labels) -> None:
-    """Refuse a table whose file names, being looked for by their ends, fit more than one file."""
-    rows: dict[str, Path] = {}
-    for source in sources:
-        row = labels.row_of(source.files[0])
-        if row is None or (labels.path.parent / row).exists():
-            continue
-        if row in rows:
-            reason = f"its row {row} fits both {rows[row]} and {source.path}"
-            raise LabelsError(labels.path, reason, "write the files' paths relative to the table's folder")
-        rows[row] = source.path
+    return replace(source, patient_id=patient, study_id=renamed(source.study_id, source.patient_id, patient))

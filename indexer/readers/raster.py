@@ -4,7 +4,7 @@
 counted) is asked, and the first of these that knows decides for all of them:
 
 1. ``"stack": true`` or ``false`` in the nearest ``cbir.json``, in the folder or above it;
-2. the labels table: if it names one of the files, each image is a scan on its own; if one of its
+2. the labels tables: if one names one of the files, each image is a scan on its own; if one of their
    participants is called like the folder, they are one scan;
 3. the file names: if each is the word ``slice`` and a number (``slice-001``, ``slice_2``, ``slice003``),
    they are one scan;
@@ -29,7 +29,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from indexer.errors import ReadError
-from indexer.labels import Labels
+from indexer.labels import folded
 from indexer.readers.limits import refuse_size, refuse_values
 from indexer.readers.names import (
     SLICE,
@@ -63,13 +63,17 @@ FORMATS = {
 }
 
 
+Mentioned = tuple[Collection[str], Collection[str]]
+"""Names of files and ids of patients that labels tables speak of; see :func:`indexer.labels.mentions`."""
+
+
 def claims(file: Path) -> bool:
     """Whether a file is to be read as a raster image, by its name."""
     return file.suffix.lower() in FORMATS
 
 
 def images(
-    files: Sequence[Path], regions: Sequence[Path], labels: Labels | None
+    files: Sequence[Path], regions: Sequence[Path], mentioned: Mentioned
 ) -> tuple[list[Source], list[ReadError]]:
     """One source for each stack and each single image, by the rule above; no file is opened."""
     folders: dict[Path, list[Path]] = defaultdict(list)
@@ -83,7 +87,7 @@ def images(
     for folder, members in folders.items():
         try:
             config = find_config(folder)
-            if is_stack(folder, members, config, labels):
+            if is_stack(folder, members, config, mentioned):
                 sources.append(_source(folder, "stack", in_order(folder, members), masks[folder], config))
             else:
                 sources += [_source(file, "raster", (file,), masks[folder], config) for file in members]
@@ -92,17 +96,17 @@ def images(
     return sources, failures
 
 
-def is_stack(folder: Path, files: Sequence[Path], config: Config | None, labels: Labels | None) -> bool:
+def is_stack(folder: Path, files: Sequence[Path], config: Config | None, mentioned: Mentioned) -> bool:
     """Whether the images of a folder are slices of one scan (the rule at the top of this module)."""
     if len(files) < 2:
         return False
     if config is not None and config.stack is not None:
         return config.stack
-    if labels is not None:
-        if any(labels.names_file(file) for file in files):
-            return False
-        if labels.names_folder(folder):
-            return True
+    names, patients = mentioned
+    if any(file.name in names for file in files):
+        return False
+    if " ".join(folded(folder.name)) in patients:
+        return True
     return all(SLICE.fullmatch(stem(file.name)) for file in files)
 
 

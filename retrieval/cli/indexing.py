@@ -34,9 +34,11 @@ def index(
     ],
     index: IndexOption = DEFAULT_INDEX,
     labels: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            metavar="FILE", help="Labels (csv, tsv); else participants.tsv beside or above the data."
+            metavar="FILE[:COLUMN]",
+            help="Labels (csv, tsv, xlsx, JSON) beside those found with the data, and the column that names "
+            "whose they are, if that is in doubt; repeatable.",
         ),
     ] = None,
     keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Store patient ids as they are.")] = False,
@@ -67,13 +69,13 @@ def index(
     from indexer.case_index import CaseIndex
     from indexer.encoder import DEFAULT, load_encoder
     from indexer.ingest import ingest
-    from indexer.labels import load_labels
+    from indexer.labels import load_tables
     from indexer.remote import is_address
     from retrieval.calibration import calibrate, due
     from retrieval.search import Index
 
     named = engines(engine, uri, catalog)
-    table = load_labels(labels) if labels else None
+    tables = [table for path in labels or () for table in load_tables(path)]
     roots = [path if is_address(path) else Path(path).absolute() for path in paths]
     for path, root in zip(paths, roots, strict=True):
         if isinstance(root, Path) and not root.exists() and not prune:
@@ -106,7 +108,7 @@ def index(
                 case_index,
                 roots,
                 model,
-                labels=table,
+                labels=tables,
                 prune=prune,
                 with_reference=with_reference,
                 workers=workers,
