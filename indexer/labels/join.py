@@ -343,6 +343,7 @@ def _matched(table: Table, column: int, found: _Found) -> _Match:
     ids = _says_id(header) or table.key is not None
     if not ids and _counts_up(cells):
         return _Match(column, {})
+    no_person = _says_visit(header) and not ids
     of_cell: dict[str, tuple[int, Target]] = {}
     ambiguous = []
     for cell in rows:
@@ -351,6 +352,8 @@ def _matched(table: Table, column: int, found: _Found) -> _Match:
             continue
         bare = cell.replace(".", "").isdigit() and not ids
         level, targets = found.find(cell, FOLDED if bare else PADDED_SUFFIX)
+        if no_person:
+            targets = frozenset(target for target in targets if target[1] is not None)
         if len(targets) == 1:
             of_cell[cell] = level + bare * SUFFIX, next(iter(targets))
         elif targets:
@@ -554,7 +557,7 @@ def _with_visits(table: Table, match: _Match, found: _Found) -> _Match:
     for column, header in enumerate(table.header):
         if column == match.column or not about:
             continue
-        says = bool(_VISITS.fullmatch(_spaced(header)) or any(_VISITS.fullmatch(w) for w in _words(header)))
+        says = _says_visit(header)
         cells = {i: cell for i in about if (cell := known(table.columns[column][i]))}
         of_row = {
             i: found.visit_of(about[i], cell, PADDED_SUFFIX if says else FOLDED)
@@ -717,6 +720,10 @@ def _rank(header: str) -> int:
 
 def _says_id(header: str) -> bool:
     return any(_IDS.fullmatch(word) for word in (*_words(header), _plain(header)))
+
+
+def _says_visit(header: str) -> bool:
+    return any(_VISITS.fullmatch(word) for word in (*_words(header), _spaced(header)))
 
 
 def _counts_up(cells: Sequence[str]) -> bool:

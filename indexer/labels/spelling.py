@@ -18,14 +18,14 @@ prefix that all ids of one side have; but for both."""
 Words = tuple[str, ...]
 
 _WORD = re.compile(r"[^\W\d_]+|\d+")
-_ENTITY = re.compile(r"(sub|ses)-", re.IGNORECASE)
+_ENTITY = re.compile("sub-", re.IGNORECASE)
 
 
 @lru_cache(maxsize=2**18)
 def folded(text: str) -> Words:
     """Runs of letters and of digits, in lower case, without separators; adjacent letters are one run.
 
-    The BIDS prefixes ``sub-`` and ``ses-`` are left out.
+    The BIDS prefix ``sub-`` is left out.
 
     Examples
     --------
