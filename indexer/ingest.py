@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from indexer import readers, reference, remote
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
-from indexer.composite import COMPOSITE, beside, composite, groups, parts
+from indexer.composite import COMPOSITE, beside, composite, groups
 from indexer.encoder import Composer, Encoder, look, trained_on
 from indexer.errors import CbirError, LabelsError, ReadError
 from indexer.labels import Joined, Table, find_tables, listed, load_tables
@@ -110,10 +110,13 @@ class Read:
     scans : list of ReadScan
     images : list of Prepared
         One a scan; or what stands for the list where the workers keep it.
+    notes : tuple of str
+        What the user should know.
     """
 
     scans: list[ReadScan]
     images: Any
+    notes: tuple[str, ...] = ()
 
 
 Pick = tuple[Any, int, int]
@@ -272,10 +275,14 @@ def ingest(
         if isinstance(encoder, Composer) and encoder.composite_size:
             # whoever names some files of a folder does not say that there are no others
             named = {str(r if isinstance(r, str) else r.parent.resolve() / r.name) for r in roots}
-            several = beside([source for source in sources.values() if source.name not in named])
+            several = beside([source for source in sources.values() if source.name not in named], index.case)
             sources |= {source.name: source for source in several}
-        tables = {index.patient(p): row for sources, joined, _ in found for p, row in _rows(sources, joined)}
-        gone = _gone(index.catalog.fingerprints(), sources, roots, stand_ins)
+        persons = {
+            index.patient(p): row for _, joined, _ in found for p, row in joined.labels.persons.items()
+        }
+        visits = {index.case(*v): row for _, joined, _ in found for v, row in joined.labels.visits.items()}
+        held = (path for root in roots for path in index.catalog.fingerprints(str(root)))
+        gone = _gone(dict.fromkeys(held), sources, roots, stand_ins)
         files = [path for path in gone if (index.catalog.record(path) or {}).get("kind") != COMPOSITE]
         if prune:
             index.catalog.remove_sources(gone)
@@ -286,8 +293,13 @@ def ingest(
                 "--prune takes them out"
             )
         with nullcontext(workers) if workers else Threads(encoder) as able:
-            _file(index, list(sources.values()), tables, encoder, able, report, progress)
-        index.catalog.set_labels(tables)
+            _file(index, list(sources.values()), persons, visits, encoder, able, report, progress)
+        index.catalog.set_labels(persons)
+        index.catalog.set_visit_labels(visits)
+        of_case = {index.case(s.patient_id, s.study_id): s for s in sources.values()}
+        index.catalog.set_visits(
+            {case: index.visit(s.patient_id, s.study_id) for case, s in of_case.items() if case.isprintable()}
+        )
         if with_reference:
             report.reference = reference.join(index)
         if labels:
@@ -344,7 +356,7 @@ def ingest_sources(
     with index.writing("index"):
         tables = {index.patient(p): row for p, row in (labels or {}).items()}
         with Threads(encoder) as able:
-            _file(index, sources, tables, encoder, able, report, lambda done, total, slices: None)
+            _file(index, sources, tables, {}, encoder, able, report, lambda done, total, slices: None)
         index.catalog.set_labels(tables)
         if index.lag() > 0.05:
             index.file_vectors()
@@ -356,13 +368,14 @@ def _file(
     index: CaseIndex,
     sources: Sequence[Source],
     tables: Mapping[str, Mapping[str, str]],
+    visits: Mapping[str, Mapping[str, str]],
     encoder: Encoder,
     workers: Workers,
     report: IngestReport,
     progress: Callable[[int, int, int], None],
 ) -> None:
     """Read, embed and commit what is new or changed."""
-    held = index.catalog.fingerprints()
+    held = index.catalog.fingerprints_of(source.name for source in sources if source.name.isprintable())
     fresh: list[tuple[Source, str]] = []
     for source in sources:
         try:
@@ -386,8 +399,10 @@ def _file(
         nonlocal done
         landing = flying.popleft()
         entries = _landed(index, encoder, landing, report)
-        patients = {scan.patient_id for entry in entries for scan in entry.scans}
-        index.catalog.put(entries, {p: tables[p] for p in patients if p in tables})
+        embedded = [scan for entry in entries for scan in entry.scans]
+        of_patients = {scan.patient_id: tables.get(scan.patient_id) for scan in embedded}
+        of_visits = {scan.case_id: visits.get(scan.case_id) for scan in embedded}
+        index.catalog.put(entries, _known(of_patients), _known(of_visits))
         report.indexed += sum(one.source.kind != COMPOSITE for one in landing.group)
         done += len(entries)
         progress(done + len(report.failed) - failed, len(fresh), report.embedded)
@@ -439,9 +454,7 @@ def _discovered(
         else:
             root, top = name, None
         given = [*_held(index, name, labels), *labels]
-        beside, notes = find_tables(root, top)
-        named = {table.path for table in given}
-        tables = [*(table for table in beside if table.path not in named), *given]
+        tables, notes = find_tables(root, top, given)
         try:
             discovery = readers.discover(root, tables)
         except ReadError as error:
@@ -494,15 +507,16 @@ def _failure(where: str | Path, error: ReadError) -> dict[str, str]:
     return {"source": printable(str(where)), "reason": printable(error.explanation)}
 
 
-def _rows(sources: Iterable[Source], joined: Joined) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Labels of the patients that tables know; of others they say nothing."""
-    visits: dict[str, set[str]] = {}
-    for source in sources:
-        visits.setdefault(source.patient_id, set()).add(source.study_id)
-    for patient, several in visits.items():
-        visit = next(iter(several)) if len(several) == 1 else ""
-        if patient in joined.labels.persons or (patient, visit) in joined.labels.visits:
-            yield patient, joined.labels.of_case(patient, visit)
+def _united(rows: Iterable[tuple[str, Mapping[str, str]]]) -> dict[str, dict[str, str]]:
+    """Labels of one thing, together."""
+    united: dict[str, dict[str, str]] = {}
+    for name, row in rows:
+        united.setdefault(name, {}).update(row)
+    return united
+
+
+def _known(rows: Mapping[str, Mapping[str, str] | None]) -> dict[str, Mapping[str, str]]:
+    return {name: row for name, row in rows.items() if row is not None}
 
 
 def _fingerprint(index: CaseIndex, source: Source) -> str:
@@ -540,17 +554,19 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
     together = source.kind == COMPOSITE
     try:
         with source.local() as here:
-            files = parts(here) if together else [here]
-            scans = [scan for file in files for scan in readers.read(file)]
+            scans = _scans(here)
             found = [] if together else [(scan, prepared(scan, preprocessing)) for scan in scans]
-            for group in groups(scans) if preprocessing.composite_size else ():
+            notes: list[str] = []
+            for group in groups(scans, preprocessing.composite_size) if preprocessing.composite_size else ():
                 with suppress(ReadError):  # what shows too little beside the others is filed without them
-                    found.append((composite(group), prepared_composite(group, preprocessing.composite_size)))
+                    ready = prepared_composite(group.scans, preprocessing.composite_size)
+                    found.append((composite(group), ready))
+                    notes += group.notes
         told = [
             ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views)
             for scan, ready in found
         ]
-        return Read(told, [ready for _, ready in found])
+        return Read(told, [ready for _, ready in found], tuple(notes))
     except Exception as error:  # one odd file must not end the run; its text may hold identifiers
         if isinstance(error, CbirError) and not (together and isinstance(error, ReadError)):
             raise
@@ -559,6 +575,17 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
         raise ReadError(
             source.name, f"cannot be read ({type(error).__name__})", "please report its format"
         ) from error
+
+
+def _scans(source: Source) -> list[Scan]:
+    """The scans of a source; of several together, those of the parts that can be read."""
+    if not source.parts:
+        return readers.read(source)
+    scans: list[Scan] = []
+    for part in source.parts:
+        with suppress(ReadError):
+            scans += readers.read(part)
+    return scans
 
 
 def embed(encoder: Encoder, picks: Sequence[Pick]) -> Embedding:
@@ -590,7 +617,9 @@ def _read_ahead(
 
     def result(source: Source, fingerprint: str, future: Future[Read]) -> Iterator[_Fresh]:
         try:
-            yield _Fresh(source, fingerprint, future.result())
+            found = future.result()
+            report.notes += [f"{source.name}: {note}" for note in found.notes]
+            yield _Fresh(source, fingerprint, found)
         except ReadError as error:
             report.failed.append(_failure(source.name, error))
 
@@ -682,6 +711,7 @@ def _filed(
         embeddings=embeddings,
         in_sample=trained_on(encoder, source.patient_id),
         strangeness=float(np.average(whole[2], weights=whole[1])),
+        visit=index.visit(source.patient_id, source.study_id),
     )
 
 

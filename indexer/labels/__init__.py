@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from indexer.labels.columns import identifies
 from indexer.labels.finding import find_tables, is_table
-from indexer.labels.join import Discovered, Joined, Labels, join, listed, mentions, renamed
+from indexer.labels.join import Discovered, Joined, Labels, Mentioned, join, listed, mentions, renamed
 from indexer.labels.limits import MOST_BYTES
-from indexer.labels.spelling import folded
 from indexer.labels.table import PARTICIPANTS, Table, load_tables
 from indexer.labels.values import UNKNOWN, known
 
@@ -21,9 +20,9 @@ __all__ = [
     "Discovered",
     "Joined",
     "Labels",
+    "Mentioned",
     "Table",
     "find_tables",
-    "folded",
     "identifies",
     "is_table",
     "join",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from indexer.errors import LabelsError
@@ -21,8 +21,10 @@ _OF_IMAGES = re.compile(r"sub-.*_(?!sessions\.tsv)|dataset_description\.json|cbi
 """Names that BIDS, or cbir, gives to what is no table of labels."""
 
 
-def find_tables(root: Path, top: Path | None = None) -> tuple[list[Table], list[str]]:
-    """The tables that may label what lies in a folder, or a file.
+def find_tables(
+    root: Path, top: Path | None = None, given: Sequence[Table] = ()
+) -> tuple[list[Table], list[str]]:
+    """The tables that may label what lies in a folder, or a file; then those that the user named.
 
     They are the nearest ``participants.tsv`` beside or above it; and the csv, tsv, xlsx and JSON files
     below it and in the folder it lies in. JSON is looked at only where no images lie.
@@ -32,6 +34,8 @@ def find_tables(root: Path, top: Path | None = None) -> tuple[list[Table], list[
     root : Path
     top : Path, optional
         Folder above which nothing is looked for.
+    given : sequence of Table
+        Those that the user named.
 
     Returns
     -------
@@ -57,7 +61,8 @@ def find_tables(root: Path, top: Path | None = None) -> tuple[list[Table], list[
         paths.insert(0, nearest)
     tables: list[Table] = []
     notes = []
-    for path in dict.fromkeys(paths):
+    named = {table.path for table in given}
+    for path in dict.fromkeys(path for path in paths if path not in named):
         try:
             tables += read_tables(path)
         except LabelsError as error:
@@ -65,7 +70,7 @@ def find_tables(root: Path, top: Path | None = None) -> tuple[list[Table], list[
                 raise
             if path.suffix.lower() != ".json":
                 notes.append(f"{path}: no labels are taken from it: {error.explanation}")
-    return tables, notes
+    return [*tables, *given], notes
 
 
 def _below(root: Path) -> Iterator[Path]:

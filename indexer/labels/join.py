@@ -216,17 +216,41 @@ def join(tables: Sequence[Table], sources: Sequence[Discovered]) -> Joined:
     return Joined(labels, patients, (*notes, *clashes), tuple(unfit))
 
 
-def mentions(tables: Iterable[Table]) -> tuple[frozenset[str], frozenset[str]]:
-    """What tables speak of, before anything is joined: names of files, and ids of patients (folded)."""
+@dataclass(frozen=True)
+class Mentioned:
+    """What tables speak of, before anything is joined.
+
+    Attributes
+    ----------
+    files : frozenset of str
+        Names, without folders.
+    patients : frozenset of str
+        Ids, without case and separators.
+    """
+
+    files: frozenset[str] = frozenset()
+    patients: frozenset[str] = frozenset()
+
+    def file(self, file: Path) -> bool:
+        """Whether a row is about a file of this name."""
+        return file.name in self.files
+
+    def folder(self, folder: Path) -> bool:
+        """Whether a patient is called like this folder."""
+        return _plain(folder.name) in self.patients
+
+
+def mentions(tables: Iterable[Table]) -> Mentioned:
+    """The files and patients that tables speak of."""
     files: set[str] = set()
-    ids: set[str] = set()
+    patients: set[str] = set()
     for table in tables:
         for name, cells in zip(table.header, table.columns, strict=True):
             if sum(map(is_image, cells)) * 2 > len(cells):
                 files.update(_posix(cell).name for cell in cells if known(cell))
             elif _plain(name) in PATIENT_COLUMNS:
-                ids.update(_plain(cell) for cell in cells if known(cell))
-    return frozenset(files), frozenset(ids)
+                patients.update(_plain(cell) for cell in cells if known(cell))
+    return Mentioned(frozenset(files), frozenset(patients))
 
 
 class _Found:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import ReadError
-from indexer.labels import PARTICIPANTS, Joined, Table, find_tables, join, mentions, renamed
+from indexer.labels import PARTICIPANTS, Joined, Mentioned, Table, find_tables, join, mentions, renamed
 from indexer.readers import dicom, nifti, raster
 from indexer.readers.names import CONFIG, region_of
 from indexer.readers.source import Source
@@ -47,7 +47,7 @@ class Format:
 
     kinds: Mapping[str, str]
     claims: Callable[[Path], bool]
-    sources: Callable[[Sequence[Path], Sequence[Path], Path, raster.Mentioned], Found]
+    sources: Callable[[Sequence[Path], Sequence[Path], Path, Mentioned], Found]
     read: Callable[[Source], list[Scan]]
 
 

@@ -29,7 +29,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from indexer.errors import ReadError
-from indexer.labels import folded
+from indexer.labels import Mentioned
 from indexer.readers.limits import refuse_size, refuse_values
 from indexer.readers.names import (
     SLICE,
@@ -61,10 +61,6 @@ FORMATS = {
     ".tiff": "TIFF",
     ".webp": "WEBP",
 }
-
-
-Mentioned = tuple[Collection[str], Collection[str]]
-"""Names of files and ids of patients that labels tables speak of; see :func:`indexer.labels.mentions`."""
 
 
 def claims(file: Path) -> bool:
@@ -102,10 +98,9 @@ def is_stack(folder: Path, files: Sequence[Path], config: Config | None, mention
         return False
     if config is not None and config.stack is not None:
         return config.stack
-    names, patients = mentioned
-    if any(file.name in names for file in files):
+    if any(mentioned.file(file) for file in files):
         return False
-    if " ".join(folded(folder.name)) in patients:
+    if mentioned.folder(folder):
         return True
     return all(SLICE.fullmatch(stem(file.name)) for file in files)
 

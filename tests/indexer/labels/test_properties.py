@@ -6,7 +6,7 @@ import random
 import tempfile
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from indexer.errors import LabelsError
@@ -47,6 +47,7 @@ def text(header: list[str], rows: list[list[str]], delimiter: str) -> str:
 def test_what_is_joined_is_what_was_planned(
     front: str, numbers: list[int], width: int, spelling: str, several: int | None, delimiter: str, seed: int
 ) -> None:
+    assume(several is None or front)  # a visit that is called like a person cannot be told from one
     rng = random.Random(seed)
     spelled = SPELLINGS[spelling]
     persons = {number: f"{front}{number:0{width}}" for number in numbers}
