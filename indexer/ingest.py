@@ -277,10 +277,9 @@ def ingest(
             named = {str(r if isinstance(r, str) else r.parent.resolve() / r.name) for r in roots}
             several = beside([source for source in sources.values() if source.name not in named], index.case)
             sources |= {source.name: source for source in several}
-        persons = {
-            index.patient(p): row for _, joined, _ in found for p, row in joined.labels.persons.items()
-        }
-        visits = {index.case(*v): row for _, joined, _ in found for v, row in joined.labels.visits.items()}
+        labels_of = [joined.labels for _, joined, _ in found]
+        persons = _united((index.patient(p), row) for each in labels_of for p, row in each.persons.items())
+        visits = _united((index.case(*v), row) for each in labels_of for v, row in each.visits.items())
         held = (path for root in roots for path in index.catalog.fingerprints(str(root)))
         gone = _gone(dict.fromkeys(held), sources, roots, stand_ins)
         files = [path for path in gone if (index.catalog.record(path) or {}).get("kind") != COMPOSITE]

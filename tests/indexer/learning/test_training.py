@@ -669,7 +669,7 @@ def test_cbir_train_writes_an_encoder_and_says_what_it_learnt(cbir: Any, tmp_pat
         (("absent", "--label", "who_grade", "--out", "a.safetensors"), "does not exist"),
         (("mri", "--label", "site", "--out", "a.safetensors"), "has no column site"),
         (("mri", "--label", "who_grade", "--out", "a.pth"), "let it end in .safetensors"),
-        (("bare", "--label", "who_grade", "--out", "a.safetensors"), "has no participants.tsv"),
+        (("bare", "--label", "who_grade", "--out", "a.safetensors"), "has no labels table"),
         (("mri", "--label", "who_grade", "--out", "a.safetensors", "--without", "fold=9"), "fold=9"),
     ],
 )
