@@ -17,10 +17,10 @@ from benchmarks import cohorts, results
 from benchmarks.baseline import TASKS as FROZEN
 from benchmarks.baseline import indexed
 from benchmarks.grades import TASKS, items_of
+from cbir import Index, open_index
 from indexer import readers
 from indexer.encoder import TrainedEncoder, load_encoder
 from indexer.labels import load_tables
-from retrieval.search import Index, open_index
 
 VOLUMES = results.DATA / "volumes"
 K = 10

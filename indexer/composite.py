@@ -31,6 +31,11 @@ COMPOSITE = "composite"
 """What a composite has for a sequence."""
 
 
+def is_composite(name: str | None) -> bool:
+    """Whether a sequence, or a kind of source, is a composite's."""
+    return name == COMPOSITE
+
+
 FLAT = ("raster", "stack")
 """Kinds of source that have no place in the patient."""
 
@@ -49,6 +54,12 @@ class Group:
 
     scans: list[Scan | None]
     left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def leader(self) -> Scan:
+        """The one that is shown of them; see :data:`LEADERS`."""
+        by_sequence = {scan.sequence: scan for scan in self.scans if scan is not None}
+        return next(by_sequence[name] for name in LEADERS if name in by_sequence)
 
     @property
     def notes(self) -> list[str]:

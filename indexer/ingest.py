@@ -30,6 +30,7 @@ from indexer.labels import Joined, Table, find_tables, listed, load_tables
 from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite
 from indexer.readers import Source
 from indexer.scan import Scan
+from indexer.studies import composites
 from indexer.text import printable
 
 GROUP = 256
@@ -325,6 +326,8 @@ def ingest_sources(
 ) -> IngestReport:
     """File single sources into a living index, such as series that arrive at a PACS.
 
+    The composite of a visit is made of all that is filed of it, and made anew when a series comes later.
+
     The vectors file is left as it is until it lags by more than a twentieth: what it lacks is
     taken from the catalog when the index is opened, and rewriting it costs more than embedding
     one series.
@@ -356,6 +359,10 @@ def ingest_sources(
         tables = {index.patient(p): row for p, row in (labels or {}).items()}
         with Threads(encoder) as able:
             _file(index, sources, tables, {}, encoder, able, report, lambda done, total, slices: None)
+            if isinstance(encoder, Composer) and encoder.composite_size:
+                together, stale = composites(index, sources)
+                index.catalog.remove_sources(stale)
+                _file(index, together, tables, {}, encoder, able, report, lambda done, total, slices: None)
         index.catalog.set_labels(tables)
         if index.lag() > 0.05:
             index.file_vectors()

@@ -102,8 +102,10 @@ def held(path: str, record: Mapping[str, Any]) -> Source:
     match = _ADDRESS.fullmatch(path)
     if match is None:
         return Source.from_record(Path(path), record)
-    home = Path("/")
-    return RemoteSource(**vars(Source.from_record(home / match[2], record)), home=home, prefix=match[1])
+    home, prefix = Path("/"), match[1]
+    source = Source.from_record(home / match[2], record)
+    parts = tuple(RemoteSource(**vars(part), home=home, prefix=prefix) for part in source.parts)
+    return RemoteSource(**vars(replace(source, parts=parts)), home=home, prefix=prefix)
 
 
 class StandIns:

@@ -57,8 +57,8 @@ def query(
 
     Example: `cbir query scan.nii -k 5 --report hits.html`
     """
+    from cbir import open_index, reference_index
     from indexer import reference
-    from retrieval.search import open_index, open_reference
 
     if (source is None) == (not like):
         raise typer.BadParameter("ask with a file or folder, or with --like: one of them")
@@ -74,7 +74,7 @@ def query(
         raise CbirError(source, "does not exist", "name a file or folder to ask with")
     unnamed = getattr(context.get_parameter_source("index"), "name", "") == "DEFAULT"
     borrowed = unnamed and not index.exists() and reference.available()
-    with open_reference() if borrowed else open_index(index, recall=recall) as opened:
+    with reference_index() if borrowed else open_index(index, recall=recall) as opened:
         for patient in exclude_patient or []:
             if not opened.has_patient(patient):
                 say(f"note: no patient {patient} is in the index: nobody is left out for it")
@@ -100,12 +100,7 @@ def query(
                 f"that come with cbir ({known}; no others); `cbir index FOLDER` makes your own",
             )
         if report:
-            from retrieval.explain import explanation
-            from retrieval.report import write_report
-
-            why = explanation(opened, answer, mask)
-            name = "the reference cases of cbir" if borrowed else str(index)
-            write_report(answer, report, load=opened.read, index=name, explain=why)
+            opened.report(answer, report, name="the reference cases of cbir" if borrowed else str(index))
     for note in answer.notes:
         say(f"note: {note}")
     if as_json:

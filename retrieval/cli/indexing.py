@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -73,14 +73,13 @@ def index(
 
     Example: `cbir index ./mri --labels grades.csv`
     """
+    from cbir import Index
     from indexer import reference
     from indexer.case_index import CaseIndex
     from indexer.encoder import DEFAULT, load_encoder
     from indexer.ingest import ingest
     from indexer.labels import load_tables
     from indexer.remote import is_address
-    from retrieval.calibration import calibrate, due
-    from retrieval.search import Index
 
     named = engines(engine, uri, catalog)
     tables = [table for path in labels or () for table in load_tables(path)]
@@ -108,7 +107,7 @@ def index(
         model = load_encoder(encoder or DEFAULT)
         if with_reference:  # before there is a folder
             reference.require(model)
-    chosen = {option: wanted for option, wanted in named.items() if wanted is not None}
+    chosen: dict[str, Any] = {option: wanted for option, wanted in named.items() if wanted is not None}
     with (
         _workers(ray, model) as workers,  # before there is a folder
         existing or CaseIndex.create(index, model, keep_ids=keep_ids, **chosen) as case_index,
@@ -129,9 +128,10 @@ def index(
             say("cbir: stopped; what was committed stays, run it again to go on")
             raise typer.Exit(130) from None
         learnt = None
-        if due(case_index):
+        filled = Index(case_index, model, lazy=True)
+        if filled.calibration_due:
             with spinner("learning what the votes are worth"):
-                learnt = calibrate(Index(case_index, model))
+                learnt = filled.calibrate()
     for failure in report.failed:
         say(f"not indexed: {failure['source']}: {failure['reason']}")
     for note in report.notes:
