@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from benchmarks import results
-from indexer import readers
+from indexer import discovery, readers
 from indexer.labels import load_tables
 from indexer.scan import Scan
 
@@ -83,7 +83,7 @@ def area(score: Floats, y: Floats) -> float:
 
 
 def main() -> None:
-    found = readers.discover(COHORT, load_tables(COHORT / "participants.tsv"))
+    found = discovery.discover(COHORT, load_tables(COHORT / "participants.tsv"))
     rows = []
     for source in found.sources:
         row = found.joined.labels.of(source.patient_id)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from benchmarks import cohorts, results
 from benchmarks.cohorts import FIGSHARE, outlined, spaced
 from cbir import open_index
-from indexer import readers, reference
+from indexer import discovery, readers, reference
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.encoder import Encoder, TrainedEncoder, load_encoder, look
 from indexer.ingest import input_hash
@@ -166,7 +166,7 @@ def embedded(
 
 def cases(encoder: Encoder, collection: Collection) -> tuple[list[Entry], dict[str, dict[str, str]]]:
     """The cases of a collection, one a patient, and their labels."""
-    found = readers.discover(collection.root, load_tables(collection.table))
+    found = discovery.discover(collection.root, load_tables(collection.table))
     of_patient: dict[str, list[Source]] = {}
     for source in found.sources:
         of_patient.setdefault(source.patient_id, []).append(source)

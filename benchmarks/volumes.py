@@ -18,7 +18,7 @@ from benchmarks.baseline import TASKS as FROZEN
 from benchmarks.baseline import indexed
 from benchmarks.grades import TASKS, items_of
 from cbir import Index, open_index
-from indexer import readers
+from indexer import discovery
 from indexer.encoder import TrainedEncoder, load_encoder
 from indexer.labels import load_tables
 
@@ -47,7 +47,7 @@ def main() -> None:
     encoders = cohorts.fold_networks()
     if not encoders:
         sys.exit("nothing is trained yet: python -m benchmarks.cohorts")
-    labels = readers.discover(VOLUMES, load_tables(VOLUMES / "participants.tsv")).joined.labels
+    labels = discovery.discover(VOLUMES, load_tables(VOLUMES / "participants.tsv")).joined.labels
     table: dict[str, Any] = {}
     for patient in labels.persons:
         unseen = [e for e in encoders.values() if not e.trained_on(patient)]

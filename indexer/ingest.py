@@ -24,6 +24,7 @@ from indexer import readers, reference, remote
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.composite import COMPOSITE, beside, composite, groups
+from indexer.discovery import discover
 from indexer.encoder import Composer, Encoder, look, trained_on
 from indexer.errors import CbirError, LabelsError, ReadError
 from indexer.labels import Joined, Table, find_tables, listed, load_tables
@@ -221,6 +222,7 @@ def ingest(
     *,
     labels: Sequence[Table] = (),
     prune: bool = False,
+    all_images: bool = False,
     with_reference: bool = False,
     workers: Workers | None = None,
     progress: Callable[[int, int, int], None] = lambda done, total, slices: None,
@@ -238,6 +240,8 @@ def ingest(
         :func:`indexer.labels.find_tables`).
     prune : bool
         Take sources below `roots` out of the index whose files are gone.
+    all_images : bool
+        Take maps, and copies in another preparation, as scans, too.
     with_reference : bool
         Add the cases that come with cbir (see :mod:`indexer.reference`).
     workers : Workers, optional
@@ -266,9 +270,14 @@ def ingest(
     start = time.perf_counter()
     report = IngestReport()
     roots = [root.rstrip("/") if isinstance(root, str) else root for root in roots]
+    classes: dict[str, str] = {}
     with index.writing("index"), remote.StandIns() as stand_ins:
         with stand_ins.renamed():
-            found = list(_discovered(index, roots, labels, report, stand_ins, tolerant=prune))
+            found = list(
+                _discovered(
+                    index, roots, labels, report, stand_ins, classes, tolerant=prune, all_images=all_images
+                )
+            )
         report.notes += map(stand_ins.named, dict.fromkeys(n for _, _, notes in found for n in notes))
         report.failed = [{k: stand_ins.named(v) for k, v in failure.items()} for failure in report.failed]
         discovered = (stand_ins.source(source) for sources, _, _ in found for source in sources)
@@ -281,6 +290,8 @@ def ingest(
         labels_of = [joined.labels for _, joined, _ in found]
         persons = _united((index.patient(p), row) for each in labels_of for p, row in each.persons.items())
         visits = _united((index.case(*v), row) for each in labels_of for v, row in each.visits.items())
+        of_class = {index.patient(patient): {"class": value} for patient, value in classes.items()}
+        persons = of_class | {patient: of_class.get(patient, {}) | row for patient, row in persons.items()}
         held = (path for root in roots for path in index.catalog.fingerprints(str(root)))
         gone = _gone(dict.fromkeys(held), sources, roots, stand_ins)
         files = [path for path in gone if (index.catalog.record(path) or {}).get("kind") != COMPOSITE]
@@ -443,8 +454,10 @@ def _discovered(
     labels: Sequence[Table],
     report: IngestReport,
     stand_ins: remote.StandIns,
+    classes: dict[str, str],
     *,
     tolerant: bool,
+    all_images: bool,
 ) -> Iterator[tuple[list[Source], Joined, list[str]]]:
     """Sources of each root, what labels tables say of them, and notes on these.
 
@@ -462,14 +475,15 @@ def _discovered(
         given = [*_held(index, name, labels), *labels]
         tables, notes = find_tables(root, top, given)
         try:
-            discovery = readers.discover(root, tables)
+            discovery = discover(root, tables, all_images=all_images)
         except ReadError as error:
             errors.append(error)
             continue
         for what, n in discovery.taken.items():
             report.taken[what] = report.taken.get(what, 0) + n
         report.failed += [_failure(e.where, e) for e in discovery.failures]
-        notes += discovery.joined.notes
+        notes += (*discovery.notes, *discovery.joined.notes)
+        classes |= discovery.classes
         unfit.append({table.path for table in discovery.joined.unfit} if discovery.sources else set())
         if left := [table.name for table in discovery.joined.unfit if table.path.suffix.lower() != ".json"]:
             notes.append(f"{len(left)} tables fit no image in {root}: {listed(left)}")

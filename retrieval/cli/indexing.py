@@ -125,8 +125,7 @@ def index(
                 progress=progress,
             )
         except KeyboardInterrupt:
-            say("cbir: stopped; what was committed stays, run it again to go on")
-            raise typer.Exit(130) from None
+            raise KeyboardInterrupt("what was committed stays, run it again to go on") from None
         learnt = None
         filled = Index(case_index, model, lazy=True)
         if filled.calibration_due:
