@@ -74,7 +74,7 @@ class Changes:
         def receive(folder: Path) -> None:
             with in_own_words():
                 unpack(upload, name, folder, self._settings)
-                found, _ = discovered(folder)
+                found = discovered(folder)
                 if not found.sources:
                     raise found.failures[0]
                 if any(source.patient_id == folder.name for source in found.sources):  # another one each time
