@@ -268,12 +268,12 @@ def ingest(
     start = time.perf_counter()
     report = IngestReport()
     roots = [root.rstrip("/") if isinstance(root, str) else root for root in roots]
-    classes: dict[str, str] = {}
+    inherent: dict[str, dict[str, str]] = {}
     with index.writing("index"), remote.StandIns() as stand_ins:
         with stand_ins.renamed():
             found = list(
                 _discovered(
-                    index, roots, labels, report, stand_ins, classes, tolerant=prune, all_images=all_images
+                    index, roots, labels, report, stand_ins, inherent, tolerant=prune, all_images=all_images
                 )
             )
         report.notes += map(stand_ins.named, _label_notes(found))
@@ -286,9 +286,8 @@ def ingest(
             several = beside([source for source in sources.values() if source.name not in named], index.case)
             sources |= {source.name: source for source in several}
         tables = {index.patient(p): row for discovered, t in found for p, row in _rows(discovered, t)}
-        for patient, value in classes.items():
-            held_row = tables.get(index.patient(patient), {})
-            tables[index.patient(patient)] = {"class": value} | dict(held_row)
+        for patient, row in inherent.items():
+            tables[index.patient(patient)] = {**row, **tables.get(index.patient(patient), {})}
         visits = {index.case(*v): row for discovered, t in found for v, row in _visit_rows(discovered, t)}
         held = (path for root in roots for path in index.catalog.fingerprints(str(root)))
         gone = _gone(dict.fromkeys(held), sources, roots, stand_ins)
@@ -450,7 +449,7 @@ def _discovered(
     labels: Labels | None,
     report: IngestReport,
     stand_ins: remote.StandIns,
-    classes: dict[str, str],
+    inherent: dict[str, dict[str, str]],
     *,
     tolerant: bool,
     all_images: bool,
@@ -485,7 +484,7 @@ def _discovered(
                 report.taken[what] = report.taken.get(what, 0) + n
             report.failed += [_failure(e.where, e) for e in discovery.failures]
             report.notes += map(stand_ins.named, discovery.notes)
-            classes |= discovery.classes
+            inherent |= discovery.labels
             if given is not None and not _fits(given, discovery.sources):
                 raise LabelsError(
                     given.path,
