@@ -398,7 +398,7 @@ class Service:
         """
         with self.new_folder() as folder, scrubbing(folder):
             unpack(upload, name, folder, self.settings)
-            found, _ = discovered(folder)
+            found = discovered(folder)
             if not found.sources:
                 raise found.failures[0]
             if any(source.patient_id == folder.name for source in found.sources):  # another one each time
