@@ -42,9 +42,9 @@ def compact(index: CaseIndex) -> tuple[int, int]:
     return before, after
 
 
-def copy(index: CaseIndex, to: Path, **where: str | None) -> dict[str, Any]:
+def copy(index: CaseIndex, to: Path, store: str, catalog: str | None) -> dict[str, Any]:
     """Copy it; see :meth:`cbir.Index.copy`."""
-    transfer(index, to.absolute(), **{name: value for name, value in where.items() if value is not None})
+    transfer(index, to.absolute(), store=store, catalog=catalog)
     with CaseIndex.open(to) as made:
         return made.about()
 

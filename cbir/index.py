@@ -20,13 +20,13 @@ from indexer.encoder import Encoder, Explainer
 from indexer.errors import StaleError
 from indexer.ingest import IngestReport, Workers
 from indexer.labels import Labels
-from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
 from indexer.scan import Scan, ScanRef
+from indexer.stores import LOCAL
 from retrieval import images, learning, search
 from retrieval.answer import Answer
-from retrieval.calibration import POLICY, Calibration, due
+from retrieval.calibration import Calibration, due
 from retrieval.crossmatch import CrossMatch, IndexEvaluation
 from retrieval.evidence import RANKING
 from retrieval.explain import Explanation
@@ -45,15 +45,13 @@ class Index:
     Parameters
     ----------
     case_index : CaseIndex
-        Closed with this.
+        Closed with this; it says how the index is searched.
     encoder : Encoder, optional
         Instead of the installed one that the index names; it must be the same.
     recall : float, optional
         Of questions that say nothing else; see :class:`~retrieval.question.Question`.
     ranking : Ranking
         How cases are ranked and vote.
-    policy : SearchPolicy
-        How the index is searched.
     lazy : bool
         Read the state at the first question instead of now: for who fills or mends the index.
     """
@@ -65,11 +63,10 @@ class Index:
         recall: float | None = None,
         *,
         ranking: Ranking = RANKING,
-        policy: SearchPolicy = POLICY,
         lazy: bool = False,
     ) -> None:
         self.case_index = case_index
-        self.ranking, self.policy = ranking, policy
+        self.ranking = ranking
         self._encoder = encoder
         self._recall = recall
         self._state: State | None = None
@@ -81,10 +78,9 @@ class Index:
         """Take up what has been committed since."""
         snapshot = self.case_index.snapshot()
         learnt = Calibration.read(self.case_index.folder)
-        version = self.case_index.manifest.encoder_version
-        stale = learnt.stale(version, self.ranking, self.policy) if learnt else None
+        stale = learnt.stale(self.case_index, self.ranking) if learnt else None
         learnt = None if stale else learnt
-        self._state = State(snapshot, self.ranking, self.policy, learnt, stale).at(self._recall)
+        self._state = State(snapshot, self.ranking, self.case_index.policy, learnt, stale).at(self._recall)
 
     def close(self) -> None:
         """Release the files."""
@@ -372,7 +368,7 @@ class Index:
     @property
     def calibration_due(self) -> bool:
         """Whether it never learnt how such answers are to be read, or a tenth has changed since."""
-        return due(self.case_index, ranking=self.ranking, policy=self.policy)
+        return due(self.case_index, ranking=self.ranking)
 
     def calibrate(self, *, seed: int = 0) -> Calibration | None:
         """Learn from the index's own patients how its votes are to be read, and keep it in the folder.
@@ -451,22 +447,22 @@ class Index:
         self._changed()
         return sizes
 
-    def copy(self, to: AnyPath, **where: str | None) -> dict[str, Any]:
+    def copy(self, to: AnyPath, *, store: str = LOCAL, catalog: str | None = None) -> dict[str, Any]:
         """Copy the index to another engine and verify it there: it is whole in the end, or not there.
 
         Parameters
         ----------
         to : path
             Folder of the copy; must not exist.
-        **where
-            Where it is to lie, as :func:`indexer.transfer.transfer` takes it.
+        store, catalog
+            Where it is to lie, as :func:`cbir.create_index` takes it.
 
         Returns
         -------
         dict
             :meth:`info` of the copy.
         """
-        return care.copy(self.case_index, Path(to), **where)
+        return care.copy(self.case_index, Path(to), store, catalog)
 
     def _changed(self, changed: bool = True) -> None:
         """Let questions see what this process has committed."""

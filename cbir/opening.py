@@ -11,6 +11,7 @@ from indexer.case_index import CaseIndex
 from indexer.encoder import DEFAULT, Encoder, load_encoder
 from indexer.errors import CaseIndexError
 from indexer.policy import SearchPolicy
+from indexer.stores import LOCAL
 from retrieval.calibration import POLICY
 from retrieval.evidence import RANKING
 from retrieval.ranking import Ranking
@@ -34,8 +35,10 @@ def open_index(
     ----------
     path : path, optional
         ``cbir-index``, or what the variable ``CBIR_INDEX`` says, if not given.
-    encoder, recall, ranking, policy, lazy
+    encoder, recall, ranking, lazy
         As in :class:`Index`.
+    policy : SearchPolicy
+        How the index is searched.
 
     Raises
     ------
@@ -50,7 +53,7 @@ def open_index(
     {'who_grade': '4'}
     """
     folder = Path(path or os.environ.get("CBIR_INDEX") or FOLDER)
-    return Index(CaseIndex.open(folder), encoder, recall, ranking=ranking, policy=policy, lazy=lazy)
+    return Index(CaseIndex.open(folder, policy), encoder, recall, ranking=ranking, lazy=lazy)
 
 
 def create_index(
@@ -60,7 +63,8 @@ def create_index(
     keep_ids: bool = False,
     ranking: Ranking = RANKING,
     policy: SearchPolicy = POLICY,
-    **where: str | None,
+    store: str = LOCAL,
+    catalog: str | None = None,
 ) -> Index:
     """Make an empty index.
 
@@ -72,10 +76,15 @@ def create_index(
         The one that comes with cbir, if not given; by its name, or a file of weights.
     keep_ids : bool
         Patients keep the ids that the files give them.
-    ranking, policy
-        As in :class:`Index`.
-    **where
-        Where it lies, if not in the folder: as in :meth:`indexer.case_index.CaseIndex.create`.
+    ranking : Ranking
+        How cases are ranked and vote.
+    policy : SearchPolicy
+        How it is searched.
+    store : str
+        Address of the engine for the vectors, such as ``milvus+http://host:19530``; the folder itself, if
+        not given (:mod:`indexer.stores.registry`).
+    catalog : str, optional
+        URL of a PostgreSQL database for the catalog; a file in the folder, if not given.
 
     Raises
     ------
@@ -88,9 +97,8 @@ def create_index(
     if (folder / "manifest.json").exists():
         raise CaseIndexError(folder, "there is an index already", "open it, or name another folder")
     chosen = load_encoder(encoder or DEFAULT) if encoder is None or isinstance(encoder, str) else encoder
-    given = {name: value for name, value in where.items() if value is not None}
-    made = CaseIndex.create(folder, chosen, keep_ids=keep_ids, **given)
-    return Index(made, chosen, ranking=ranking, policy=policy, lazy=True)
+    made = CaseIndex.create(folder, chosen, keep_ids=keep_ids, store=store, catalog=catalog, policy=policy)
+    return Index(made, chosen, ranking=ranking, lazy=True)
 
 
 def reference_index(encoder: Encoder | None = None) -> Index:

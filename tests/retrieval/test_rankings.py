@@ -102,7 +102,8 @@ def test_what_was_learnt_under_another_is_known_as_stale_and_not_used(
     before = asked(index, tmp_path)
     assert before.evidence["who_grade"].calibrated
     assert not [note for note in before.notes if "calibrated" in note]
-    with Index(index.case_index, index.encoder, **changed) as other:  # type: ignore[arg-type]
+    folder = index.case_index.folder
+    with cbir.open_index(folder, index.encoder, **changed) as other:  # type: ignore[arg-type]
         assert other.calibration is None
         answer = asked(other, tmp_path)
         evidence = answer.evidence["who_grade"]

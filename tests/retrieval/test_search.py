@@ -64,7 +64,7 @@ def brute_force(index, path, tiny, view=0):
 def test_scores_are_those_of_the_definition(make, cohort, tiny, tmp_path, approximate):
     index = make(cohort(9, ("t1ce", "flair")))
     if approximate:
-        index = Index(index.case_index, tiny, policy=SearchPolicy(exact_below=0))
+        index = Index(CaseIndex.open(index.case_index.folder, SearchPolicy(exact_below=0)), tiny)
     query = write_nifti(tmp_path / "new" / "new_t1ce.nii.gz", phantom(500, 4))
     answer = index.query(query, k=9)
     expected = sorted(brute_force(index, query, tiny).items(), key=lambda item: -item[1])
@@ -317,10 +317,11 @@ def test_a_sequence_that_only_the_excluded_patient_has_is_compared_with_all_and_
 def test_a_large_index_is_searched_with_the_recall_asked_for(make, cohort, monkeypatch):
     index = make(cohort(40, ("t1ce",)))
     policy = SearchPolicy(exact_below=100)
-    for name in ("indexer.case_index", "indexer.vectors"):
-        monkeypatch.setattr(f"{name}.EXACT_BELOW", 100)
-    with index.case_index.writing("compact"):
-        index.case_index.compact()
+    with (
+        CaseIndex.open(index.case_index.folder, policy) as writer,
+        writer.writing("compact"),
+    ):
+        writer.compact()
     case = index.contents.case_ids[3]
     exact = index.like(case, k=5)
     for recall in (0.9, 1.0):
