@@ -237,7 +237,7 @@ class Calibration:
     def load(
         cls, case_index: CaseIndex, ranking: Ranking = RANKING, policy: SearchPolicy | None = None
     ) -> Calibration | None:
-        """What the folder holds, if it was learnt from answers that were ranked and searched so; else None."""
+        """What the folder holds, if it was learnt from answers ranked and searched so; else None."""
         held = cls.read(case_index.folder)
         return None if held is None or held.stale(case_index, ranking, policy) else held
 
