@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from indexer.discovery import Planned, discover, summary
 from indexer.encoder import Encoder
 from indexer.errors import CbirError, QueryError
 from indexer.ingest import IngestReport, Workers, ingest, ingest_sources
-from indexer.labels import Labels, find_labels, load_labels
+from indexer.labels import Table, find_tables, load_tables
 from indexer.readers import Source
 from indexer.remote import is_address
 
 AnyPath = str | os.PathLike[str]
 Rows = Mapping[str, Mapping[str, str]]
+Tables = AnyPath | Sequence[AnyPath | Table]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Plan:
 
 def plan(
     paths: AnyPath | Iterable[AnyPath],
-    labels: AnyPath | Labels | None = None,
+    labels: Tables = (),
     *,
     all_images: bool = False,
 ) -> Plan:
@@ -65,8 +66,8 @@ def plan(
     Parameters
     ----------
     paths : path or iterable of path
-    labels : path or Labels, optional
-        A table; else ``participants.tsv`` beside or above each path.
+    labels : path, or sequence of paths or tables, optional
+        Beside those that lie below or beside each path (see :func:`indexer.labels.find_tables`).
     all_images : bool
         Take maps and copies in another preparation as scans, too.
 
@@ -82,15 +83,15 @@ def plan(
     entries: list[Planned] = []
     failures: list[CbirError] = []
     notes: list[str] = []
-    given = table_of(labels)
+    given = tables_of(labels)
     for root in roots(paths):
         if isinstance(root, str):
             raise CbirError(root, "cannot be planned: it is in a store", "plan a local copy of a part")
-        table = given or find_labels(root)
-        found = discover(root, table, all_images=all_images)
-        entries += found.planned(table)
+        tables, unread = find_tables(root, given=given)
+        found = discover(root, tables, all_images=all_images)
+        entries += found.planned()
         failures += found.failures
-        notes += found.notes
+        notes += (*found.notes, *unread, *found.joined.notes)
     return Plan(entries, failures, notes)
 
 
@@ -98,7 +99,7 @@ def add(
     index: CaseIndex,
     encoder: Encoder,
     paths: AnyPath | Iterable[AnyPath | Source],
-    labels: AnyPath | Labels | Rows | None,
+    labels: Tables | Rows,
     *,
     prune: bool,
     with_reference: bool,
@@ -119,7 +120,7 @@ def add(
         index,
         roots(path for path in given if not isinstance(path, Source)),
         encoder,
-        labels=table_of(labels),
+        labels=tables_of(labels),
         prune=prune,
         with_reference=with_reference,
         workers=workers,
@@ -157,6 +158,9 @@ def roots(paths: AnyPath | Iterable[AnyPath]) -> list[Path | str]:
     return [name if is_address(name := os.fspath(path)) else Path(name).absolute() for path in named]
 
 
-def table_of(labels: AnyPath | Labels | None) -> Labels | None:
-    """A labels table, read where only its file is named."""
-    return load_labels(Path(labels)) if isinstance(labels, str | os.PathLike) else labels
+def tables_of(labels: Tables) -> list[Table]:
+    """Labels tables, read where only their files are named."""
+    found: list[Table] = []
+    for each in [labels] if isinstance(labels, str | os.PathLike) else labels:
+        found += [each] if isinstance(each, Table) else load_tables(Path(each))
+    return found

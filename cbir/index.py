@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbir import care, filling
-from cbir.filling import AnyPath, Plan, Rows
+from cbir.filling import AnyPath, Plan, Rows, Tables
 from indexer.case_index import CaseIndex, Problem
 from indexer.catalog import Contents
 from indexer.encoder import Encoder, Explainer
 from indexer.errors import StaleError
 from indexer.ingest import IngestReport, Workers
-from indexer.labels import Labels
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
 from indexer.scan import Scan, ScanRef
@@ -257,7 +256,7 @@ class Index:
     def plan(
         self,
         paths: AnyPath | Iterable[AnyPath],
-        labels: AnyPath | Labels | None = None,
+        labels: Tables = (),
         *,
         all_images: bool = False,
     ) -> Plan:
@@ -268,7 +267,7 @@ class Index:
         self,
         paths: AnyPath | Iterable[AnyPath | Source],
         *,
-        labels: AnyPath | Labels | Rows | None = None,
+        labels: Tables | Rows = (),
         prune: bool = False,
         with_reference: bool = False,
         calibrate: bool = True,
@@ -282,9 +281,9 @@ class Index:
         paths : path or sequence of path
             Files or folders of images, or addresses in a store (``s3://…``). Sources that a discovery has
             found are filed as they are.
-        labels : path or Labels, optional
-            A table; else the one that a path was indexed with before, or ``participants.tsv`` beside or
-            above it. With sources, a mapping of patients to their labels.
+        labels : path, or sequence of paths or tables, optional
+            Beside the tables that a path was indexed with before, and those that lie below or beside it
+            (see :func:`indexer.labels.find_tables`). With sources, a mapping of patients to their labels.
         prune : bool
             Take out what lies below the paths no more.
         with_reference : bool

@@ -18,10 +18,10 @@ import numpy as np
 from cbir.index import Index
 from indexer import reference
 from indexer.case_index import CaseIndex
+from indexer.discovery.config import CONFIG
 from indexer.encoder import DEFAULT, Encoder, Explainer, load_encoder
 from indexer.errors import CaseIndexError, CbirError, QueryError, WriterBusyError
 from indexer.preprocess import with_region
-from indexer.readers.names import CONFIG
 from indexer.runtime import trim
 from indexer.scan import Scan, ScanRef, displayed
 from retrieval.answer import Answer
@@ -398,7 +398,7 @@ class Service:
         """
         with self.new_folder() as folder, scrubbing(folder):
             unpack(upload, name, folder, self.settings)
-            found, _ = discovered(folder)
+            found = discovered(folder)
             if not found.sources:
                 raise found.failures[0]
             if any(source.patient_id == folder.name for source in found.sources):  # another one each time

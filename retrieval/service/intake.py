@@ -9,11 +9,12 @@ from pathlib import Path
 
 from indexer import readers
 from indexer.case_index import CaseIndex
+from indexer.discovery import Discovery, discover
 from indexer.encoder import Encoder
 from indexer.errors import CbirError
 from indexer.ingest import GROUP, ingest_sources
-from indexer.labels import PARTICIPANTS, Labels, load_labels
-from indexer.readers import Discovery, Source, discover
+from indexer.labels import Labels, find_tables
+from indexer.readers import Source
 from indexer.scan import Scan
 from retrieval.service.log import tell
 from retrieval.service.spool import is_uid, spool, take_out
@@ -43,8 +44,8 @@ class Taken:
     patients: set[str] = field(default_factory=set)
 
 
-def discovered(folder: Path) -> tuple[Discovery, Labels | None]:
-    """What there is in a folder, and the labels table that lies at its top, if any.
+def discovered(folder: Path) -> Discovery:
+    """What there is in a folder, with what the labels tables in it say.
 
     Raises
     ------
@@ -52,10 +53,9 @@ def discovered(folder: Path) -> tuple[Discovery, Labels | None]:
     """
     members = list(folder.iterdir())
     if len(members) == 1 and members[0].is_file():
-        return discover(members[0]), None
-    table = folder / PARTICIPANTS
-    labels = load_labels(table) if table.is_file() else None
-    return discover(folder, labels), labels
+        return discover(members[0])
+    tables, _ = find_tables(folder, folder.resolve())
+    return discover(folder, tables)
 
 
 def read(folder: Path) -> list[Scan]:
@@ -67,7 +67,7 @@ def read(folder: Path) -> list[Scan]:
         The first reason met why one of them cannot be read.
     LabelsError
     """
-    found, _ = discovered(folder)
+    found = discovered(folder)
     if found.failures:
         raise found.failures[0]
     return [scan for source in found.sources for scan in readers.read(source)]
@@ -103,7 +103,8 @@ def take_in(
     CaseIndexError
         If the index cannot be written, or (WriterBusyError) another process writes to it.
     """
-    found, table = discovered(folder)
+    found = discovered(folder)
+    table = found.joined.labels
     taken = Taken(failed=[error.explanation for error in found.failures])
     names: set[tuple[str, str, str]] = set()
     waiting: list[Source] = []
@@ -154,7 +155,7 @@ def _file(
     encoder: Encoder,
     sources: Sequence[Source],
     labels: Mapping[str, str] | None,
-    table: Labels | None,
+    table: Labels,
     taken: Taken,
 ) -> None:
     patients = {source.patient_id for source in sources}
@@ -169,11 +170,11 @@ def _file(
 
 
 def _rows(
-    patients: Iterable[str], labels: Mapping[str, str] | None, table: Labels | None
+    patients: Iterable[str], labels: Mapping[str, str] | None, table: Labels
 ) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Labels of the patients that are given any; the others keep theirs."""
     for patient in patients:
-        row = labels if labels is not None else {} if table is None else table.of(patient)
+        row = labels if labels is not None else table.of(patient)
         if row:
             yield patient, row
 

@@ -9,11 +9,11 @@ from PIL import Image
 
 from cbir import Index, open_index
 from indexer.case_index import CaseIndex
+from indexer.discovery import read
 from indexer.errors import EncoderError, QueryError, ReadError
 from indexer.ingest import ingest
 from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing, prepared, with_region
-from indexer.readers import read
 from tests.support.images import phantom, write_nifti
 
 
