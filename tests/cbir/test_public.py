@@ -15,7 +15,7 @@ import pytest
 
 import cbir
 from cbir import CbirError, Index, Question
-from indexer import readers
+from indexer import discovery
 from indexer.errors import CaseIndexError, QueryError
 from tests.support.encoders import TinyEncoder
 from tests.support.images import phantom, write_nifti
@@ -106,7 +106,7 @@ def test_what_is_added_later_is_found_at_once(index: Index, tmp_path: Path) -> N
 def test_labels_come_with_what_is_added(index: Index, tmp_path: Path, by_source: bool) -> None:
     late = write_nifti(tmp_path / "late" / "L-01_t1ce.nii.gz", phantom(500, 4))
     if by_source:
-        index.add(readers.discover(late).sources, labels={"L-01": {"who_grade": "4"}})
+        index.add(discovery.discover(late).sources, labels={"L-01": {"who_grade": "4"}})
     else:
         table = tmp_path / "grades.csv"
         table.write_text("participant_id,who_grade\nL-01,4\n")
@@ -132,7 +132,7 @@ def test_all_doors_lead_to_the_same_answer(index: Index, tmp_path: Path) -> None
     first = index.query(file, **told)  # type: ignore[arg-type]
     assert index.query(Question(file, **told)) == first  # type: ignore[arg-type]
     assert index.query(Question(file), 4, where={"who_grade": "4"}, exclude_patient=["P-02"]) == first
-    in_memory = Question(str(file), scans=readers.read(file), **told)  # type: ignore[arg-type]
+    in_memory = Question(str(file), scans=discovery.read(file), **told)  # type: ignore[arg-type]
     assert index.query(in_memory) == first
     assert index.query(Question(like="P-03", k=4)) == index.like(["P-03"], 4)
 
@@ -148,7 +148,7 @@ def test_one_visit_of_several_asks(index: Index, tmp_path: Path) -> None:
     for visit in ("01", "02"):
         name = f"sub-9/ses-{visit}/anat/sub-9_ses-{visit}_T1w.nii.gz"
         write_nifti(tmp_path / "bids" / name, phantom(int(visit), 4))
-    scans = readers.read(tmp_path / "bids")
+    scans = discovery.read(tmp_path / "bids")
     visits = sorted({scan.study_id for scan in scans})
     assert len(visits) == 2
     answer = index.query(tmp_path / "bids", visit=visits[1])

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import cbir
 from cbir import Index, ScanRef
-from indexer import readers
+from indexer import discovery
 from indexer.case_index import CaseIndex
 from indexer.errors import ReadError
 from indexer.ingest import ingest
@@ -106,7 +106,7 @@ def test_a_query_like_one_echo_is_shown_that_echo(
     assert hit.case_id.startswith("E-01")
     assert hit.scan == ScanRef(str(cohort_of["echoes"]), number)
     shown = index.scan(hit.scan)
-    np.testing.assert_array_equal(shown.voxels, readers.read(cohort_of["echoes"])[number].voxels)
+    np.testing.assert_array_equal(shown.voxels, discovery.read(cohort_of["echoes"])[number].voxels)
     index.report(answer, tmp_path / "report.html")
     pictures = jpegs((tmp_path / "report.html").read_text())
     np.testing.assert_array_equal(pictures[1], drawn(index, hit.scan, hit.slice))
@@ -125,7 +125,7 @@ def test_the_vector_of_a_hit_is_that_of_its_volume(
     assert hit.scan == ScanRef(hit.source, number)
     found = index.vector(hit.scan, hit.slice)
     assert found is not None
-    (scan,) = readers.read(query)
+    (scan,) = discovery.read(query)
     ready = prepared(scan, Preprocessing(32))
     own = Explaining().encode(ready.pixels[ready.positions == hit.query_slice])[0]
     assert own @ found[0] >= 0.999
