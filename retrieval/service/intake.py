@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cbir.index import Index
 from indexer import readers
-from indexer.case_index import CaseIndex
 from indexer.discovery import Discovery, discover
-from indexer.encoder import Encoder
 from indexer.errors import CbirError
-from indexer.ingest import GROUP, ingest_sources
+from indexer.ingest import GROUP
 from indexer.labels import Labels, find_tables
 from indexer.readers import Source
 from indexer.scan import Scan
 from retrieval.service.log import tell
-from retrieval.service.spool import is_uid, spool, take_out
-from retrieval.service.uploads import scrubbed
+from retrieval.service.spool import is_uid, spool, sweep, take_out
 
 
 @dataclass
@@ -74,21 +72,24 @@ def read(folder: Path) -> list[Scan]:
 
 
 def take_in(
-    index: CaseIndex,
-    encoder: Encoder,
+    index: Index,
     folder: Path,
+    taken: Taken,
     *,
     labels: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None],
     committed: Callable[[], None],
-) -> Taken:
+) -> None:
     """File the images of a folder; what cannot be read is told, and the rest goes on.
+
+    What was spooled and not filed, for whatever reason, is taken off the disk again.
 
     Parameters
     ----------
-    index : CaseIndex
-    encoder : Encoder
+    index : Index
     folder : Path
+    taken : Taken
+        Told what became of them, also where an error ends it.
     labels : mapping, optional
         Labels of all patients; else those of the folder's table.
     progress : callable
@@ -105,24 +106,28 @@ def take_in(
     """
     found = discovered(folder)
     table = found.joined.labels
-    taken = Taken(failed=[error.explanation for error in found.failures])
+    taken.failed += [error.explanation for error in found.failures]
     names: set[tuple[str, str, str]] = set()
     waiting: list[Source] = []
     slices = 0
-    for done, source in enumerate(found.sources):
-        progress(done, len(found.sources))
-        scans = _told_apart(_readable(source, taken.failed), names, folder)
-        waiting += spool(index, scans)
-        slices += sum(map(len, scans))
-        if slices >= GROUP:
-            _file(index, encoder, waiting, labels, table, taken)
+    try:
+        for done, source in enumerate(found.sources):
+            progress(done, len(found.sources))
+            scans = _told_apart(_readable(source, taken.failed), names, folder)
+            waiting += spool(index.case_index, scans)
+            slices += sum(map(len, scans))
+            if slices >= GROUP:
+                _file(index, waiting, labels, table, taken)
+                committed()
+                waiting, slices = [], 0
+        if waiting:
+            _file(index, waiting, labels, table, taken)
             committed()
-            waiting, slices = [], 0
-    if waiting:
-        _file(index, encoder, waiting, labels, table, taken)
-        committed()
+    except BaseException:
+        with suppress(CbirError), index.case_index.writing("sweep"):
+            sweep(index.case_index)
+        raise
     progress(len(found.sources), len(found.sources))
-    return taken
 
 
 def _readable(source: Source, failed: list[str]) -> list[Scan]:
@@ -151,8 +156,7 @@ def _told_apart(scans: Sequence[Scan], names: set[tuple[str, str, str]], folder:
 
 
 def _file(
-    index: CaseIndex,
-    encoder: Encoder,
+    index: Index,
     sources: Sequence[Source],
     labels: Mapping[str, str] | None,
     table: Labels,
@@ -160,13 +164,13 @@ def _file(
 ) -> None:
     patients = {source.patient_id for source in sources}
     rows = dict(_rows(patients, labels, table))
-    report = ingest_sources(index, sources, encoder, labels=rows)
+    report = index.add(sources, labels=rows, calibrate=False)
     taken.indexed += report.indexed
     taken.unchanged += report.unchanged
     taken.embedded += report.embedded
     taken.failed += [failure["reason"] for failure in report.failed]
-    taken.patients |= {index.pseudonym("patient", patient) for patient in patients}
-    take_out(index, [Path(failure["source"]) for failure in report.failed])
+    taken.patients |= {index.case_index.pseudonym("patient", patient) for patient in patients}
+    take_out(index.case_index, [Path(failure["source"]) for failure in report.failed])
 
 
 def _rows(
@@ -177,13 +181,3 @@ def _rows(
         row = labels if labels is not None else table.of(patient)
         if row:
             yield patient, row
-
-
-@contextmanager
-def scrubbing(folder: Path) -> Iterator[None]:
-    """Errors about the files of a folder do not name them."""
-    try:
-        yield
-    except CbirError as error:
-        error.reason, error.remedy = scrubbed(error.reason, folder), scrubbed(error.remedy, folder)
-        raise
