@@ -16,6 +16,8 @@ from indexer.preprocess import Preprocessing, prepared, with_region
 from indexer.readers import read
 from tests.support.images import phantom, write_nifti
 
+pytestmark = pytest.mark.both
+
 
 @pytest.fixture
 def make(tmp_path, tiny):
