@@ -18,7 +18,7 @@ from indexer.catalog import Contents
 from indexer.encoder import DEFAULT, Encoder, Explainer, load_encoder
 from indexer.errors import CaseIndexError, QueryError, StaleError
 from indexer.ingest import IngestReport, Workers, ingest, ingest_sources
-from indexer.labels import Labels, load_labels
+from indexer.labels import Table, load_tables
 from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
@@ -278,7 +278,7 @@ class Index:
         self,
         paths: Path_ | Sequence[Path_ | Source],
         *,
-        labels: Path_ | Labels | Mapping[str, Mapping[str, str]] | None = None,
+        labels: Path_ | Sequence[Path_ | Table] | Mapping[str, Mapping[str, str]] = (),
         prune: bool = False,
         with_reference: bool = False,
         calibrate: bool = True,
@@ -292,9 +292,9 @@ class Index:
         paths : path or sequence of path
             Files or folders of images, or addresses in a store (``s3://…``). Sources that a discovery has
             found are filed as they are.
-        labels : path or Labels, optional
-            A table; else the one that a path was indexed with before, or ``participants.tsv`` beside or
-            above it. With sources, a mapping of patients to their labels.
+        labels : path, or sequence of paths or tables, optional
+            Beside the tables that a path was indexed with before, and those that lie below or beside it
+            (see :func:`indexer.labels.find_tables`). With sources, a mapping of patients to their labels.
         prune : bool
             Take out what lies below the paths no more.
         with_reference : bool
@@ -329,13 +329,15 @@ class Index:
             from indexer.remote import is_address
 
             roots = [str(p) if is_address(str(p)) else Path(str(p)).absolute() for p in given]
-            table = load_labels(Path(labels)) if isinstance(labels, str | os.PathLike) else labels
-            assert not isinstance(table, Mapping)
+            assert not isinstance(labels, Mapping)
+            tables: list[Table] = []
+            for each in [labels] if isinstance(labels, str | os.PathLike) else labels:
+                tables += [each] if isinstance(each, Table) else load_tables(Path(each))
             report = ingest(
                 self.case_index,
                 roots,
                 self.encoder,
-                labels=table,
+                labels=tables,
                 prune=prune,
                 with_reference=with_reference,
                 workers=workers,
