@@ -18,7 +18,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(PIP) -e '.[excel,plot,serve,milvus,postgres,ray,register]' --group dev
+	$(PIP) -e '.[all]' --group dev
 	touch $@
 
 demo: $(VENV)/installed  ## install, write a synthetic cohort, index it, query it, write a report
