@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -52,6 +53,8 @@ from indexer.stores import LOCAL, Site, Store, store
 from indexer.verification import Problem, differences, of_key
 
 __all__ = ["CaseIndex", "Manifest", "Problem", "Snapshot"]
+
+_log = logging.getLogger(__name__)
 
 
 class CaseIndex:
@@ -351,6 +354,7 @@ class CaseIndex:
         self.manifest = replace(self.manifest, vectors=filed)
         self.manifest.save(self.folder / MANIFEST)
         self.store.keep(filed)
+        _log.info("%d vectors filed, %s", count, "by a partition" if partition else "to be compared exactly")
         for path in self.folder.glob("partition-*.npz"):
             if path.name != file:
                 path.unlink()

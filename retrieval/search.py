@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers
+from indexer import discovery, readers
 from indexer.case_index import CaseIndex
 from indexer.composite import LEADERS, Group, composite, groups, is_composite
 from indexer.encoder import Encoder, look
@@ -23,6 +25,8 @@ from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.evidence import vote
 from retrieval.question import Question
 from retrieval.state import REGION, WHOLE, QueryScan, Ranked, State, first_of_each
+
+_log = logging.getLogger(__name__)
 
 STRANGE = "nothing similar here: this scan is unlike almost every one that is known"
 
@@ -75,12 +79,20 @@ def answered(
     EncoderError
         If the index was made by another encoder.
     """
+    start = time.perf_counter()
     if question.cases:
         asking = _filed(question, state)
     else:
         asking = _given(question, state, case_index, encoder())
     excluded = asking.excluded | _named(case_index, question.excluded)
-    return _answer(question, replace(asking, excluded=excluded), state, case_index.folder)
+    read = time.perf_counter()
+    answer = _answer(question, replace(asking, excluded=excluded), state, case_index.folder)
+    _log.info(
+        "%d slices asked of %d cases: %.3f s to read and embed, %.3f s to rank; %d hits",
+        *(answer.query.slices, len(state.contents.case_ids), read - start),
+        *(time.perf_counter() - read, len(answer.hits)),
+    )
+    return answer
 
 
 def has_patient(case_index: CaseIndex, state: State, patient: str) -> bool:
@@ -106,7 +118,7 @@ def _filed(question: Question, state: State) -> Asking:
 
 def _given(question: Question, state: State, case_index: CaseIndex, encoder: Encoder) -> Asking:
     """A scan, or several of a patient."""
-    scans = _one_patient(question, question.scans or readers.read(Path(question.name)))
+    scans = _one_patient(question, question.scans or discovery.read(Path(question.name)))
     refs = numbered(scans)
     if question.mask is not None:
         volume = readers.read_mask(Path(question.mask), scans[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,8 @@ from typing import Any
 import indexer.discovery.content as content
 import indexer.discovery.sidecars as sidecars
 import indexer.discovery.walk as walk
+import indexer.readers as readers
+from indexer.discovery.config import CONFIG, Config, find_config
 from indexer.discovery.layout import IGNORED, IMAGE, REGION, STRUCTURAL, Decision, Item, layout
 from indexer.discovery.people import Person
 from indexer.discovery.roles import understood
@@ -18,11 +21,20 @@ from indexer.discovery.series import left_out
 from indexer.discovery.stacks import in_order, is_stack
 from indexer.discovery.tokens import split, stem
 from indexer.discovery.vocabulary import CLASSES, Kind
-from indexer.errors import LabelsError, ReadError
-from indexer.labels import PARTICIPANTS, Labels
-from indexer.readers.formats import Format, formats
-from indexer.readers.names import CONFIG, Config, find_config
+from indexer.errors import ReadError
+from indexer.labels import (
+    PARTICIPANTS,
+    Joined,
+    Mentioned,
+    Table,
+    find_tables,
+    join,
+    mentions,
+    renamed,
+)
+from indexer.readers.formats import Format, installed_formats
 from indexer.readers.source import Source
+from indexer.scan import Scan
 
 COMPOSITE = "composite"
 
@@ -122,12 +134,14 @@ class Discovery:
         How many there are of what, for a summary: ``{"NIfTI volumes": 24, "region files": 4, …}``.
     regions, ignored : list of Planned
         Outlines with their cases; what is left out, with the reason.
-    classes : dict
-        The class that the folder of a patient's images stands for, by patient.
+    labels : dict
+        What class folders, and the files themselves, say of patients.
     notes : list of str
         What the user should know.
     unread : dict
         Files of known formats that nothing here reads, by ending.
+    joined : Joined
+        What labels tables say of the sources.
     """
 
     sources: list[Source] = field(default_factory=list)
@@ -135,11 +149,12 @@ class Discovery:
     taken: dict[str, int] = field(default_factory=dict)
     regions: list[Planned] = field(default_factory=list)
     ignored: list[Planned] = field(default_factory=list)
-    classes: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, dict[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unread: dict[str, int] = field(default_factory=dict)
+    joined: Joined = field(default_factory=Joined)
 
-    def planned(self, labels: Labels | None = None) -> list[Planned]:
+    def planned(self) -> list[Planned]:
         """All of it, images first."""
         images = [
             Planned(
@@ -148,16 +163,17 @@ class Discovery:
                 source.patient_id,
                 source.study_id,
                 "+".join(source.channels) or source.sequence,
-                labels=self.labels_of(source, labels),
+                labels=self.labels_of(source),
             )
             for source in self.sources
         ]
         return images + self.regions + self.ignored
 
-    def labels_of(self, source: Source, labels: Labels | None) -> dict[str, str]:
-        """What table and class folder say of a source's patient."""
-        given = {"class": c} if (c := self.classes.get(source.patient_id)) else {}
-        return given | (labels.of(source.patient_id) if labels is not None else {})
+    def labels_of(self, source: Source) -> dict[str, str]:
+        """What tables and the class folder say of a source's visit."""
+        return self.labels.get(source.patient_id, {}) | self.joined.labels.of_case(
+            source.patient_id, source.study_id
+        )
 
 
 @dataclass
@@ -171,7 +187,7 @@ class _Found:
 
 def discover(
     root: Path,
-    labels: Labels | None = None,
+    tables: Sequence[Table] = (),
     *,
     without: Collection[Path] = (),
     all_images: bool = False,
@@ -182,8 +198,9 @@ def discover(
     ----------
     root : Path
         A folder or a file. A file is taken on its own, even if it is called like a slice of a stack.
-    labels : Labels, optional
-        Where they know whose an image is, they decide; they never part what structure holds together.
+    tables : sequence of Table
+        Of labels. Where they know whose an image is, they decide (see :func:`indexer.labels.join`); they
+        never part what structure holds together.
     without : collection of Path
         Folders to leave out.
     all_images : bool
@@ -194,36 +211,120 @@ def discover(
     ReadError
         If nothing below `root` could be an image.
     LabelsError
-        If a row of `labels` fits several files.
+        If a table that the user named cannot be joined.
     """
     root = root.resolve() if root.is_dir() else root.parent.resolve() / root.name
     if not root.exists():
         raise ReadError(root, "does not exist", "check the path")
-    found = Discovery()
-    files = sorted(walk.files(root, found.failures, without))
+    if root.is_file():
+        found = _alone(root)
+        number = 1
+    else:
+        found = Discovery()
+        files = sorted(walk.files(root, found.failures, without))
+        _decide(files, root, tables, found, all_images=all_images)
+        number = len(files)
+    found.failures = list({str(failure): failure for failure in found.failures}.values())
+    found.joined = join(tables, found.sources)
+    _rename(found)
+    found.sources.sort(key=lambda source: source.path)
+    _counted(found)
+    if not found.sources and not found.failures:
+        raise _nothing(root, found, number)
+    return found
+
+
+def _rename(found: Discovery) -> None:
+    """Call patients as labels tables call them."""
+    called = {}
+    sources = []
+    for source in found.sources:
+        sources.append(_of_patient(source, found.joined.patients))
+        called[source.patient_id] = sources[-1].patient_id
+    found.sources = sources
+    for planned in (found.regions, found.ignored):
+        planned[:] = [replace(p, patient=called.get(p.patient or "", p.patient)) for p in planned]
+    found.labels = {called.get(patient, patient): row for patient, row in found.labels.items()}
+
+
+def read(what: Source | Path) -> list[Scan]:
+    """The scans of a source, of a file, or of all that is to be read in a folder.
+
+    Raises
+    ------
+    ReadError
+        The first reason met why something cannot be read.
+    LabelsError
+        If a ``participants.tsv`` beside or above it cannot be understood.
+    """
+    if isinstance(what, Source):
+        return readers.read(what)
+    found = discover(what, find_tables(what)[0])
+    if found.failures:
+        raise found.failures[0]
+    return [scan for source in found.sources for scan in readers.read(source)]
+
+
+def _decide(
+    files: Sequence[Path],
+    root: Path,
+    tables: Sequence[Table],
+    found: Discovery,
+    *,
+    all_images: bool,
+    stacks: bool = True,
+) -> None:
+    """What the files below a folder are."""
     claimed, rest = _claimed(files, found.failures)
     named = [file for file in files if file.suffix.lower() == ".json"]
     channels, derived = sidecars.channels(named), sidecars.derivatives(named)
-    home = root if root.is_dir() else root.parent
-    candidates, series = _candidates(claimed, home, root, labels, channels, derived, found)
-    above = [home.name, *(parent.name for parent in home.parents)]
-
-    decided = layout([each.item for each in candidates], above, _looker(candidates), all_images=all_images)
+    candidates, series = _candidates(claimed, root, mentions(tables), channels, derived, found, stacks=stacks)
+    above = [root.name, *(parent.name for parent in root.parents)]
+    look = _looker(candidates) if stacks else lambda item, images: None
+    decided = layout([each.item for each in candidates], above, look, all_images=all_images)
     found.notes += decided.doubts
-    _left(rest, labels, found)
-    _filed(candidates, decided.decisions, found)
+    _left(rest, {table.path for table in tables}, found)
     _series(series, found, all_images=all_images)
-    if root.is_file():
-        _beside(root, found)
-    _classes(candidates, decided.decisions, home, found)
-    found.failures = list({str(failure): failure for failure in found.failures}.values())
-    if labels is not None:
-        found.sources = _labelled(found.sources, labels)
-        _refuse_ambiguous(found.sources, labels)
-    found.sources.sort(key=lambda source: source.path)
-    _counted(found, len(files))
-    if not found.sources and not found.failures:
-        raise _nothing(root, found, len(files))
+    _filed(candidates, decided.decisions, found)
+    _classes(candidates, decided.decisions, found)
+
+
+def _alone(file: Path) -> Discovery:
+    """One file: what it is among those beside it, which say whose it is and what outlines it.
+
+    Whoever names a file wants it, be it a map or a copy; but no outline.
+    """
+    format = next((f for f in installed_formats() if f.claims(file)), None)
+    if format is None:
+        return Discovery()
+    if format.series is not None:
+        found = Discovery()
+        _decide([file], file.parent, (), found, all_images=True)
+        return found
+    folder = _folder(file.parent, _changed(file.parent))
+    found = Discovery(failures=list(folder.failures))
+    found.sources = [source for source in folder.sources if file in source.files]
+    found.regions = [each for each in folder.regions if file in each.files]
+    found.ignored = [each for each in folder.ignored if file in each.files]
+    return found
+
+
+def _changed(folder: Path) -> tuple[object, ...]:
+    """What changes with the files of a folder and with what is said of them."""
+    beside = [folder / sidecars.DATASET, *(above / CONFIG for above in (folder, *folder.parents))]
+    stats = [file.stat() for file in (folder, *beside) if file.exists()]
+    return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
+
+
+@functools.lru_cache(maxsize=8)
+def _folder(folder: Path, _changed: tuple[object, ...]) -> Discovery:
+    """The files of a folder, without those below it and without stacks; asked for once for all of them."""
+    found = Discovery()
+    named = [f for f in installed_formats() if f.series is None]
+    files = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
+    claimed = [file for file in files if any(f.claims(file) for f in named) and file.is_file()]
+    sides = [file for file in files if file.name == sidecars.DATASET]
+    _decide([*claimed, *sides], folder, (), found, all_images=True, stacks=False)
     return found
 
 
@@ -232,7 +333,7 @@ def _claimed(
 ) -> tuple[list[tuple[Path, Format]], list[Path]]:
     """Which format each file is of; and those that are of none."""
     claimed, rest = [], []
-    known = formats()
+    known = installed_formats()
     for file in files:
         try:
             format = next((f for f in known if f.claims(file)), None)
@@ -249,11 +350,12 @@ def _claimed(
 def _candidates(
     claimed: Iterable[tuple[Path, Format]],
     home: Path,
-    root: Path,
-    labels: Labels | None,
+    mentioned: Mentioned,
     channels: Sequence[sidecars.Channels],
     derived: set[Path],
     found: Discovery,
+    *,
+    stacks: bool,
 ) -> tuple[list[_Found], list[Source]]:
     """Images by their names (files, stacks), and series by their headers."""
     by_header: dict[str, tuple[Format, list[Path]]] = {}
@@ -262,7 +364,10 @@ def _candidates(
     configs: dict[Path, Config | ReadError | None] = {}
     for file, format in claimed:
         if format.series is not None:
-            by_header.setdefault(format.name, (format, []))[1].append(file)
+            if understood(stem(file.name)).outline:
+                found.ignored.append(Planned((file,), IGNORED, reason="called an outline among series"))
+            else:
+                by_header.setdefault(format.name, (format, []))[1].append(file)
         elif format.pictures:
             pictures[file.parent].append((file, format))
         else:
@@ -270,10 +375,10 @@ def _candidates(
             if isinstance(config, ReadError):
                 continue
             files = format.files(file)
-            if files[0] != file:
+            if file != files[0]:
                 continue  # the other half of a pair
             source = _source(file, file, files, format.kind, config)
-            item = _item(file.parent / stem(file.name), home, channels, derived)
+            item = _item(file.parent / stem(file.name), home, channels, derived, config)
             if config is None or not config.channels:
                 source = _with_channels(source, channels, item)
             volumes.append(_Found(format, source, item))
@@ -281,13 +386,17 @@ def _candidates(
         config = _config(folder, configs, found)
         if isinstance(config, ReadError):
             continue
-        volumes += _pictures(folder, members, config, labels, home, root, found)
+        volumes += _pictures(folder, members, config, mentioned, home, found, stacks=stacks)
     series: list[Source] = []
     for format, members_ in by_header.values():
         assert format.series is not None
-        sources, failures = format.series(members_, root)
+        said = format.labels
+        sources, failures = format.series(members_, home)
         found.failures += failures
         series += sources
+        if said is not None:
+            for source in sources:
+                found.labels.setdefault(source.patient_id, {}).update(said(source))
         used = {file for source in sources for file in source.files}
         refused = {Path(failure.where) for failure in failures}
         no_image = "DICOM, but no image of a patient (report, segmentation, screenshot, presentation state)"
@@ -323,14 +432,37 @@ def _source(path: Path, named: Path, files: tuple[Path, ...], kind: str, config:
     )
 
 
-def _item(path: Path, home: Path, channels: Sequence[sidecars.Channels], derived: set[Path]) -> Item:
+def _item(
+    path: Path,
+    home: Path,
+    channels: Sequence[sidecars.Channels],
+    derived: set[Path],
+    config: Config | None,
+) -> Item:
     parts = path.relative_to(home).parts
     described = next((c for c in channels if path.is_relative_to(c.folder)), None)
     channel = None
     cut = _channel_number(parts[-1])
     if described is not None and cut is not None and cut[1] < len(described.names):
         parts, channel = (*parts[:-1], cut[0]), described.names[cut[1]]
-    return Item(parts, channel=channel, derived=any(path.is_relative_to(folder) for folder in derived))
+    return _stated(
+        Item(parts, channel=channel, derived=any(path.is_relative_to(folder) for folder in derived)),
+        path,
+        config,
+    )
+
+
+def _stated(item: Item, path: Path, config: Config | None) -> Item:
+    """The item with what the pattern of a ``cbir.json`` says of its path."""
+    said = config.said(path) if config is not None else {}
+    if not said:
+        return item
+    sequence = said.get("sequence")
+    return replace(
+        item,
+        person=Person(said["patient"], said.get("visit", "")),
+        channel=understood(sequence).sequence if sequence else item.channel,
+    )
 
 
 def _channel_number(name: str) -> tuple[str, int] | None:
@@ -350,10 +482,11 @@ def _pictures(
     folder: Path,
     members: Sequence[tuple[Path, Format]],
     config: Config | None,
-    labels: Labels | None,
+    mentioned: Mentioned,
     home: Path,
-    root: Path,
     found: Discovery,
+    *,
+    stacks: bool,
 ) -> list[_Found]:
     """The pictures of a folder: a stack, or each by itself; outlines beside them apart."""
     format = members[0][1]
@@ -362,12 +495,11 @@ def _pictures(
 
     def single(file: Path) -> _Found:
         source = _source(file, file, (file,), format.kind, config)
-        return _Found(
-            format, source, Item((file.parent / stem(file.name)).relative_to(home).parts, picture=True)
-        )
+        path = file.parent / stem(file.name)
+        return _Found(format, source, _stated(Item(path.relative_to(home).parts, picture=True), path, config))
 
     found_ = [single(file) for file in outlines]
-    if root.is_dir() and is_stack(folder, images, config, labels):
+    if stacks and is_stack(folder, images, config, mentioned):
         try:
             ordered = in_order(folder, images)
         except ReadError as error:
@@ -375,7 +507,7 @@ def _pictures(
             return found_
         stack = _source(folder, folder, ordered, "stack", config)
         parts = folder.relative_to(home).parts or (folder.name,)
-        return [_Found(format, stack, Item(parts)), *found_]
+        return [_Found(format, stack, _stated(Item(parts), folder, config)), *found_]
     return found_ + [single(file) for file in images]
 
 
@@ -383,7 +515,7 @@ def _looker(candidates: Sequence[_Found]):  # type: ignore[no-untyped-def]
     """A look into the files of candidates, for the layout."""
 
     def load(file: Path):  # type: ignore[no-untyped-def]
-        format = next(f for f in formats() if f.claims(file))
+        format = next(f for f in installed_formats() if f.claims(file))
         scan = format.read(Source(file, format.kind, format.files(file)))[0]
         return scan.voxels, scan.affine
 
@@ -397,6 +529,7 @@ def _looker(candidates: Sequence[_Found]):  # type: ignore[no-untyped-def]
 def _filed(candidates: Sequence[_Found], decisions: Sequence[Decision], found: Discovery) -> None:
     """Sources with the outlines that belong to them; what is left out."""
     outlines: dict[Person, list[tuple[_Found, Decision]]] = defaultdict(list)
+    taken = {source.path for source in found.sources}
     for each, decision in zip(candidates, decisions, strict=True):
         person = decision.person
         patient, visit = (person.patient, person.visit) if person else (None, None)
@@ -419,6 +552,11 @@ def _filed(candidates: Sequence[_Found], decisions: Sequence[Decision], found: D
             study_id=person.visit,
             sequence=decision.sequence,
         )
+        if source.path in taken:  # a series, not the pictures that were made of it, has the name of a folder
+            what = each.format.kinds[source.kind]
+            reason = f"is one of the {what}, but holds another format too"
+            found.failures.append(ReadError(source.path, reason, "give each a folder of its own"))
+            continue
         found.sources.append(replace(source, region_files=_outlined(each, decision, outlines[person])))
 
 
@@ -463,7 +601,11 @@ def _outlined(
             outline.source.path,
         )
 
-    fitting = [(o, d) for o, d in outlines if d.sequence in (None, decision.sequence) and not o.item.picture]
+    fitting = [
+        (outline, what)
+        for outline, what in outlines
+        if outline.format is image.format and what.sequence in (None, decision.sequence)
+    ]
     return tuple(o.source.files[0] for o, _ in sorted(fitting, key=rank))
 
 
@@ -487,13 +629,7 @@ def _series(series: Sequence[Source], found: Discovery, *, all_images: bool) -> 
             found.sources.append(source)
 
 
-def _beside(root: Path, found: Discovery) -> None:
-    """For one file: the outlines beside it that would be its own in its folder."""
-
-
-def _classes(
-    candidates: Sequence[_Found], decisions: Sequence[Decision], home: Path, found: Discovery
-) -> None:
+def _classes(candidates: Sequence[_Found], decisions: Sequence[Decision], found: Discovery) -> None:
     """What folders by class say of the patients in them."""
     of: dict[str, set[str]] = defaultdict(set)
     for each, decision in zip(candidates, decisions, strict=True):
@@ -520,7 +656,9 @@ def _classes(
                 break
     values = {value for held in of.values() for value in held}
     if len(values) > 1:
-        found.classes = {patient: min(held) for patient, held in of.items() if len(held) == 1}
+        for patient, held in of.items():
+            if len(held) == 1:
+                found.labels.setdefault(patient, {})["class"] = min(held)
         found.notes.append(
             f"folders stand for classes ({', '.join(sorted(values)[:6])}): offered as the label class"
         )
@@ -530,12 +668,12 @@ def _says_nothing(name: str) -> bool:
     return all(t.kind in (Kind.CONTAINER, Kind.PROTOCOL, Kind.PLAIN, Kind.SEQUENCE) for t in split(name))
 
 
-def _left(rest: Iterable[Path], labels: Labels | None, found: Discovery) -> None:
+def _left(rest: Iterable[Path], tables: Collection[Path], found: Discovery) -> None:
     """Files of no format here; known image formats are counted by their ending."""
     ignored = 0
     unread: Counter[str] = Counter()
     for file in rest:
-        if file.name in (CONFIG, PARTICIPANTS) or (labels is not None and file == labels.path):
+        if file.name in (CONFIG, PARTICIPANTS) or file in tables:
             continue
         ending = file.suffix.lower()
         if ending == ".gz":
@@ -550,42 +688,16 @@ def _left(rest: Iterable[Path], labels: Labels | None, found: Discovery) -> None
     ]
 
 
-def _labelled(sources: Sequence[Source], labels: Labels) -> list[Source]:
-    """The sources with the patients that the labels table knows them by; no patient is parted by it."""
-    given: dict[str, set[str]] = defaultdict(set)
-    named: list[str | None] = []
-    for source in sources:
-        hints = (f"{source.patient_id}_{source.study_id}" if source.study_id else "", source.patient_id)
-        patient = next(
-            (p for hint in hints if hint and (p := labels.patient_of(source.files[0], hint)) is not None),
-            None,
-        )
-        named.append(patient)
-        if patient is not None:
-            given[source.patient_id].add(patient)
-    return [
-        source
-        if patient is None or len(given[source.patient_id]) > 1
-        else replace(source, patient_id=patient)
-        for source, patient in zip(sources, named, strict=True)
-    ]
+def _of_patient(source: Source, patients: Mapping[Path, str]) -> Source:
+    """The source with the patient that a labels table says it is of."""
+    patient = patients.get(source.path)
+    if patient is None:
+        return source
+    return replace(source, patient_id=patient, study_id=renamed(source.study_id, source.patient_id, patient))
 
 
-def _refuse_ambiguous(sources: Sequence[Source], labels: Labels) -> None:
-    """Refuse a table whose file names, being looked for by their ends, fit more than one file."""
-    rows: dict[str, Path] = {}
-    for source in sources:
-        row = labels.row_of(source.files[0])
-        if row is None or (labels.path.parent / row).exists():
-            continue
-        if row in rows:
-            reason = f"its row {row} fits both {rows[row]} and {source.path}"
-            raise LabelsError(labels.path, reason, "write the files' paths relative to the table's folder")
-        rows[row] = source.path
-
-
-def _counted(found: Discovery, files: int) -> None:
-    kinds = {kind: name for format in formats() for kind, name in format.kinds.items()}
+def _counted(found: Discovery) -> None:
+    kinds = {kind: name for format in installed_formats() for kind, name in format.kinds.items()}
     counts = Counter(kinds[source.kind] for source in found.sources)
     taken = {name: counts[name] for name in dict.fromkeys(kinds.values()) if counts[name]}
     ignored = found.taken.pop("ignored files", 0) + sum(len(each.files) for each in found.ignored)
@@ -602,8 +714,8 @@ def _nothing(root: Path, found: Discovery, files: int) -> ReadError:
         what = "is not an image of a known format"
         if found.regions or found.ignored:
             reason = found.ignored[0].reason if found.ignored else "a region"
-            return ReadError(root, f"is {reason}, not a scan", "give its image")
+            return ReadError(root, f"is {reason}, no scan", "give its image")
     return ReadError(root, what, "give NIfTI, DICOM, PNG, JPEG, TIFF or WebP files")
 
 
-__all__ = ["STRUCTURAL", "Discovery", "Planned", "discover"]
+__all__ = ["STRUCTURAL", "Discovery", "Planned", "discover", "read"]

@@ -37,6 +37,8 @@ WhereOption = Annotated[
     list[str] | None,
     typer.Option("--where", metavar="LABEL=VALUE", help="Only cases with this label; repeatable."),
 ]
+MOST = 2**31 - 1
+"""Of anything that is counted."""
 DEFAULT_INDEX = Path("cbir-index")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from retrieval.cli.options import DEFAULT_INDEX, IndexOption, JsonOption, extra
+from retrieval.cli.options import DEFAULT_INDEX, MOST, IndexOption, JsonOption, extra
 from retrieval.cli.printing import say, show, show_json
 
 
@@ -23,6 +23,10 @@ def serve(
         list[str] | None,
         typer.Option(metavar="HOST", help="Name by which a proxy in front is called; repeatable."),
     ] = None,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="A proxy that says where requests come from; repeatable."),
+    ] = None,
     pacs: Annotated[
         str | None, typer.Option(metavar="URL", help="An Orthanc to follow, such as http://127.0.0.1:8042.")
     ] = None,
@@ -34,20 +38,22 @@ def serve(
         Path | None,
         typer.Option(metavar="DIR", help="Folder of the audit trail; else `audit` in the index folder."),
     ] = None,
-    max_upload: Annotated[int, typer.Option(metavar="MIB", min=1, help="Largest request.")] = 512,
+    max_upload: Annotated[int, typer.Option(metavar="MIB", min=1, max=MOST, help="Largest request.")] = 512,
     max_unpacked: Annotated[
-        int, typer.Option(metavar="MIB", min=1, help="Largest archive, unpacked.")
+        int, typer.Option(metavar="MIB", min=1, max=MOST, help="Largest archive, unpacked.")
     ] = 4096,
-    workers: Annotated[int, typer.Option(min=1, help="Queries that run at a time.")] = 2,
-    queue: Annotated[int, typer.Option(min=0, help="Queries that wait at most.")] = 32,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=1, help="For an upload, a query.")] = 120,
+    workers: Annotated[int, typer.Option(min=1, max=MOST, help="Queries that run at a time.")] = 2,
+    queue: Annotated[int, typer.Option(min=0, max=MOST, help="Queries that wait at most.")] = 32,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, max=MOST, help="For an upload, a query.")
+    ] = 120,
 ) -> None:
     """Answer over HTTP, with a viewer in the browser.
 
     Example: `cbir serve --port 8043`
     """
     with extra("serve"):
-        from retrieval.service.app import serve as run
+        from retrieval.service.server import serve as run
     from retrieval.service.settings import Settings
 
     run(
@@ -60,6 +66,7 @@ def serve(
             modalities=tuple(modality or ("MR",)),
             audit=audit,
             names=tuple(name or ()),
+            proxies=tuple(proxy or ()),
             max_upload=max_upload * 2**20,
             max_unpacked=max_unpacked * 2**20,
             workers=workers,

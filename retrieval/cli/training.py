@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from indexer.errors import CbirError
-from retrieval.cli.options import JsonOption
+from retrieval.cli.options import MOST, JsonOption
 from retrieval.cli.printing import say, show, show_json
 from retrieval.cli.progress import bars
 
@@ -23,9 +23,9 @@ def train(
             metavar="FILE", help="One table for all folders, or one each; else their participants.tsv."
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="How often the images are gone through.")] = 12,
+    epochs: Annotated[int, typer.Option(min=1, max=MOST, help="How often the images are gone through.")] = 12,
     draws: Annotated[
-        int | None, typer.Option(min=1, help="Images of an epoch; default as many as there are.")
+        int | None, typer.Option(min=1, max=MOST, help="Images of an epoch; default as many as there are.")
     ] = None,
     without: Annotated[
         list[str] | None,
@@ -47,7 +47,7 @@ def train(
     Example: `cbir train ./mri --label who_grade --without fold=3 --out grades.safetensors`
     """
     from indexer.errors import LabelsError
-    from indexer.labels import find_labels, load_labels
+    from indexer.labels import find_tables, load_tables
     from indexer.learning.cohort import cohorts
     from indexer.learning.fitting import fit
     from indexer.learning.recipe import Recipe
@@ -60,15 +60,15 @@ def train(
     for folder in folders:
         if not folder.exists():
             raise CbirError(folder, "does not exist", "name a folder of images")
-    named = [load_labels(path) for path in labels or []]
-    tables = [named[i % len(named)] if named else find_labels(folder) for i, folder in enumerate(folders)]
+    named = [load_tables(path) for path in labels or []]
+    tables = [named[i % len(named)] if named else find_tables(folder)[0] for i, folder in enumerate(folders)]
     for folder, table in zip(folders, tables, strict=True):
-        if table is None:
-            raise LabelsError(folder, "has no participants.tsv", "name a labels table with --labels")
+        if not table:
+            raise LabelsError(folder, "has no labels table", "name a labels table with --labels")
     with bars() as bar:
         try:
             report = fit(
-                cohorts(folders, [table for table in tables if table], label),
+                cohorts(folders, tables, label),
                 out,
                 Recipe(epochs=epochs, draws=draws, seed=seed),
                 cache=cache,
@@ -83,8 +83,8 @@ def train(
                 ),
             )
         except KeyboardInterrupt:
-            say("cbir: stopped; repeat the command with --resume to go on after the last whole epoch")
-            raise typer.Exit(130) from None
+            how = "repeat the command with --resume to go on after the last whole epoch"
+            raise KeyboardInterrupt(how) from None
     for source, reason in report.failed:
         say(f"not read: {source}: {reason}")
     if as_json:
@@ -101,7 +101,7 @@ def train(
 
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it.")],
-    patients: Annotated[int, typer.Option(min=3, help="Patients in the cohort.")] = 24,
+    patients: Annotated[int, typer.Option(min=3, max=100_000, help="Patients in the cohort.")] = 24,
     seed: Annotated[int, typer.Option(help="Seed of the phantoms.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
