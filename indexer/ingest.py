@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -38,6 +39,9 @@ GROUP = 256
 """Slices that are embedded and committed together, at least."""
 READERS = 2
 """Sources that are read at a time."""
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -440,6 +444,11 @@ def _finish(index: CaseIndex, report: IngestReport, start: float) -> None:
     told = ("indexed", "unchanged", "pruned", "seconds")
     outcome = {name: getattr(report, name) for name in told}
     index.catalog.log("index", {**outcome, "failed": len(report.failed)})
+    _log.info(
+        "%d sources filed, %d unchanged, %d failed; %d slices embedded in %.1f s, the network's share %.1f s",
+        *(report.indexed, report.unchanged, len(report.failed), report.embedded),
+        *(report.seconds, report.encoder_seconds),
+    )
 
 
 def input_hash(ready: Prepared) -> str:
@@ -696,6 +705,7 @@ def _sent(index: CaseIndex, workers: Workers, group: list[_Fresh], pending: Coll
 def _landed(index: CaseIndex, encoder: Encoder, flying: _Flying, report: IngestReport) -> list[Entry]:
     """The entries of a group, once the network has seen it."""
     found = flying.found.result()
+    _log.debug("%d sources, %d scans embedded in %.2f s", len(flying.group), len(found.parts), found.seconds)
     report.encoder_seconds += found.seconds
     report.embedded += sum(len(part[0]) for part in found.parts)
     known = flying.known | dict(zip(flying.fresh, found.parts, strict=False))
