@@ -270,6 +270,7 @@ class Header:
         return self
 
 
+@functools.cache
 def is_image(sop_class: uid.UID) -> bool:
     """Whether a SOP class is an image of a patient."""
     if not sop_class:
