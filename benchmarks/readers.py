@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peers, results, series
-from indexer import readers
+from indexer import discovery, readers
 
 ROUNDS = 5
 
@@ -30,7 +30,7 @@ def timed(call: Callable[[], object]) -> float:
 
 def reading(folder: Path) -> None:
     """Discover a folder and read all that is in it."""
-    for source in readers.discover(folder).sources:
+    for source in discovery.discover(folder).sources:
         readers.read(source)
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from benchmarks import cohorts, results
 from benchmarks.cohorts import FIGSHARE, outlined, spaced
 from cbir import open_index
-from indexer import readers, reference
+from indexer import discovery, readers, reference
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.encoder import Encoder, TrainedEncoder, load_encoder, look
 from indexer.ingest import input_hash
@@ -168,7 +168,7 @@ def cases(encoder: Encoder, collection: Collection) -> tuple[list[Entry], dict[s
     """The cases of a collection, one a patient, and their labels."""
     table = load_labels(collection.table)
     of_patient: dict[str, list[Source]] = {}
-    for source in readers.discover(collection.root, table).sources:
+    for source in discovery.discover(collection.root, table).sources:
         of_patient.setdefault(source.patient_id, []).append(source)
     entries, labels = [], {}
     for patient, sources in sorted(of_patient.items()):

@@ -503,7 +503,7 @@ def open_index(
     {'who_grade': '4'}
     """
     folder = Path(path or os.environ.get("CBIR_INDEX") or FOLDER)
-    return Index(CaseIndex.open(folder), encoder, recall, ranking=ranking, policy=policy, lazy=lazy)
+    return Index(CaseIndex.open(folder, policy), encoder, recall, ranking=ranking, policy=policy, lazy=lazy)
 
 
 def create_index(
@@ -541,8 +541,8 @@ def create_index(
     if (folder / "manifest.json").exists():
         raise CaseIndexError(folder, "there is an index already", "open it, or name another folder")
     chosen = load_encoder(encoder or DEFAULT) if encoder is None or isinstance(encoder, str) else encoder
-    given = {name: value for name, value in where.items() if value is not None}
-    made = CaseIndex.create(folder, chosen, keep_ids=keep_ids, **given)
+    given: dict[str, Any] = {name: value for name, value in where.items() if value is not None}
+    made = CaseIndex.create(folder, chosen, keep_ids=keep_ids, policy=policy, **given)
     return Index(made, chosen, ranking=ranking, policy=policy, lazy=True)
 
 

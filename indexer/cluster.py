@@ -22,6 +22,7 @@ from indexer.errors import CbirError, ClusterError, ReadError
 from indexer.ingest import Embedding, Pick, Read, embed, read
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
+from indexer.runtime import prepare
 
 RETRIES = 3
 """Times that a task is tried again after its worker has died."""
@@ -161,6 +162,7 @@ class Cluster:
 
 
 def _read(source: Source, preprocessing: Preprocessing, version: str) -> tuple[Any, Any]:
+    prepare()
     if preprocessing.version != version:
         raise ClusterError(
             "--ray",
@@ -175,6 +177,7 @@ def _read(source: Source, preprocessing: Preprocessing, version: str) -> tuple[A
 
 
 def _embed(encoder: list[Any], where: Sequence[tuple[int, int, int]], *held: Any) -> Embedding:
+    prepare()
     (ref,) = encoder
     if ref.hex() not in _encoders:
         import ray

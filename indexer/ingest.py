@@ -23,6 +23,7 @@ from indexer import readers, reference, remote
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.composite import COMPOSITE, beside, composite, groups
+from indexer.discovery import discover
 from indexer.encoder import Composer, Encoder, look, trained_on
 from indexer.errors import CbirError, LabelsError, ReadError
 from indexer.labels import Labels, find_labels, load_labels, tables_below
@@ -219,6 +220,7 @@ def ingest(
     *,
     labels: Labels | None = None,
     prune: bool = False,
+    all_images: bool = False,
     with_reference: bool = False,
     workers: Workers | None = None,
     progress: Callable[[int, int, int], None] = lambda done, total, slices: None,
@@ -236,6 +238,8 @@ def ingest(
         above it.
     prune : bool
         Take sources below `roots` out of the index whose files are gone.
+    all_images : bool
+        Take maps, and copies in another preparation, as scans, too.
     with_reference : bool
         Add the cases that come with cbir (see :mod:`indexer.reference`).
     workers : Workers, optional
@@ -264,9 +268,14 @@ def ingest(
     start = time.perf_counter()
     report = IngestReport()
     roots = [root.rstrip("/") if isinstance(root, str) else root for root in roots]
+    classes: dict[str, str] = {}
     with index.writing("index"), remote.StandIns() as stand_ins:
         with stand_ins.renamed():
-            found = list(_discovered(index, roots, labels, report, stand_ins, tolerant=prune))
+            found = list(
+                _discovered(
+                    index, roots, labels, report, stand_ins, classes, tolerant=prune, all_images=all_images
+                )
+            )
         report.notes += map(stand_ins.named, _label_notes(found))
         report.failed = [{k: stand_ins.named(v) for k, v in failure.items()} for failure in report.failed]
         discovered = (stand_ins.source(source) for sources, _ in found for source in sources)
@@ -277,6 +286,9 @@ def ingest(
             several = beside([source for source in sources.values() if source.name not in named], index.case)
             sources |= {source.name: source for source in several}
         tables = {index.patient(p): row for discovered, t in found for p, row in _rows(discovered, t)}
+        for patient, value in classes.items():
+            held_row = tables.get(index.patient(patient), {})
+            tables[index.patient(patient)] = {"class": value} | dict(held_row)
         visits = {index.case(*v): row for discovered, t in found for v, row in _visit_rows(discovered, t)}
         held = (path for root in roots for path in index.catalog.fingerprints(str(root)))
         gone = _gone(dict.fromkeys(held), sources, roots, stand_ins)
@@ -438,8 +450,10 @@ def _discovered(
     labels: Labels | None,
     report: IngestReport,
     stand_ins: remote.StandIns,
+    classes: dict[str, str],
     *,
     tolerant: bool,
+    all_images: bool,
 ) -> Iterator[tuple[list[Source], Labels | None]]:
     """Sources and labels table of each root; a root without images is a failure beside others.
 
@@ -459,7 +473,9 @@ def _discovered(
         for part in (root, *nested):
             table = given if given is not None else find_labels(part, top)
             try:
-                discovery = readers.discover(part, table, without=[n for n in nested if n != part])
+                discovery = discover(
+                    part, table, without=[n for n in nested if n != part], all_images=all_images
+                )
             except ReadError as error:
                 if part == root:
                     empty = error
@@ -468,6 +484,8 @@ def _discovered(
             for what, n in discovery.taken.items():
                 report.taken[what] = report.taken.get(what, 0) + n
             report.failed += [_failure(e.where, e) for e in discovery.failures]
+            report.notes += map(stand_ins.named, discovery.notes)
+            classes |= discovery.classes
             if given is not None and not _fits(given, discovery.sources):
                 raise LabelsError(
                     given.path,

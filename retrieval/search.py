@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers
+from indexer import discovery, readers
 from indexer.case_index import CaseIndex
 from indexer.composite import LEADERS, Group, composite, groups, is_composite
 from indexer.encoder import Encoder, look
@@ -106,7 +106,7 @@ def _filed(question: Question, state: State) -> Asking:
 
 def _given(question: Question, state: State, case_index: CaseIndex, encoder: Encoder) -> Asking:
     """A scan, or several of a patient."""
-    scans = _one_patient(question, question.scans or readers.read(Path(question.name)))
+    scans = _one_patient(question, question.scans or discovery.read(Path(question.name)))
     refs = numbered(scans)
     if question.mask is not None:
         volume = readers.read_mask(Path(question.mask), scans[0])

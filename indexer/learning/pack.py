@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers
+from indexer import discovery
 from indexer.composite import CHANNELS, beside, groups
 from indexer.errors import LabelsError, ReadError
 from indexer.files import written_whole
@@ -120,9 +120,9 @@ def _sources(cohorts: Sequence[Cohort]) -> tuple[list[tuple[Cohort, Source]], li
     found: list[tuple[Cohort, Source]] = []
     failed: list[tuple[str, str]] = []
     for cohort in cohorts:
-        discovery = readers.discover(cohort.root, cohort.labels)
-        failed += [(error.where, error.explanation) for error in discovery.failures]
-        found += [(cohort, source) for source in discovery.sources]
+        there = discovery.discover(cohort.root, cohort.labels)
+        failed += [(error.where, error.explanation) for error in there.failures]
+        found += [(cohort, source) for source in there.sources]
     return found, failed
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from indexer.errors import CbirError
-from retrieval.cli.options import DEFAULT_INDEX, IndexOption, JsonOption, WhereOption, usage
+from retrieval.cli.options import DEFAULT_INDEX, MOST, IndexOption, JsonOption, WhereOption, usage
 from retrieval.cli.printing import say, show, show_json, show_table
 from retrieval.cli.progress import spinner
 from retrieval.parsing import parse_region, parse_where
@@ -16,12 +16,15 @@ from retrieval.parsing import parse_region, parse_where
 if TYPE_CHECKING:
     from retrieval.answer import Answer
 
+LAST_RANK = 10_000
+"""To cut at in ``cbir eval``."""
+
 
 def query(
     context: typer.Context,
     source: Annotated[Path | None, typer.Argument(metavar="FILE|DIR", help="The scan to ask with.")] = None,
     index: IndexOption = DEFAULT_INDEX,
-    k: Annotated[int, typer.Option("-k", min=1, help="Hits to show.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, max=MOST, help="Hits to show.")] = 10,
     region: Annotated[
         str | None,
         typer.Option(metavar="X0,Y0,X1,Y1[@SLICE]", help="Look only at this box (pixels from the top left)."),
@@ -123,7 +126,9 @@ def evaluate(
         typer.Option(metavar="COLUMN", help="Rank each fold's cases among the other folds' only."),
     ] = None,
     by: Annotated[str, typer.Option(metavar="case|scan", help="What asks and is ranked.")] = "case",
-    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of patients for the interval.")] = 1000,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, max=MOST, help="Resamples of patients for the interval.")
+    ] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
     plot: Annotated[Path | None, typer.Option(metavar="OUT.png|svg", help="Draw precision at k.")] = None,
     as_json: JsonOption = False,
@@ -140,8 +145,8 @@ def evaluate(
         ks = tuple(sorted({int(part) for part in k.split(",")}))
     except ValueError:
         raise typer.BadParameter(f"{k!r} is not a list of ranks such as 1,5,10") from None
-    if not ks or ks[0] < 1:
-        raise typer.BadParameter("ranks start at 1")
+    if not 1 <= ks[0] <= ks[-1] <= LAST_RANK:
+        raise typer.BadParameter(f"ranks go from 1 to {LAST_RANK}")
     if by not in ("case", "scan"):
         raise typer.BadParameter("--by is case or scan")
     with CaseIndex.open(index) as opened, spinner("comparing all with all"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -105,7 +105,7 @@ def index(
         model = load_encoder(encoder or DEFAULT)
         if with_reference:  # before there is a folder
             reference.require(model)
-    chosen = {option: wanted for option, wanted in named.items() if wanted is not None}
+    chosen: dict[str, Any] = {option: wanted for option, wanted in named.items() if wanted is not None}
     with (
         _workers(ray, model) as workers,  # before there is a folder
         existing or CaseIndex.create(index, model, keep_ids=keep_ids, **chosen) as case_index,
@@ -123,8 +123,7 @@ def index(
                 progress=progress,
             )
         except KeyboardInterrupt:
-            say("cbir: stopped; what was committed stays, run it again to go on")
-            raise typer.Exit(130) from None
+            raise KeyboardInterrupt("what was committed stays, run it again to go on") from None
         learnt = None
         filled = Index(case_index, model, lazy=True)
         if filled.calibration_due:

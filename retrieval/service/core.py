@@ -18,10 +18,10 @@ import numpy as np
 from cbir.index import Index
 from indexer import reference
 from indexer.case_index import CaseIndex
+from indexer.discovery.config import CONFIG
 from indexer.encoder import DEFAULT, Encoder, Explainer, load_encoder
 from indexer.errors import CaseIndexError, CbirError, QueryError, WriterBusyError
 from indexer.preprocess import with_region
-from indexer.readers.names import CONFIG
 from indexer.runtime import trim
 from indexer.scan import Scan, ScanRef, displayed
 from retrieval.answer import Answer

@@ -22,9 +22,11 @@ from safetensors.numpy import load_file, save_file
 from scipy.ndimage import gaussian_filter, zoom
 
 from cbir import Index
-from indexer import encoder, readers
+from indexer import discovery, encoder
 from indexer.case_index import CaseIndex
 from indexer.composite import CHANNELS, COMPOSITE, LEADING, Group, beside, composite, groups
+from indexer.discovery.roles import understood
+from indexer.discovery.tokens import stem
 from indexer.encoder import Composer, TrainedEncoder, load_encoder, look, write_weights
 from indexer.encoder import batch as batches
 from indexer.errors import CbirError, EncoderError, ReadError
@@ -147,7 +149,7 @@ def test_a_composite_stands_for_its_first_scan() -> None:
 
 
 def file_of(path: str, patient: str = "P", **other: Any) -> Source:
-    sequence, _ = readers.names.sequence_of(Path(path).name)
+    sequence = understood(stem(Path(path).name)).sequence
     told = {"kind": "nifti", "files": (Path(path),), "study_id": patient, "sequence": sequence}
     return Source(Path(path), patient_id=patient, **(told | other))
 
@@ -725,7 +727,7 @@ def test_composites_of_a_cohort_are_packed_once(tmp_path: Path) -> None:
 
     def read(source: Source) -> list[Scan]:
         calls.append(source.patient_id)
-        return readers.read(source)
+        return discovery.read(source)
 
     cohort = replace(cohort_of(root), read=read)
     found = pack.load_composites([cohort], 32, tmp_path / "cache")
@@ -734,7 +736,7 @@ def test_composites_of_a_cohort_are_packed_once(tmp_path: Path) -> None:
     assert found.classes == {"who_grade": ("2", "3")}
     for name, grade in (("P-1", 0), ("P-2", 1), ("P-3", 0)):
         mine = found.chosen(found.patients == name)
-        (group,) = groups(readers.read(root / name), 32)
+        (group,) = groups(discovery.read(root / name), 32)
         ready = prepared_composite(group.scans, 32)
         whole = ready.views == 0
         np.testing.assert_array_equal(mine.pixels[mine.rows], ready.pixels[whole])
@@ -848,7 +850,7 @@ def stored(index: CaseIndex, case: str, sequence: str, view: int = 0) -> tuple[N
 
 def expected(composer: TinyComposer, *paths: Path, view: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
     """What is to be filed of the only composite of some files."""
-    (group,) = groups([scan for path in paths for scan in readers.read(path)], composer.composite_size)
+    (group,) = groups([scan for path in paths for scan in discovery.read(path)], composer.composite_size)
     ready = prepared_composite(group.scans, composer.composite_size)
     rows = ready.views == view
     vectors, chance = composer.compose(ready.pixels[rows])
@@ -1096,7 +1098,7 @@ def by_hand(
 def asking(composer: TinyComposer, *paths: Path, view: int = 0) -> dict[str, Stack]:
     """What a query of files is, by sequence."""
     found: dict[str, Stack] = {}
-    for scan in (scan for path in paths for scan in readers.read(path)):
+    for scan in (scan for path in paths for scan in discovery.read(path)):
         ready = prepared(scan, Preprocessing.of(composer))
         rows = ready.views == view
         found[str(scan.sequence)] = composer.encode(ready.pixels[rows]), ready.weights[rows]
@@ -1188,7 +1190,7 @@ def test_a_query_without_a_sequence_is_not_compared_with_composites(
 ) -> None:
     index = make(mixed / "stacks", mixed / "files")
     file = write_nifti(mixed / "new.nii.gz", phantom(300, 3))
-    (scan,) = readers.read(file)
+    (scan,) = discovery.read(file)
     assert scan.sequence is None
     ready = prepared(scan, Preprocessing.of(composer))
     asked = composer.encode(ready.pixels), ready.weights
@@ -1433,7 +1435,7 @@ def test_a_study_of_series_on_grids_of_their_own_has_a_composite(
     contents = index.catalog.contents()
     assert contents.scan_sequence.count(COMPOSITE) == 4
     study = write_study(tmp_path / "new", 2, "Q", APART)
-    (group,) = groups([scan for folder in sorted(study.iterdir()) for scan in readers.read(folder)], 24)
+    (group,) = groups([scan for folder in sorted(study.iterdir()) for scan in discovery.read(folder)], 24)
     assert group.left_out == {}
     assert all(scan is not None for scan in group.scans)
     with Index(index, composer) as opened:
@@ -1476,7 +1478,7 @@ def test_series_that_come_one_by_one_are_seen_together_once_there_are_two(
     index: CaseIndex, composer: TinyComposer, tmp_path: Path
 ) -> None:
     write_study(tmp_path / "mri", 3, "P", TOGETHER)
-    series = {source.sequence: source for source in readers.discover(tmp_path / "mri").sources}
+    series = {source.sequence: source for source in discovery.discover(tmp_path / "mri").sources}
 
     def composites_after(*sequences: str) -> NDArray[Any]:
         ingest_sources(index, [series[sequence] for sequence in sequences], composer)
@@ -1488,7 +1490,7 @@ def test_series_that_come_one_by_one_are_seen_together_once_there_are_two(
     assert index.catalog.contents().scan_sequence.count(COMPOSITE) == 1
     assert len(two)
     assert not np.array_equal(two, late)
-    scans = [scan for source in series.values() for scan in readers.read(source)]
+    scans = [scan for source in series.values() for scan in discovery.read(source)]
     (group,) = groups(scans, composer.composite_size)
     vectors, _ = composer.compose(prepared_composite(group.scans, composer.composite_size).pixels)
     np.testing.assert_allclose(late, vectors, atol=1e-6)
@@ -1501,7 +1503,7 @@ def test_a_composite_of_what_is_gone_goes_too(
     index: CaseIndex, composer: TinyComposer, tmp_path: Path
 ) -> None:
     write_study(tmp_path / "mri", 3, "P", TOGETHER)
-    series = {source.sequence: source for source in readers.discover(tmp_path / "mri").sources}
+    series = {source.sequence: source for source in discovery.discover(tmp_path / "mri").sources}
     ingest_sources(index, [series["t1"], series["flair"]], composer)
     with index.writing("test"):
         index.catalog.remove_sources([series["flair"].name])

@@ -12,8 +12,8 @@ import numpy as np
 import psutil
 import pytest
 
+from indexer import discovery, readers
 from indexer import ingest as pipeline
-from indexer import readers
 from indexer.case_index import CaseIndex
 from indexer.cluster import LOCAL, STARTS, cluster
 from indexer.errors import ClusterError
@@ -106,7 +106,7 @@ class Deadly(Source):
 
 
 def test_a_source_that_kills_its_workers_is_named_and_the_rest_goes_on(workers, root, tmp_path, monkeypatch):
-    discover = readers.discover
+    discover = discovery.discover
 
     def poisoned(*args, **kwargs):
         found = discover(*args, **kwargs)

@@ -13,10 +13,10 @@ from indexer import encoder as encoders
 from indexer import reference
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan
+from indexer.discovery import discover, read
 from indexer.errors import EncoderError, ReadError
 from indexer.ingest import ingest, ingest_sources, input_hash
 from indexer.preprocess import Preprocessing, prepared
-from indexer.readers import discover, read
 from retrieval.cli import main
 from retrieval.report import report_page
 from tests.support.encoders import TinyEncoder

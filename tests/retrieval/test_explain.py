@@ -21,6 +21,7 @@ from PIL import Image
 from benchmarks import explanation as benchmark
 from cbir import Index
 from indexer.case_index import CaseIndex
+from indexer.discovery import read
 from indexer.encoder import Encoder, Explainer, TrainedEncoder, load_encoder
 from indexer.ingest import ingest
 from indexer.learning import explanation as contributions
@@ -28,7 +29,6 @@ from indexer.learning import looks, network
 from indexer.learning.explanation import GRID
 from indexer.learning.network import INPUT, RetrievalNetwork, from_imagenet
 from indexer.preprocess import Preprocessing, crop_box, pixel_spacing, prepared, squared
-from indexer.readers import read
 from indexer.scan import Scan, ScanRef, stacked
 from retrieval.explain import ExplainedScan, over_slice
 from retrieval.report import HEAT, PIXELS, overlay, picture, write_report

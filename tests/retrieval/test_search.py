@@ -9,11 +9,11 @@ from PIL import Image
 
 from cbir import Index, open_index
 from indexer.case_index import CaseIndex
+from indexer.discovery import read
 from indexer.errors import EncoderError, QueryError, ReadError
 from indexer.ingest import ingest
 from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing, prepared, with_region
-from indexer.readers import read
 from tests.support.images import phantom, write_nifti
 
 
@@ -317,10 +317,11 @@ def test_a_sequence_that_only_the_excluded_patient_has_is_compared_with_all_and_
 def test_a_large_index_is_searched_with_the_recall_asked_for(make, cohort, monkeypatch):
     index = make(cohort(40, ("t1ce",)))
     policy = SearchPolicy(exact_below=100)
-    for name in ("indexer.case_index", "indexer.vectors"):
-        monkeypatch.setattr(f"{name}.EXACT_BELOW", 100)
-    with index.case_index.writing("compact"):
-        index.case_index.compact()
+    with (
+        CaseIndex.open(index.case_index.folder, policy) as writer,
+        writer.writing("compact"),
+    ):
+        writer.compact()
     case = index.contents.case_ids[3]
     exact = index.like(case, k=5)
     for recall in (0.9, 1.0):

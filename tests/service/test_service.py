@@ -45,10 +45,10 @@ from fastapi.routing import APIRoute
 from cbir import Index, open_index
 from indexer import reference
 from indexer.case_index import CaseIndex
+from indexer.discovery import read
 from indexer.encoder import load_encoder
 from indexer.errors import CaseIndexError, CbirError
 from indexer.ingest import ingest
-from indexer.readers import read
 from indexer.scan import Scan, displayed
 from retrieval.cli import main
 from retrieval.explain import ExplainedScan
@@ -1032,7 +1032,7 @@ def scratch_folders() -> set[Path]:
 def test_settings_files_above_an_upload_are_not_taken_for_its_own(client, tmp_path, monkeypatch):
     """A `cbir.json` in the temporary folder of the machine is somebody else's."""
     service = client.app.state.service
-    from indexer.readers.names import find_config
+    from indexer.discovery.config import find_config
 
     with service.new_folder() as folder:
         config = find_config(folder)

@@ -6,9 +6,7 @@ what else was in the cell, such as an overlay, and knows no sign.
 
 from __future__ import annotations
 
-import logging
 import struct
-import warnings
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -24,11 +22,6 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from indexer.errors import ReadError
 from indexer.readers.dicom.headers import EXPORT, Header, guarded, inflated
 from indexer.readers.dicom.planes import Plane
-
-# pydicom's warnings and log quote header values, which must not reach a terminal or a log file.
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 _UNDEFINED = 0xFFFFFFFF
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601

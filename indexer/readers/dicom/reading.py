@@ -16,6 +16,7 @@ from indexer.readers.dicom.pixels import frames, intensities
 from indexer.readers.dicom.planes import Plane, planes_of
 from indexer.readers.dicom.volumes import Incomplete, volumes
 from indexer.readers.limits import MAX_VOXELS, refuse_values
+from indexer.readers.quiet import quiet
 from indexer.readers.source import Source
 from indexer.scan import Scan, stacked
 
@@ -23,6 +24,7 @@ SECTIONAL = {"MR", "CT", "PT"}
 """Modalities whose images are planes in the patient: without a position they are not read."""
 
 
+@quiet()
 def read(source: Source) -> list[Scan]:
     """The volumes of a series; of images without a place in the patient (X-ray, ultrasound) its pictures.
 

@@ -15,8 +15,9 @@ from pydicom.dataset import Dataset
 
 from benchmarks import series
 from benchmarks.series import image
+from indexer.discovery import discover, read
 from indexer.errors import ReadError
-from indexer.readers import dicom, discover, limits, read
+from indexer.readers import dicom, limits
 from indexer.readers.dicom.volumes import clustered, is_sweep
 from indexer.scan import Scan
 
