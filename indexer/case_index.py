@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import secrets
 import shutil
 import threading
@@ -58,6 +59,8 @@ __all__ = ["CaseIndex", "Manifest", "Problem", "Snapshot"]
 CATALOG = "catalog.sqlite"
 KEY = "key"
 WEIGHTS = "encoder.safetensors"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -429,6 +432,7 @@ class CaseIndex:
         self.manifest = replace(self.manifest, vectors=filed)
         self.manifest.save(self.folder / MANIFEST)
         self.store.keep(filed)
+        _log.info("%d vectors filed, %s", count, "by a partition" if partition else "to be compared exactly")
         for path in self.folder.glob("partition-*.npz"):
             if path.name != file:
                 path.unlink()

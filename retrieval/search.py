@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +25,8 @@ from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.evidence import class_columns, vote
 from retrieval.question import Question
 from retrieval.state import REGION, WHOLE, QueryScan, Ranked, State, first_of_each
+
+_log = logging.getLogger(__name__)
 
 STRANGE = "nothing similar here: this scan is unlike almost every one that is known"
 
@@ -75,12 +79,20 @@ def answered(
     EncoderError
         If the index was made by another encoder.
     """
+    start = time.perf_counter()
     if question.cases:
         asking = _filed(question, state)
     else:
         asking = _given(question, state, case_index, encoder())
     excluded = asking.excluded | _named(case_index, question.excluded)
-    return _answer(question, replace(asking, excluded=excluded), state, case_index.folder)
+    read = time.perf_counter()
+    answer = _answer(question, replace(asking, excluded=excluded), state, case_index.folder)
+    _log.info(
+        "%d slices asked of %d cases: %.3f s to read and embed, %.3f s to rank; %d hits",
+        *(answer.query.slices, len(state.contents.case_ids), read - start),
+        *(time.perf_counter() - read, len(answer.hits)),
+    )
+    return answer
 
 
 def has_patient(case_index: CaseIndex, state: State, patient: str) -> bool:

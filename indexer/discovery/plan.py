@@ -21,9 +21,18 @@ from indexer.discovery.series import left_out
 from indexer.discovery.stacks import in_order, is_stack
 from indexer.discovery.tokens import split, stem
 from indexer.discovery.vocabulary import CLASSES, Kind
-from indexer.errors import LabelsError, ReadError
-from indexer.labels import PARTICIPANTS, Labels, find_labels
-from indexer.readers.formats import Format, formats
+from indexer.errors import ReadError
+from indexer.labels import (
+    PARTICIPANTS,
+    Joined,
+    Mentioned,
+    Table,
+    find_tables,
+    join,
+    mentions,
+    renamed,
+)
+from indexer.readers.formats import Format, installed_formats
 from indexer.readers.source import Source
 from indexer.scan import Scan
 
@@ -125,12 +134,14 @@ class Discovery:
         How many there are of what, for a summary: ``{"NIfTI volumes": 24, "region files": 4, …}``.
     regions, ignored : list of Planned
         Outlines with their cases; what is left out, with the reason.
-    classes : dict
-        The class that the folder of a patient's images stands for, by patient.
+    labels : dict
+        What class folders, and the files themselves, say of patients.
     notes : list of str
         What the user should know.
     unread : dict
         Files of known formats that nothing here reads, by ending.
+    joined : Joined
+        What labels tables say of the sources.
     """
 
     sources: list[Source] = field(default_factory=list)
@@ -138,11 +149,12 @@ class Discovery:
     taken: dict[str, int] = field(default_factory=dict)
     regions: list[Planned] = field(default_factory=list)
     ignored: list[Planned] = field(default_factory=list)
-    classes: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, dict[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unread: dict[str, int] = field(default_factory=dict)
+    joined: Joined = field(default_factory=Joined)
 
-    def planned(self, labels: Labels | None = None) -> list[Planned]:
+    def planned(self) -> list[Planned]:
         """All of it, images first."""
         images = [
             Planned(
@@ -151,16 +163,17 @@ class Discovery:
                 source.patient_id,
                 source.study_id,
                 "+".join(source.channels) or source.sequence,
-                labels=self.labels_of(source, labels),
+                labels=self.labels_of(source),
             )
             for source in self.sources
         ]
         return images + self.regions + self.ignored
 
-    def labels_of(self, source: Source, labels: Labels | None) -> dict[str, str]:
-        """What table and class folder say of a source's patient."""
-        given = {"class": c} if (c := self.classes.get(source.patient_id)) else {}
-        return given | (labels.of(source.patient_id) if labels is not None else {})
+    def labels_of(self, source: Source) -> dict[str, str]:
+        """What tables and the class folder say of a source's visit."""
+        return self.labels.get(source.patient_id, {}) | self.joined.labels.of_case(
+            source.patient_id, source.study_id
+        )
 
 
 @dataclass
@@ -174,7 +187,7 @@ class _Found:
 
 def discover(
     root: Path,
-    labels: Labels | None = None,
+    tables: Sequence[Table] = (),
     *,
     without: Collection[Path] = (),
     all_images: bool = False,
@@ -185,8 +198,9 @@ def discover(
     ----------
     root : Path
         A folder or a file. A file is taken on its own, even if it is called like a slice of a stack.
-    labels : Labels, optional
-        Where they know whose an image is, they decide; they never part what structure holds together.
+    tables : sequence of Table
+        Of labels. Where they know whose an image is, they decide (see :func:`indexer.labels.join`); they
+        never part what structure holds together.
     without : collection of Path
         Folders to leave out.
     all_images : bool
@@ -197,7 +211,7 @@ def discover(
     ReadError
         If nothing below `root` could be an image.
     LabelsError
-        If a row of `labels` fits several files.
+        If a table that the user named cannot be joined.
     """
     root = root.resolve() if root.is_dir() else root.parent.resolve() / root.name
     if not root.exists():
@@ -208,17 +222,29 @@ def discover(
     else:
         found = Discovery()
         files = sorted(walk.files(root, found.failures, without))
-        _decide(files, root, labels, found, all_images=all_images)
+        _decide(files, root, tables, found, all_images=all_images)
         number = len(files)
     found.failures = list({str(failure): failure for failure in found.failures}.values())
-    if labels is not None:
-        found.sources = _labelled(found.sources, labels)
-        _refuse_ambiguous(found.sources, labels)
+    found.joined = join(tables, found.sources)
+    _rename(found)
     found.sources.sort(key=lambda source: source.path)
     _counted(found)
     if not found.sources and not found.failures:
         raise _nothing(root, found, number)
     return found
+
+
+def _rename(found: Discovery) -> None:
+    """Call patients as labels tables call them."""
+    called = {}
+    sources = []
+    for source in found.sources:
+        sources.append(_of_patient(source, found.joined.patients))
+        called[source.patient_id] = sources[-1].patient_id
+    found.sources = sources
+    for planned in (found.regions, found.ignored):
+        planned[:] = [replace(p, patient=called.get(p.patient or "", p.patient)) for p in planned]
+    found.labels = {called.get(patient, patient): row for patient, row in found.labels.items()}
 
 
 def read(what: Source | Path) -> list[Scan]:
@@ -229,11 +255,11 @@ def read(what: Source | Path) -> list[Scan]:
     ReadError
         The first reason met why something cannot be read.
     LabelsError
-        If the labels table found beside or above it cannot be understood.
+        If a ``participants.tsv`` beside or above it cannot be understood.
     """
     if isinstance(what, Source):
         return readers.read(what)
-    found = discover(what, find_labels(what))
+    found = discover(what, find_tables(what)[0])
     if found.failures:
         raise found.failures[0]
     return [scan for source in found.sources for scan in readers.read(source)]
@@ -242,7 +268,7 @@ def read(what: Source | Path) -> list[Scan]:
 def _decide(
     files: Sequence[Path],
     root: Path,
-    labels: Labels | None,
+    tables: Sequence[Table],
     found: Discovery,
     *,
     all_images: bool,
@@ -252,12 +278,12 @@ def _decide(
     claimed, rest = _claimed(files, found.failures)
     named = [file for file in files if file.suffix.lower() == ".json"]
     channels, derived = sidecars.channels(named), sidecars.derivatives(named)
-    candidates, series = _candidates(claimed, root, labels, channels, derived, found, stacks=stacks)
+    candidates, series = _candidates(claimed, root, mentions(tables), channels, derived, found, stacks=stacks)
     above = [root.name, *(parent.name for parent in root.parents)]
     look = _looker(candidates) if stacks else lambda item, images: None
     decided = layout([each.item for each in candidates], above, look, all_images=all_images)
     found.notes += decided.doubts
-    _left(rest, labels, found)
+    _left(rest, {table.path for table in tables}, found)
     _series(series, found, all_images=all_images)
     _filed(candidates, decided.decisions, found)
     _classes(candidates, decided.decisions, found)
@@ -268,12 +294,12 @@ def _alone(file: Path) -> Discovery:
 
     Whoever names a file wants it, be it a map or a copy; but no outline.
     """
-    format = next((f for f in formats() if f.claims(file)), None)
+    format = next((f for f in installed_formats() if f.claims(file)), None)
     if format is None:
         return Discovery()
     if format.series is not None:
         found = Discovery()
-        _decide([file], file.parent, None, found, all_images=True)
+        _decide([file], file.parent, (), found, all_images=True)
         return found
     folder = _folder(file.parent, _changed(file.parent))
     found = Discovery(failures=list(folder.failures))
@@ -294,11 +320,11 @@ def _changed(folder: Path) -> tuple[object, ...]:
 def _folder(folder: Path, _changed: tuple[object, ...]) -> Discovery:
     """The files of a folder, without those below it and without stacks; asked for once for all of them."""
     found = Discovery()
-    named = [f for f in formats() if f.series is None]
+    named = [f for f in installed_formats() if f.series is None]
     files = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
     claimed = [file for file in files if any(f.claims(file) for f in named) and file.is_file()]
     sides = [file for file in files if file.name == sidecars.DATASET]
-    _decide([*claimed, *sides], folder, None, found, all_images=True, stacks=False)
+    _decide([*claimed, *sides], folder, (), found, all_images=True, stacks=False)
     return found
 
 
@@ -307,7 +333,7 @@ def _claimed(
 ) -> tuple[list[tuple[Path, Format]], list[Path]]:
     """Which format each file is of; and those that are of none."""
     claimed, rest = [], []
-    known = formats()
+    known = installed_formats()
     for file in files:
         try:
             format = next((f for f in known if f.claims(file)), None)
@@ -324,7 +350,7 @@ def _claimed(
 def _candidates(
     claimed: Iterable[tuple[Path, Format]],
     home: Path,
-    labels: Labels | None,
+    mentioned: Mentioned,
     channels: Sequence[sidecars.Channels],
     derived: set[Path],
     found: Discovery,
@@ -349,7 +375,7 @@ def _candidates(
             if isinstance(config, ReadError):
                 continue
             files = format.files(file)
-            if files[0] != file:
+            if file != files[0]:
                 continue  # the other half of a pair
             source = _source(file, file, files, format.kind, config)
             item = _item(file.parent / stem(file.name), home, channels, derived, config)
@@ -360,13 +386,17 @@ def _candidates(
         config = _config(folder, configs, found)
         if isinstance(config, ReadError):
             continue
-        volumes += _pictures(folder, members, config, labels, home, found, stacks=stacks)
+        volumes += _pictures(folder, members, config, mentioned, home, found, stacks=stacks)
     series: list[Source] = []
     for format, members_ in by_header.values():
         assert format.series is not None
+        said = format.labels
         sources, failures = format.series(members_, home)
         found.failures += failures
         series += sources
+        if said is not None:
+            for source in sources:
+                found.labels.setdefault(source.patient_id, {}).update(said(source))
         used = {file for source in sources for file in source.files}
         refused = {Path(failure.where) for failure in failures}
         no_image = "DICOM, but no image of a patient (report, segmentation, screenshot, presentation state)"
@@ -452,7 +482,7 @@ def _pictures(
     folder: Path,
     members: Sequence[tuple[Path, Format]],
     config: Config | None,
-    labels: Labels | None,
+    mentioned: Mentioned,
     home: Path,
     found: Discovery,
     *,
@@ -469,7 +499,7 @@ def _pictures(
         return _Found(format, source, _stated(Item(path.relative_to(home).parts, picture=True), path, config))
 
     found_ = [single(file) for file in outlines]
-    if stacks and is_stack(folder, images, config, labels):
+    if stacks and is_stack(folder, images, config, mentioned):
         try:
             ordered = in_order(folder, images)
         except ReadError as error:
@@ -485,7 +515,7 @@ def _looker(candidates: Sequence[_Found]):  # type: ignore[no-untyped-def]
     """A look into the files of candidates, for the layout."""
 
     def load(file: Path):  # type: ignore[no-untyped-def]
-        format = next(f for f in formats() if f.claims(file))
+        format = next(f for f in installed_formats() if f.claims(file))
         scan = format.read(Source(file, format.kind, format.files(file)))[0]
         return scan.voxels, scan.affine
 
@@ -571,7 +601,11 @@ def _outlined(
             outline.source.path,
         )
 
-    fitting = [(o, d) for o, d in outlines if d.sequence in (None, decision.sequence) and not o.item.picture]
+    fitting = [
+        (outline, what)
+        for outline, what in outlines
+        if outline.format is image.format and what.sequence in (None, decision.sequence)
+    ]
     return tuple(o.source.files[0] for o, _ in sorted(fitting, key=rank))
 
 
@@ -622,7 +656,9 @@ def _classes(candidates: Sequence[_Found], decisions: Sequence[Decision], found:
                 break
     values = {value for held in of.values() for value in held}
     if len(values) > 1:
-        found.classes = {patient: min(held) for patient, held in of.items() if len(held) == 1}
+        for patient, held in of.items():
+            if len(held) == 1:
+                found.labels.setdefault(patient, {})["class"] = min(held)
         found.notes.append(
             f"folders stand for classes ({', '.join(sorted(values)[:6])}): offered as the label class"
         )
@@ -632,12 +668,12 @@ def _says_nothing(name: str) -> bool:
     return all(t.kind in (Kind.CONTAINER, Kind.PROTOCOL, Kind.PLAIN, Kind.SEQUENCE) for t in split(name))
 
 
-def _left(rest: Iterable[Path], labels: Labels | None, found: Discovery) -> None:
+def _left(rest: Iterable[Path], tables: Collection[Path], found: Discovery) -> None:
     """Files of no format here; known image formats are counted by their ending."""
     ignored = 0
     unread: Counter[str] = Counter()
     for file in rest:
-        if file.name in (CONFIG, PARTICIPANTS) or (labels is not None and file == labels.path):
+        if file.name in (CONFIG, PARTICIPANTS) or file in tables:
             continue
         ending = file.suffix.lower()
         if ending == ".gz":
@@ -652,42 +688,16 @@ def _left(rest: Iterable[Path], labels: Labels | None, found: Discovery) -> None
     ]
 
 
-def _labelled(sources: Sequence[Source], labels: Labels) -> list[Source]:
-    """The sources with the patients that the labels table knows them by; no patient is parted by it."""
-    given: dict[str, set[str]] = defaultdict(set)
-    named: list[str | None] = []
-    for source in sources:
-        hints = (f"{source.patient_id}_{source.study_id}" if source.study_id else "", source.patient_id)
-        patient = next(
-            (p for hint in hints if hint and (p := labels.patient_of(source.files[0], hint)) is not None),
-            None,
-        )
-        named.append(patient)
-        if patient is not None:
-            given[source.patient_id].add(patient)
-    return [
-        source
-        if patient is None or len(given[source.patient_id]) > 1
-        else replace(source, patient_id=patient)
-        for source, patient in zip(sources, named, strict=True)
-    ]
-
-
-def _refuse_ambiguous(sources: Sequence[Source], labels: Labels) -> None:
-    """Refuse a table whose file names, being looked for by their ends, fit more than one file."""
-    rows: dict[str, Path] = {}
-    for source in sources:
-        row = labels.row_of(source.files[0])
-        if row is None or (labels.path.parent / row).exists():
-            continue
-        if row in rows:
-            reason = f"its row {row} fits both {rows[row]} and {source.path}"
-            raise LabelsError(labels.path, reason, "write the files' paths relative to the table's folder")
-        rows[row] = source.path
+def _of_patient(source: Source, patients: Mapping[Path, str]) -> Source:
+    """The source with the patient that a labels table says it is of."""
+    patient = patients.get(source.path)
+    if patient is None:
+        return source
+    return replace(source, patient_id=patient, study_id=renamed(source.study_id, source.patient_id, patient))
 
 
 def _counted(found: Discovery) -> None:
-    kinds = {kind: name for format in formats() for kind, name in format.kinds.items()}
+    kinds = {kind: name for format in installed_formats() for kind, name in format.kinds.items()}
     counts = Counter(kinds[source.kind] for source in found.sources)
     taken = {name: counts[name] for name in dict.fromkeys(kinds.values()) if counts[name]}
     ignored = found.taken.pop("ignored files", 0) + sum(len(each.files) for each in found.ignored)
