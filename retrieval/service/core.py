@@ -11,7 +11,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from cbir.index import create_index, open_index
+from cbir import create_index, open_index
 from indexer.case_index import CaseIndex
 from indexer.catalog import Contents
 from indexer.encoder import Encoder

@@ -1128,7 +1128,7 @@ def test_scores_are_the_weighted_mean_over_sequences_and_composites(
 ) -> None:
     index = make(mixed / "stacks", mixed / "files")
     if approximate:
-        index = Index(index.case_index, composer, policy=SearchPolicy(exact_below=0))
+        index = Index(CaseIndex.open(index.case_index.folder, SearchPolicy(exact_below=0)), composer)
     files = write_files(mixed / "new", "new", "t1", "t1ce", seed=100)
     asked = asking(composer, *files)
     wanted = by_hand(index, asked, WEIGHT)
@@ -1238,7 +1238,7 @@ def test_where_nobody_who_may_answer_has_a_composite(
 ) -> None:
     index = make(mixed / "stacks", mixed / "files")
     if approximate:
-        index = Index(index.case_index, composer, policy=SearchPolicy(exact_below=0))
+        index = Index(CaseIndex.open(index.case_index.folder, SearchPolicy(exact_below=0)), composer)
     files = write_files(mixed / "new", "new", "t1", "t1ce", seed=100)
     answer = index.query(mixed / "new", k=9, exclude_patient=["P-1", "P-2", "Q-1", "Q-2"])
     (hit,) = answer.hits
