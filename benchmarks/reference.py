@@ -29,10 +29,10 @@ from benchmarks.cohorts import FIGSHARE, outlined, spaced
 from indexer import readers, reference
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.encoder import Encoder, TrainedEncoder, load_encoder, look
-from indexer.ingest import input_hash
 from indexer.labels import load_labels
 from indexer.preprocess import Prepared, Preprocessing, prepared
 from indexer.readers import Source
+from indexer.reading import input_hash
 from indexer.scan import Scan
 from retrieval.calibration import TYPICALITY, Asked, Calibration, asked, together
 from retrieval.search import open_index

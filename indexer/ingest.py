@@ -11,24 +11,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers, reference, remote
+from indexer import reference, remote, sandbox
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
-from indexer.composite import COMPOSITE, beside, composite, groups, parts
+from indexer.composite import COMPOSITE, beside
 from indexer.encoder import Composer, Encoder, look, trained_on
-from indexer.errors import CbirError, LabelsError, ReadError
+from indexer.errors import LabelsError, ReadError
 from indexer.labels import Labels, find_labels, load_labels, tables_below
-from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite
+from indexer.preprocess import Preprocessing
 from indexer.readers import Source
-from indexer.scan import Scan
+from indexer.reading import Read, ReadScan
 
 GROUP = 256
 """Slices that are embedded and committed together, at least."""
@@ -79,41 +79,6 @@ class IngestReport:
         return {"schema": 1, **vars(self)}
 
 
-@dataclass(frozen=True)
-class ReadScan:
-    """What is known of a scan that was read and prepared, beside its images.
-
-    Attributes
-    ----------
-    scan : Scan
-        With a stand-in for its voxels.
-    digest : str
-        See :func:`input_hash`.
-    positions, views : ndarray
-        As in :class:`indexer.preprocess.Prepared`.
-    """
-
-    scan: Scan
-    digest: str
-    positions: NDArray[np.int64]
-    views: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Read:
-    """A source that was read.
-
-    Attributes
-    ----------
-    scans : list of ReadScan
-    images : list of Prepared
-        One a scan; or what stands for the list where the workers keep it.
-    """
-
-    scans: list[ReadScan]
-    images: Any
-
-
 Pick = tuple[Any, int, int]
 """Images to embed: `Read.images`, which of its scans, and which view of it."""
 
@@ -158,7 +123,7 @@ class Workers(Protocol):
 
 
 class Threads:
-    """Threads of this process read; the network runs while the caller waits. A context manager."""
+    """Threads that have child processes read; the network runs while the caller waits. A context manager."""
 
     ahead = 2 * READERS
     groups = 1
@@ -176,7 +141,7 @@ class Threads:
 
     def read(self, source: Source) -> Future[Read]:
         """See :meth:`Workers.read`."""
-        return self._pool.submit(read, source, self._preprocessing)
+        return self._pool.submit(sandbox.prepare, source, self._preprocessing)
 
     def embed(self, picks: Sequence[Pick]) -> Future[Embedding]:
         """See :meth:`Workers.embed`."""
@@ -406,12 +371,6 @@ def _finish(index: CaseIndex, report: IngestReport, start: float) -> None:
     index.catalog.log("index", {**outcome, "failed": len(report.failed)})
 
 
-def input_hash(ready: Prepared) -> str:
-    """Digest of the network's input for the whole slices of a scan."""
-    whole = np.ascontiguousarray(ready.pixels[ready.views == 0])
-    return hashlib.sha256(repr(whole.shape).encode() + whole.tobytes()).hexdigest()
-
-
 def _discovered(
     index: CaseIndex,
     roots: Sequence[Path | str],
@@ -439,7 +398,7 @@ def _discovered(
         for part in (root, *nested):
             table = given if given is not None else find_labels(part, top)
             try:
-                discovery = readers.discover(part, table, without=[n for n in nested if n != part])
+                discovery = sandbox.discover(part, table, without=[n for n in nested if n != part])
             except ReadError as error:
                 if part == root:
                     empty = error
@@ -543,40 +502,6 @@ def _gone(
         and any(Path(path).is_relative_to(root) for root in roots)
         and not stand_ins.path(path).exists()
     ]
-
-
-def read(source: Source, preprocessing: Preprocessing) -> Read:
-    """Read and prepare a source, wherever that is done.
-
-    Raises
-    ------
-    ReadError
-        With the reason for which it cannot be read.
-    CbirError
-        If no source could be read now: there is no room for copies, or no package for their store.
-    """
-    together = source.kind == COMPOSITE
-    try:
-        with source.local() as here:
-            files = parts(here) if together else [here]
-            scans = [scan for file in files for scan in readers.read(file)]
-            found = [] if together else [(scan, prepared(scan, preprocessing)) for scan in scans]
-            for group in groups(scans) if preprocessing.composite_size else ():
-                with suppress(ReadError):  # what shows too little beside the others is filed without them
-                    found.append((composite(group), prepared_composite(group, preprocessing.composite_size)))
-        told = [
-            ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views)
-            for scan, ready in found
-        ]
-        return Read(told, [ready for _, ready in found])
-    except Exception as error:  # one odd file must not end the run; its text may hold identifiers
-        if isinstance(error, CbirError) and not (together and isinstance(error, ReadError)):
-            raise
-        if together:  # each of the files has a source of its own, which says it
-            return Read([], [])
-        raise ReadError(
-            source.name, f"cannot be read ({type(error).__name__})", "please report its format"
-        ) from error
 
 
 def embed(encoder: Encoder, picks: Sequence[Pick]) -> Embedding:
@@ -701,8 +626,3 @@ def _filed(
         in_sample=trained_on(encoder, source.patient_id),
         strangeness=float(np.average(whole[2], weights=whole[1])),
     )
-
-
-def _without_voxels(scan: Scan) -> Scan:
-    """The scan with a stand-in of the same shape that takes no memory."""
-    return replace(scan, voxels=np.broadcast_to(np.uint8(0), scan.voxels.shape), region=None)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from indexer import readers
+from indexer import sandbox
 from indexer.encoder import Explainer, look
 from indexer.errors import CbirError
 from indexer.preprocess import (
@@ -199,7 +199,7 @@ class Explanation:
 
     def _as_asked(self, scan: Scan) -> Scan:
         if self._mask is not None:
-            return replace(scan, region=readers.read_mask(Path(self._mask), scan))
+            return replace(scan, region=sandbox.read_mask(Path(self._mask), scan))
         if self._region is not None:
             return with_region(scan, self._region, self._region_slice)
         return replace(scan, region=None)

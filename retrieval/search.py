@@ -13,15 +13,15 @@ from typing import Concatenate, ParamSpec
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers, reference, remote
+from indexer import reference, remote, sandbox
 from indexer.case_index import CaseIndex, Snapshot
 from indexer.catalog import Contents
 from indexer.composite import COMPOSITE, composite, groups, parts
 from indexer.encoder import Encoder, look
 from indexer.errors import QueryError, ReadError, StaleError
-from indexer.ingest import input_hash
 from indexer.learning.strangeness import LIMIT
 from indexer.preprocess import Preprocessing, prepared, prepared_composite, with_region
+from indexer.reading import input_hash
 from indexer.scan import Scan
 from indexer.vectors import EXACT_BELOW
 from retrieval.answer import Answer, Evidence, Hit, Query
@@ -178,7 +178,7 @@ class Index:
         """
         path = Path(source)
         return self.ask(
-            readers.read(path),
+            sandbox.read(path),
             k,
             source=str(path),
             where=where,
@@ -218,7 +218,7 @@ class Index:
         scans = _one_patient(source, scans)
         notes: list[str] = []
         if mask is not None:
-            volume = readers.read_mask(Path(mask), scans[0])
+            volume = sandbox.read_mask(Path(mask), scans[0])
             scans = [replace(scan, region=volume) for scan in scans if scan.voxels.shape == volume.shape]
         elif region is not None:
             scans = [with_region(scan, region, region_slice) for scan in scans]
@@ -314,9 +314,9 @@ class Index:
         if record is not None:
             with remote.held(str(source), record).local() as here:
                 files = parts(here) if here.kind == COMPOSITE else [here]
-                return [scan for file in files for scan in readers.read(file)]
+                return [scan for file in files for scan in sandbox.read(file)]
         # a series that shares its folder with others has a name of its own
-        scans = readers.read(path if path.exists() else path.parent)
+        scans = sandbox.read(path if path.exists() else path.parent)
         return [replace(scan, region=None) for scan in scans if path.exists() or scan.source == path]
 
     def vector(

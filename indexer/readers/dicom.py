@@ -36,7 +36,8 @@ from pydicom.pixels.utils import iter_pixels
 from pydicom.tag import BaseTag, Tag
 
 from indexer.errors import CbirError, ReadError
-from indexer.readers.limits import MAX_VOXELS, refuse_size, refuse_values
+from indexer.readers import watch
+from indexer.readers.limits import MAX_VOXELS, refuse_ratio, refuse_size, refuse_values
 from indexer.readers.source import Source
 from indexer.scan import Scan, stacked
 
@@ -162,8 +163,9 @@ def series(files: Sequence[Path], root: Path) -> tuple[list[Source], list[ReadEr
                 if not uid:
                     raise ReadError(file, "its header names no series, or ends before it does", EXPORT)
                 number = _text(header, "InstanceNumber")
+                patient = _text(header, "PatientID") or study  # before it counts as one of its series
                 groups[uid].append((int(number) if number.lstrip("+-").isdecimal() else 0, file))
-                ids.setdefault(uid, (_text(header, "PatientID") or study, study))
+                ids.setdefault(uid, (patient, study))
         except ReadError as failure:
             failures.append(failure)
 
@@ -252,6 +254,7 @@ def _text(dataset: Dataset, keyword: str) -> str:
 def _guarded(where: Path, reason: str, remedy: str = "") -> Iterator[None]:
     """Turn whatever damaged bytes raise into one line, without the message: it may quote a header."""
     try:
+        watch.at(where)
         yield
     except CbirError:
         raise
@@ -320,6 +323,7 @@ def _planes(dataset: FileDataset) -> list[_Plane]:
     refuse_size(file, (int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0), frames))
     if "PixelData" not in dataset:
         raise ReadError(file, "has no pixel data, or ends before it", EXPORT)
+    _refuse_frames(file, dataset, frames)
     if "MOSAIC" in (dataset.get("ImageType") or ()):
         raise ReadError(file, "holds a volume as a mosaic of tiles", "convert it to NIfTI")
     own = dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()] * frames
@@ -327,6 +331,18 @@ def _planes(dataset: FileDataset) -> list[_Plane]:
         raise ReadError(file, f"declares {frames} frames and describes {len(own)}", EXPORT)
     shared = _flat((dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0])
     return [_Plane(file, dataset, i, _flat(groups), shared) for i, groups in enumerate(own)]
+
+
+def _refuse_frames(file: Path, dataset: FileDataset, frames: int) -> None:
+    """Refuse more frames than there are bytes for, before something is made for each."""
+    there, syntax = len(dataset.PixelData), dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is not None and syntax.is_encapsulated:
+        least = 8 * frames  # the tag and the length of an item
+    else:
+        bits = int(dataset.get("BitsAllocated") or 1) * int(dataset.get("SamplesPerPixel") or 1)
+        least = frames * dataset.Rows * dataset.Columns * bits // 8 // 2  # half, where colour is subsampled
+    if least > there:
+        raise ReadError(file, f"declares {frames:,} frames; its pixel data has {there:,} bytes", EXPORT)
 
 
 def _file(dataset: FileDataset) -> Path:
@@ -644,6 +660,7 @@ def _frames(dataset: FileDataset) -> Iterator[NDArray[Any]]:
         if syntax.is_encapsulated:
             size = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
             for codestream in generate_frames(dataset.PixelData, number_of_frames=frames):
+                refuse_ratio(file, size, len(codestream))
                 if len(codestream) > 2 * size + 2**16 or _coded_shape(codestream) not in (None, shape):
                     raise ReadError(
                         file, "its compressed pixel data has another size than its header says", EXPORT

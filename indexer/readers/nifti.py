@@ -33,7 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import ReadError
-from indexer.readers.limits import refuse_size, refuse_values
+from indexer.readers import watch
+from indexer.readers.limits import MAX_RATIO, refuse_size, refuse_values
 from indexer.readers.names import Config, find_config, patient_and_study, region_of, sequence_of, stem
 from indexer.readers.source import Source
 from indexer.scan import Scan
@@ -42,9 +43,6 @@ nib: Any = nibabel  # only partly typed
 
 MAX_VOLUMES = 8
 """Volumes without names that are still taken as separate scans."""
-
-MAX_RATIO = 1032
-"""No deflate stream grows by more (zlib, "Technical Details"): a gzip file that declares more is false."""
 
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _QUIET = logging.Logger("nibabel header checks", logging.CRITICAL + 1)
@@ -156,6 +154,7 @@ def load(path: Path, channels: Sequence[str] = ()) -> tuple[NDArray[Any], NDArra
     ReadError
         If the file is no NIfTI file, is damaged, too large, or says too little about its grid.
     """
+    watch.at(path)
     try:
         with _opened(path) as (stream, longest):
             header = _header(path, stream)

@@ -13,9 +13,10 @@ from indexer import reference
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan
 from indexer.errors import EncoderError, ReadError
-from indexer.ingest import ingest, ingest_sources, input_hash
+from indexer.ingest import ingest, ingest_sources
 from indexer.preprocess import Preprocessing, prepared
 from indexer.readers import discover, read
+from indexer.reading import input_hash
 from retrieval import open_index, open_reference
 from retrieval.cli import main
 from retrieval.report import report_page
