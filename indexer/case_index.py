@@ -392,6 +392,12 @@ class CaseIndex:
             return self.pseudonym("case", f"{patient_id}\0{study_id}")
         return patient_id if study_id in ("", patient_id) else f"{patient_id}/{study_id}"
 
+    def visit(self, patient_id: str, study_id: str) -> str | None:
+        """What the index calls a visit, given the ids in the files; None for one without a name."""
+        if study_id in ("", patient_id):
+            return None
+        return study_id if self.manifest.keep_ids else f"v-{self.case(patient_id, study_id)[2:]}"
+
     def load_encoder(self) -> Encoder:
         """The encoder that made the index.
 
@@ -691,6 +697,7 @@ class CaseIndex:
             problems.append(Problem(path or self.catalog.where, told, mended))
         if repair:
             self.catalog.remove_sources(damaged - {""})
+            self.catalog.recount()
 
         contents, held = self.catalog.contents(), self.manifest.vectors
         cache: list[Problem] = []
@@ -754,16 +761,16 @@ class CaseIndex:
     def about(self) -> dict[str, Any]:
         """Counts and provenance, as ``cbir info --json`` prints them."""
         held = self.manifest.vectors
-        counts, contents = self.catalog.count(), self.catalog.contents()
+        sequences = {sequence or "unknown" for sequence in self.catalog.sequences()} - {COMPOSITE}
         return {
-            **counts,
+            **self.catalog.count(),
             "encoder": f"{self.manifest.encoder} {self.manifest.encoder_version}",
             "dimension": self.manifest.dimension,
             "preprocessing": self.manifest.preprocessing,
             "keep_ids": self.manifest.keep_ids,
             "created": self.manifest.created,
-            "sequences": ", ".join(sorted({s or "unknown" for s in contents.scan_sequence} - {COMPOSITE})),
-            "labels": ", ".join(sorted({name for row in contents.labels for name in row})) or "none",
+            "sequences": ", ".join(sorted(sequences)),
+            "labels": ", ".join(self.catalog.label_names()) or "none",
             "vectors": self._place(),
             "catalog": self.catalog.where,
             "search": "exact" if held is None or held.partition is None else "fuzzy partition",

@@ -238,7 +238,9 @@ def ingest(
             several = beside([source for source in sources.values() if source.name not in named])
             sources |= {source.name: source for source in several}
         tables = {index.patient(p): row for discovered, t in found for p, row in _rows(discovered, t)}
-        gone = _gone(index.catalog.fingerprints(), sources, roots, stand_ins)
+        visits = {index.case(*v): row for discovered, t in found for v, row in _visit_rows(discovered, t)}
+        held = (path for root in roots for path in index.catalog.fingerprints(str(root)))
+        gone = _gone(dict.fromkeys(held), sources, roots, stand_ins)
         files = [path for path in gone if (index.catalog.record(path) or {}).get("kind") != COMPOSITE]
         if prune:
             index.catalog.remove_sources(gone)
@@ -249,8 +251,13 @@ def ingest(
                 "--prune takes them out"
             )
         with nullcontext(workers) if workers else Threads(encoder) as able:
-            _file(index, list(sources.values()), tables, encoder, able, report, progress)
+            _file(index, list(sources.values()), tables, visits, encoder, able, report, progress)
         index.catalog.set_labels(tables)
+        index.catalog.set_visit_labels(visits)
+        of_case = {index.case(s.patient_id, s.study_id): s for s in sources.values()}
+        index.catalog.set_visits(
+            {case: index.visit(s.patient_id, s.study_id) for case, s in of_case.items() if case.isprintable()}
+        )
         if with_reference:
             report.reference = reference.join(index)
         if labels is not None:
@@ -305,7 +312,7 @@ def ingest_sources(
     with index.writing("index"):
         tables = {index.patient(p): row for p, row in (labels or {}).items()}
         with Threads(encoder) as able:
-            _file(index, sources, tables, encoder, able, report, lambda done, total, slices: None)
+            _file(index, sources, tables, {}, encoder, able, report, lambda done, total, slices: None)
         index.catalog.set_labels(tables)
         if index.lag() > 0.05:
             index.file_vectors()
@@ -317,13 +324,14 @@ def _file(
     index: CaseIndex,
     sources: Sequence[Source],
     tables: Mapping[str, Mapping[str, str]],
+    visits: Mapping[str, Mapping[str, str]],
     encoder: Encoder,
     workers: Workers,
     report: IngestReport,
     progress: Callable[[int, int, int], None],
 ) -> None:
     """Read, embed and commit what is new or changed."""
-    held = index.catalog.fingerprints()
+    held = index.catalog.fingerprints_of(source.name for source in sources if source.name.isprintable())
     fresh: list[tuple[Source, str]] = []
     for source in sources:
         try:
@@ -347,8 +355,10 @@ def _file(
         nonlocal done
         landing = flying.popleft()
         entries = _landed(index, encoder, landing, report)
-        patients = {scan.patient_id for entry in entries for scan in entry.scans}
-        index.catalog.put(entries, {p: tables[p] for p in patients if p in tables})
+        embedded = [scan for entry in entries for scan in entry.scans]
+        of_patients = {scan.patient_id: tables.get(scan.patient_id) for scan in embedded}
+        of_visits = {scan.case_id: visits.get(scan.case_id) for scan in embedded}
+        index.catalog.put(entries, _known(of_patients), _known(of_visits))
         report.indexed += sum(one.source.kind != COMPOSITE for one in landing.group)
         done += len(entries)
         progress(done + len(report.failed) - failed, len(fresh), report.embedded)
@@ -455,6 +465,22 @@ def _rows(discovered: Iterable[Source], table: Labels | None) -> Iterator[tuple[
     for source in discovered:
         if table is not None and source.patient_id in known:
             yield source.patient_id, table.of(source.patient_id)
+
+
+def _visit_rows(
+    discovered: Iterable[Source], table: Labels | None
+) -> Iterator[tuple[tuple[str, str], Mapping[str, str]]]:
+    """Labels of the visits, each a patient and a study, of the patients that the table knows."""
+    of_visit = getattr(table, "of_visit", None)
+    known = set() if table is None or of_visit is None else set(table.patients)
+    for source in discovered:
+        if of_visit is not None and source.patient_id in known:
+            visit = source.patient_id, source.study_id
+            yield visit, of_visit(*visit)
+
+
+def _known(rows: Mapping[str, Mapping[str, str] | None]) -> dict[str, Mapping[str, str]]:
+    return {name: row for name, row in rows.items() if row is not None}
 
 
 def _label_notes(found: Iterable[tuple[Sequence[Source], Labels | None]]) -> Iterator[str]:
@@ -625,4 +651,5 @@ def _filed(
         embeddings=embeddings,
         in_sample=trained_on(encoder, source.patient_id),
         strangeness=float(np.average(whole[2], weights=whole[1])),
+        visit=index.visit(source.patient_id, source.study_id),
     )

@@ -129,10 +129,10 @@ def leave(index: CaseIndex, patients: Iterable[str] | None = None) -> int:
     int
         How many there were.
     """
-    chosen = None if patients is None else {index.patient(patient) for patient in patients}
-    held = index.catalog.fingerprints(PREFIX)
+    if patients is None:
+        return index.catalog.remove_sources(index.catalog.fingerprints(PREFIX))
     return index.catalog.remove_sources(
-        path for path in held if chosen is None or index.patient(person(path)) in chosen
+        filter(is_reference, index.catalog.sources_of(filter(str.isprintable, patients)))
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from indexer.case_index import HOLDER, CaseIndex, Manifest
 from indexer.catalog import Catalog
+from indexer.catalog.database import postgresql
 from indexer.errors import CaseIndexError, CbirError
 from indexer.files import ASIDE
 from indexer.milvus import Milvus
@@ -91,7 +92,7 @@ def _discard(folder: Path) -> None:
     if (folder / "manifest.json").exists():
         manifest = Manifest.load(folder / "manifest.json")
         if manifest.catalog is not None:
-            catalog = Catalog(manifest.catalog, manifest.dimension, manifest.name)
+            catalog = Catalog(postgresql(manifest.catalog, manifest.name), manifest.dimension, manifest.name)
             catalog.drop()
             catalog.close()
         if manifest.engine == "milvus":

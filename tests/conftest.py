@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ import hypothesis
 import pytest
 
 from indexer.case_index import CaseIndex
+from indexer.catalog import Catalog
 from tests.support.elsewhere import Run
 from tests.support.elsewhere import started as engine_tests
 from tests.support.encoders import TinyAnalyser, TinyEncoder
@@ -103,3 +105,16 @@ def cohort(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return write
+
+
+@pytest.fixture
+def catalog(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Catalog]:
+    """An empty catalog of embeddings with four numbers."""
+    if request.config.getoption("--elsewhere"):
+        _, postgres = request.getfixturevalue("servers")
+        catalog = Catalog.on(postgres.url, 4, f"test_{secrets.token_hex(8)}", create=True)
+    else:
+        catalog = Catalog.at(tmp_path / "catalog.sqlite", 4, create=True)
+    yield catalog
+    catalog.drop()
+    catalog.close()

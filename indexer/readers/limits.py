@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -27,6 +28,57 @@ SMALL = 2**24
 
 MIN_SIDE = 2
 """An image has at least two sides of this many pixels."""
+
+MAX_VOLUMES = 8
+"""Volumes of one file, or of one kind of image in a series, that are still taken as separate scans."""
+
+SHEARED = ("its slices are not stacked at right angles (tilted gantry)", "resample it to a straight grid")
+"""Why, and what helps, where slices do not lie one above the other."""
+
+_log = logging.getLogger(__name__)
+
+
+def volumes_kept(where: str | os.PathLike[str], count: int) -> int:
+    """How many of several volumes that nothing names are scans: the first ones.
+
+    Up to `MAX_VOLUMES`, each may show something else. More are a time series or a diffusion series, whose
+    volumes show the same anatomy: the first stands for all. It holds for a NIfTI file as for a DICOM series.
+
+    Parameters
+    ----------
+    where : path-like
+        The file or series, for the note that says what is left out.
+    count : int
+    """
+    if count <= MAX_VOLUMES:
+        return count
+    _log.warning(
+        "%s: of its %d volumes (a time series, or diffusion directions) the first is taken", where, count
+    )
+    return 1
+
+
+def is_sheared(affine: NDArray[np.float64], shape: Sequence[int]) -> bool:
+    """Whether axes of a grid are so far from right angles that a voxel lies half of one off its place.
+
+    Parameters
+    ----------
+    affine : ndarray, shape (4, 4)
+        Voxel indices to mm.
+    shape : sequence of int
+        Voxels along the three axes.
+    """
+    steps = affine[:3, :3].T
+    sizes = np.linalg.norm(steps, axis=1)
+    along = steps / sizes[:, None]
+    extents = (np.array(shape) - 1) * sizes
+    for pair in ((0, 1), (0, 2), (1, 2)):
+        # slices lie along the coarser axis, and are off their place by parts of the finer one
+        fine, coarse = sorted(pair, key=lambda axis: (round(float(sizes[axis]), 3), -extents[axis]))
+        slant = abs(float(along[fine] @ along[coarse]))
+        if slant > 1e-4 and extents[coarse] * slant > sizes[fine] / 2:
+            return True
+    return False
 
 
 def refuse_size(where: str | os.PathLike[str], shape: Sequence[int], channels: int = 1) -> None:

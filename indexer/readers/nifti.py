@@ -7,9 +7,10 @@ their type where it is a small integer and unscaled, and are float32 otherwise.
 What lies beyond the third axis:
 
 * as many volumes as ``cbir.json`` names channels: each is a scan of its own sequence;
-* up to `MAX_VOLUMES` without names: each is a scan of the sequence that the file's name tells, if any;
-* more: a time series (fMRI, diffusion), whose volumes show the same anatomy: the first is the scan;
-* two axes longer than one (time and channels): refused.
+* without names, :func:`indexer.readers.limits.volumes_kept` says how many of them are scans, of the sequence
+  that the file's name tells, if any;
+* two axes longer than one (time and channels): refused;
+* vectors, tensors and the like (by intent, or on the fifth axis), such as a displacement field: refused.
 
 A channel with the same value everywhere holds no image and is left out; an image that has nothing else
 is refused. Non-finite voxels, complex numbers, colour triples and files without a usable voxel size or
@@ -34,15 +35,23 @@ from numpy.typing import NDArray
 
 from indexer.errors import ReadError
 from indexer.readers import watch
-from indexer.readers.limits import MAX_RATIO, refuse_size, refuse_values
-from indexer.readers.names import Config, find_config, patient_and_study, region_of, sequence_of, stem
+from indexer.readers.limits import MAX_RATIO, SHEARED, is_sheared, refuse_size, refuse_values, volumes_kept
+from indexer.readers.names import CONFIG, Config, find_config, patient_and_study, region_of, sequence_of, stem
 from indexer.readers.source import Source
 from indexer.scan import Scan
 
 nib: Any = nibabel  # only partly typed
 
-MAX_VOLUMES = 8
-"""Volumes without names that are still taken as separate scans."""
+_VECTORS = {
+    1004: "matrices",
+    1005: "tensors",
+    1006: "displacements",
+    1007: "vectors",
+    1008: "points",
+    1009: "triangles",
+    1010: "quaternions",
+}
+"""Intent codes (nifti1.h) of files whose numbers belong together by voxel: they are no images."""
 
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _QUIET = logging.Logger("nibabel header checks", logging.CRITICAL + 1)
@@ -164,12 +173,15 @@ def load(path: Path, channels: Sequence[str] = ()) -> tuple[NDArray[Any], NDArra
                 label = header.get_value_label("datatype")
                 raise ReadError(path, f"holds {label} values", "save one real number a voxel")
             end = start + math.prod(shape) * dtype.itemsize
-            if shape[3] > MAX_VOLUMES and shape[3] != len(channels):
-                shape = (*shape[:3], 1)
+            _refuse_vectors(path, header, named=shape[3] == len(channels))
+            if shape[3] != len(channels):
+                shape = (*shape[:3], volumes_kept(path, shape[3]))
             refuse_size(path, shape[:3], shape[3])
             if end > longest:
                 raise ReadError(path, f"is truncated: it declares {end:,} bytes", "copy it again")
             affine = _affine(path, header, shape)
+            if is_sheared(affine, shape[:3]):
+                raise ReadError(path, *SHEARED)
             slope, inter = header.get_slope_inter()
             scaling = (1.0 if slope is None else slope, 0.0 if inter is None else inter)
             proxy = nib.arrayproxy.ArrayProxy(stream, (shape, dtype, start, *scaling), mmap=False)
@@ -246,6 +258,23 @@ def _shape(path: Path, header: Any) -> tuple[int, int, int, int]:
         )
     x, y, z = (*declared, 1, 1, 1)[:3]
     return x, y, z, beyond[0] if beyond else 1
+
+
+def _refuse_vectors(path: Path, header: Any, named: bool) -> None:
+    """Refuse what holds a vector a voxel, by its intent or on the fifth axis, which is theirs.
+
+    Some software also stores channels there, as vectors or as nothing in particular; names tell.
+    """
+    intent = int(header["intent_code"])
+    fifth = int(header["dim"][0]) >= 5 and int(header["dim"][5]) > 1
+    if intent in _VECTORS and not (named and intent == 1007):
+        what = _VECTORS[intent]
+    elif fifth and not named:
+        what = "vectors"
+    else:
+        return
+    remedy = f"leave it out, or name its channels in {CONFIG}"
+    raise ReadError(path, f"holds {what} (a displacement field?), and no image", remedy)
 
 
 def _affine(path: Path, header: Any, shape: tuple[int, int, int, int]) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class Source:
     image_type : tuple of str
         DICOM's ImageType of its first image, such as ``("DERIVED", "SECONDARY", "MPR")``. What is to be
         made of it is not for the reader to say.
+    parsed : tuple
+        What discovery parsed of each of the `files`, for the reader of their format; may be empty.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class Source:
     modality: str | None = None
     object: str = ""
     image_type: tuple[str, ...] = ()
+    parsed: tuple[Any, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def name(self) -> str:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer import errors
+from indexer.readers.source import Source
 
 SMALL = 2**20
 """Bytes below which an answer is copied: mapped, it would hold a file open."""
@@ -71,6 +72,8 @@ class _Pickler(pickle.Pickler):
                 stored = np.ascontiguousarray(np.flip(obj, flips).transpose(order))
                 there = tuple(i for i, axis in enumerate(order) if axis in flips)
                 return turned, (stored, there, tuple(np.argsort(order).tolist()))
+        if type(obj) is Source and obj.parsed:  # as quickly parsed again as sent
+            return dataclasses.replace(obj, parsed=()).__reduce_ex__(5)
         return NotImplemented
 
 
@@ -83,7 +86,9 @@ class _Unpickler(pickle.Unpickler):
         if module.partition(".")[0] == "indexer" and module in sys.modules:
             found = getattr(sys.modules[module], name, None)
             if isinstance(found, type) and (
-                dataclasses.is_dataclass(found) or issubclass(found, enum.Enum | errors.CbirError)
+                dataclasses.is_dataclass(found)
+                or issubclass(found, enum.Enum | errors.CbirError)
+                or hasattr(found, "_fields")
             ):
                 return found
         raise Malformed(f"{module}.{name}")

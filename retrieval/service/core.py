@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -281,7 +281,7 @@ class Service:
         case = self.index.case_index.catalog.case(case_id)
         if case is None:
             raise Missing("case", "the index has no such case")
-        return case
+        return asdict(case)
 
     def scan(self, case_id: str, sequence: str | None, number: int | None) -> tuple[Scan, str]:
         """A scan of a case, by its number, or the first one of a sequence, and the patient's id.
@@ -359,7 +359,7 @@ class Service:
         if reference.is_reference(row["source"]):
             raise Missing("scan", "a reference case comes without pictures: see its collection and id")
         try:
-            scan: Scan = self.index.read(row["source"])[row["channel"]]
+            scan: Scan = self.index.read(row["source"])[row["number"]]
         except (CbirError, IndexError):
             raise Missing("scan", "the images of this scan are gone") from None
         return scan

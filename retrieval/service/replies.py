@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -37,7 +37,7 @@ def answered(
         reply["query"] |= {"id": kept.id, "scans": described(place, kept.about)}
     for hit, told in zip(answer.hits, reply["hits"], strict=True):
         found = service.index.case_index.catalog.case(hit.case_id)  # None: removed in this moment
-        of_case = _number(found["scans"] if found else (), hit.source, hit.sequence)
+        of_case = _number(asdict(found)["scans"] if found else (), hit.source, hit.sequence)
         told["source"] = hit.case_id
         told |= _pictures(_case(hit.case_id), hit.sequence, of_case, hit.slice)
         place, number, told["query_source"] = "", None, answer.query.source

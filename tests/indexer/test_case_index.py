@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from indexer.case_index import CaseIndex, Manifest, _drift
-from indexer.catalog import slices
+from indexer.catalog.schema import slices
 from indexer.errors import CaseIndexError, EncoderError, PartitionError
 from indexer.partition import Partition
 from indexer.vectors import Vectors
