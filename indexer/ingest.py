@@ -24,7 +24,8 @@ from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.composite import COMPOSITE, beside
 from indexer.encoder import Composer, Encoder, look, trained_on
-from indexer.errors import LabelsError, ReadError
+from indexer.errors import LabelsError, PoisonError, ReadError
+from indexer.journal import Journal, journal
 from indexer.labels import Labels, find_labels, load_labels, tables_below
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
@@ -363,12 +364,13 @@ def _file(
         done += len(entries)
         progress(done + len(report.failed) - failed, len(fresh), report.embedded)
 
-    for group in _groups(_read_ahead(fresh, workers, report)):
-        flying.append(_sent(index, workers, group, {digest for each in flying for digest in each.fresh}))
-        if len(flying) >= workers.groups:
+    with journal(index.folder) as notes:
+        for group in _groups(_read_ahead(fresh, workers, report, notes)):
+            flying.append(_sent(index, workers, group, {digest for each in flying for digest in each.fresh}))
+            if len(flying) >= workers.groups:
+                land()
+        while flying:
             land()
-    while flying:
-        land()
 
 
 def _finish(index: CaseIndex, report: IngestReport, start: float) -> None:
@@ -552,20 +554,35 @@ def embed(encoder: Encoder, picks: Sequence[Pick]) -> Embedding:
 
 
 def _read_ahead(
-    fresh: Iterable[tuple[Source, str]], workers: Workers, report: IngestReport
+    fresh: Iterable[tuple[Source, str]], workers: Workers, report: IngestReport, notes: Journal
 ) -> Iterator[_Fresh]:
-    """Have sources read, in order, a few of them ahead."""
+    """Have sources read, in order, a few of them ahead; what may have ended a run before, alone."""
     waiting: deque[tuple[Source, str, Future[Read]]] = deque()
 
     def result(source: Source, fingerprint: str, future: Future[Read]) -> Iterator[_Fresh]:
         try:
-            yield _Fresh(source, fingerprint, future.result())
-        except ReadError as error:
+            read = future.result()
+        except PoisonError as error:
+            notes.condemn(source.name, fingerprint, error.reason)
             report.failed.append(_failure(source.name, error))
+        except ReadError as error:
+            notes.end(source.name)
+            report.failed.append(_failure(source.name, error))
+        else:
+            notes.end(source.name)
+            yield _Fresh(source, fingerprint, read)
 
     for source, fingerprint in fresh:
+        if (reason := notes.reason(source.name, fingerprint)) is not None:
+            known = ReadError(source.name, reason, "it is passed over until it changes")
+            report.failed.append(_failure(source.name, known))
+            continue
+        alone = notes.suspect(source.name)
+        while waiting and (alone or len(waiting) > workers.ahead):
+            yield from result(*waiting.popleft())
+        notes.begin(source.name, fingerprint)
         waiting.append((source, fingerprint, workers.read(source)))
-        if len(waiting) > workers.ahead:
+        if alone:
             yield from result(*waiting.popleft())
     while waiting:
         yield from result(*waiting.popleft())

@@ -22,7 +22,7 @@ NAME = "reading.jsonl"
 
 BEGUN, ALONE, ENDED, POISON, SUSPECT = "begun", "alone", "ended", "poison", "suspect"
 
-UNSAID = "ended the run that read it; it is passed over until it changes"
+UNSAID = "ended the run that read it"
 
 
 class Journal:

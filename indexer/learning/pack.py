@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers
+from indexer import sandbox
 from indexer.composite import CHANNELS, COMPOSITE, beside, groups, parts
 from indexer.errors import LabelsError, ReadError
 from indexer.files import written_whole
@@ -116,7 +116,7 @@ def _sources(cohorts: Sequence[Cohort]) -> tuple[list[tuple[Cohort, Source]], li
     found: list[tuple[Cohort, Source]] = []
     failed: list[tuple[str, str]] = []
     for cohort in cohorts:
-        discovery = readers.discover(cohort.root, cohort.labels)
+        discovery = sandbox.discover(cohort.root, cohort.labels)
         failed += [(error.where, error.explanation) for error in discovery.failures]
         found += [(cohort, source) for source in discovery.sources]
     return found, failed

@@ -33,8 +33,8 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer import watch
 from indexer.errors import ReadError
-from indexer.readers import watch
 from indexer.readers.limits import MAX_RATIO, SHEARED, is_sheared, refuse_size, refuse_values, volumes_kept
 from indexer.readers.names import CONFIG, Config, find_config, patient_and_study, region_of, sequence_of, stem
 from indexer.readers.source import Source

@@ -38,9 +38,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from indexer import watch
 from indexer.errors import ReadError
 from indexer.labels import Labels
-from indexer.readers import watch
 from indexer.readers.limits import MAX_PAGES, refuse_ratio, refuse_size, refuse_values
 from indexer.readers.names import (
     SLICE,

@@ -22,12 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers, reading
+from indexer import readers, reading, watch
 from indexer.errors import CbirError, ReadError
 from indexer.labels import find_labels, load_labels
-from indexer.readers import Discovery, watch
+from indexer.readers import Discovery
 from indexer.runtime import trim
-from indexer.sandbox import wire
 from indexer.sandbox.protocol import (
     ANSWER,
     COMMAND,
@@ -39,6 +38,7 @@ from indexer.sandbox.protocol import (
     Request,
     exactly,
 )
+from indexer.sandbox.wire import packed
 from indexer.scan import Scan
 
 ROOMY = 2**28
@@ -95,7 +95,7 @@ def _work(connection: socket.socket, page: int, memory: int) -> None:
     while (request := _asked(connection)) is not None:
         notes[: NUMBER.size] = NUMBER.pack(0)
         _allow(request.seconds)
-        answer = wire.packed(_answered(request))
+        answer = packed(_answered(request))
         socket.send_fds(connection, [ANSWER], [answer])
         os.close(answer)
         if _resident() > ROOMY:

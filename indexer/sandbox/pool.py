@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import CbirError, PoisonError
+from indexer.sandbox.child import OPERATIONS
 from indexer.sandbox.protocol import COMMAND, END, FORK, NAME, NUMBER, PAGE, Request, exactly
 from indexer.sandbox.wire import Malformed, unpacked
 
@@ -323,18 +324,18 @@ def shared() -> Sandbox:
     global _shared
     with _making:
         if _shared is None:
-            _shared = _InProcess() if os.environ.get(IN_PROCESS) == "1" else Sandbox()
+            _shared = InProcess() if os.environ.get(IN_PROCESS) == "1" else Sandbox()
             atexit.register(_shared.close)
         return _shared
 
 
-class _InProcess(Sandbox):
+class InProcess(Sandbox):
     """No sandbox at all, where that is wanted."""
 
     def call(self, operation: str, *arguments: Any, where: Path, size: int) -> Any:
-        from indexer.sandbox.child import OPERATIONS
-
+        """See :meth:`Sandbox.call`."""
         return OPERATIONS[operation](*arguments)
 
     def discover(self, operation: str, root: Path, *arguments: Any) -> Any:
+        """See :meth:`Sandbox.discover`."""
         return self.call(operation, root, *arguments, where=root, size=0)

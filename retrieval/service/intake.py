@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from indexer import readers
+from indexer import sandbox
 from indexer.case_index import CaseIndex
 from indexer.encoder import Encoder
 from indexer.errors import CbirError
 from indexer.ingest import GROUP, ingest_sources
-from indexer.labels import PARTICIPANTS, Labels, load_labels
-from indexer.readers import Discovery, Source, discover
+from indexer.labels import PARTICIPANTS, Labels
+from indexer.readers import Discovery, Source
 from indexer.scan import Scan
 from retrieval.service.log import tell
 from retrieval.service.spool import is_uid, spool, take_out
@@ -52,10 +52,10 @@ def discovered(folder: Path) -> tuple[Discovery, Labels | None]:
     """
     members = list(folder.iterdir())
     if len(members) == 1 and members[0].is_file():
-        return discover(members[0]), None
+        return sandbox.discover(members[0]), None
     table = folder / PARTICIPANTS
-    labels = load_labels(table) if table.is_file() else None
-    return discover(folder, labels), labels
+    labels = sandbox.load_labels(table) if table.is_file() else None
+    return sandbox.discover(folder, labels), labels
 
 
 def read(folder: Path) -> list[Scan]:
@@ -70,7 +70,7 @@ def read(folder: Path) -> list[Scan]:
     found, _ = discovered(folder)
     if found.failures:
         raise found.failures[0]
-    return [scan for source in found.sources for scan in readers.read(source)]
+    return [scan for source in found.sources for scan in sandbox.read(source)]
 
 
 def take_in(
@@ -126,7 +126,7 @@ def take_in(
 
 def _readable(source: Source, failed: list[str]) -> list[Scan]:
     try:
-        return readers.read(source)
+        return sandbox.read(source)
     except CbirError as error:
         failed.append(error.explanation)
     except Exception as error:  # one odd file must not end the job

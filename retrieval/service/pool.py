@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
+
+from indexer import sandbox
 
 T = TypeVar("T")
 
@@ -63,15 +66,21 @@ class Pool:
     async def run(self, work: Callable[[], T]) -> T:
         """The result of `work`, which runs in a thread.
 
-        What has not begun when the time is over never begins; what has begun goes on unheard, and
-        clears up behind itself.
+        What has not begun when the time is over never begins; what has begun ends where it reads what
+        somebody sent, else goes on unheard, and clears up behind itself.
 
         Raises
         ------
         Busy
             When the time is over.
         """
-        future = self._executor.submit(work)
+        end = time.monotonic() + self._timeout
+
+        def bounded() -> T:
+            with sandbox.within(end - time.monotonic()):
+                return work()
+
+        future = self._executor.submit(bounded)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self._timeout)
         except TimeoutError:

@@ -132,8 +132,14 @@ def _members(archive: zipfile.ZipFile, settings: Settings) -> Iterator[tuple[zip
     if size > settings.max_unpacked or (size > SMALL and size > RATIO * packed):
         reason = f"the archive holds {size:,} bytes when unpacked, more than this service takes"
         raise TooLarge("upload", reason, "split it")
-    for info in infos:
-        path = _safe(info)
+    members = [(info, _safe(info)) for info in infos]
+    folders: set[PurePosixPath] = set()
+    for _, path in members:
+        folders.update(path.parents)
+        if len(folders) > settings.max_files:
+            reason = f"the archive holds more folders than the limit of {settings.max_files}"
+            raise TooLarge("upload", reason, "split it")
+    for info, path in members:
         if path.suffix.lower() != ".zip":  # an archive in an archive is no image
             yield info, path
 

@@ -24,8 +24,8 @@ from pydicom import uid
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
+from indexer import watch
 from indexer.errors import CbirError, ReadError
-from indexer.readers import watch
 from indexer.readers.limits import MAX_VOXELS
 from indexer.readers.sequences import Words, words_of
 

@@ -142,7 +142,7 @@ def _refuse_frames(header: Header, frames: int) -> None:
     else:
         rows, columns, bits = (elements.count(k, 1) for k in ("Rows", "Columns", "BitsAllocated"))
         least = frames * rows * columns * bits // 8
-    if least > there:
+    if frames > 1 and least > there:
         reason = f"declares {frames:,} frames; its pixel data is shorter than its header says"
         raise ReadError(header.file, reason, EXPORT)
 
