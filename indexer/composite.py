@@ -1,16 +1,20 @@
 """Several sequences of one place, seen together.
 
-What enhances and what swells shows in the difference of sequences. Where a source holds several of
-them on one grid, they are laid over each other, a channel a sequence, and these *composites* are
-embedded beside the sequences themselves.
+What enhances and what swells shows in the difference of sequences. Those of one visit are laid over
+each other, a channel a sequence, brought to one grid where they lie on several
+(:mod:`indexer.alignment`), and these *composites* are embedded beside the sequences themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from indexer.alignment import aligned
+from indexer.errors import ReadError
 from indexer.readers.names import sequence_of
 from indexer.readers.source import Source
 from indexer.scan import Scan
@@ -27,60 +31,124 @@ COMPOSITE = "composite"
 """What a composite has for a sequence."""
 
 
-def groups(scans: Iterable[Scan]) -> Iterator[list[Scan | None]]:
-    """Scans to lay over each other, one a channel and None for a channel that there is none of.
+FLAT = ("raster", "stack")
+"""Kinds of source that have no place in the patient."""
 
-    They are of one patient and study, lie on the same grid, and are of two sequences at least. Of
-    several of one sequence the first is taken.
+
+@dataclass(frozen=True)
+class Group:
+    """Scans to lay over each other.
+
+    Attributes
+    ----------
+    scans : list of Scan or None
+        One a channel of `CHANNELS`, None for a channel that there is none of; all on one grid.
+    left_out : dict of str to str
+        Sequences of the same visit that could not be brought to that grid, and why.
     """
-    grids: dict[object, dict[str, Scan]] = {}
+
+    scans: list[Scan | None]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know, a line each."""
+        return [
+            f"{sequence} is not seen together with the other sequences: {reason}"
+            for sequence, reason in self.left_out.items()
+        ]
+
+
+def groups(scans: Iterable[Scan], side: int) -> Iterator[Group]:
+    """Scans that show one place, of two sequences at least.
+
+    They are of one patient and visit. What lies on one grid goes together as it is, of several of one
+    sequence the first; where a visit has more sequences than any of its grids, all of them are brought
+    to one.
+
+    Parameters
+    ----------
+    scans : iterable of Scan
+    side : int
+        Of the images of composites, in pixels.
+    """
+    visits: dict[tuple[str, str], list[Scan]] = {}
     for scan in scans:
         if scan.sequence in CHANNELS:
-            affine = None if scan.affine is None else (scan.affine.round(3) + 0.0).tobytes()  # no -0
-            grid = scan.patient_id, scan.study_id, scan.voxels.shape, affine
-            grids.setdefault(grid, {}).setdefault(scan.sequence, scan)
-    for found in grids.values():
-        if len(found) > 1:
-            yield [found.get(channel) for channel in CHANNELS]
+            visits.setdefault((scan.patient_id, scan.study_id), []).append(scan)
+    for visit in visits.values():
+        grids = _on_one_grid(visit)
+        left_out: Mapping[str, str] = {}
+        placed = [scan for scan in visit if scan.affine is not None]
+        if len({scan.sequence for scan in placed}) > max(map(len, grids)):
+            with suppress(ReadError):  # what cannot lead may still lie on a grid with others
+                brought = aligned(placed, LEADERS, side)
+                if len(brought.scans) >= max(map(len, grids)):
+                    grids = [dict(brought.scans)]
+                    left_out = brought.left_out
+        for found in grids:
+            if len(found) > 1:
+                yield Group([found.get(channel) for channel in CHANNELS], left_out)
 
 
-def beside(sources: Sequence[Source]) -> list[Source]:
-    """What single files of several sequences are together: a source more for each patient's in a folder.
+def _on_one_grid(visit: Iterable[Scan]) -> list[dict[str, Scan]]:
+    grids: dict[object, dict[str, Scan]] = {}
+    for scan in visit:
+        affine = None if scan.affine is None else (scan.affine.round(3) + 0.0).tobytes()  # no -0
+        grids.setdefault((scan.voxels.shape, affine), {}).setdefault(str(scan.sequence), scan)
+    return list(grids.values())
 
-    It is called like the files without their sequences, and "composite".
+
+def beside(sources: Sequence[Source], name: Callable[[str, str], str]) -> list[Source]:
+    """What single scans of several sequences are together: a source more for each visit.
+
+    Files that differ in nothing but the sequence in their names are called like them without it, and
+    "composite". Where those are not all sequences of a visit, the visit has one such source, in the folder
+    that holds them all.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+    name : callable
+        What to call a visit, given its patient and study: it will be shown.
     """
-    members: dict[tuple[Path, str, str, str], list[Source]] = {}
+    visits: dict[tuple[str, str], list[Source]] = {}
     for source in sources:
-        if source.kind == "nifti" and source.sequence in CHANNELS and not source.channels:
-            _, rest = sequence_of(source.path.name)
-            key = source.path.parent, rest, source.patient_id, source.study_id
-            members.setdefault(key, []).append(source)
+        if source.sequence in CHANNELS and not source.channels and source.kind not in (*FLAT, COMPOSITE):
+            visits.setdefault((source.patient_id, source.study_id), []).append(source)
     found = []
-    for (folder, rest, *_), several in members.items():
-        if len({source.sequence for source in several}) > 1:
-            found.append(
-                replace(
-                    several[0],
-                    path=folder / "_".join(filter(None, (rest, COMPOSITE))),
-                    kind=COMPOSITE,
-                    files=tuple(source.files[0] for source in several),
-                    channels=tuple(source.sequence or "" for source in several),
-                    sequence=None,
-                    region_files=tuple(dict.fromkeys(f for s in several for f in s.region_files)),
-                )
-            )
+    for (patient, study), visit in visits.items():
+        places: dict[tuple[Path, str], list[Source]] = {}
+        for source in visit:
+            _, rest = sequence_of(source.path.name)
+            places.setdefault((source.path.parent, rest), []).append(source)
+        most = max(len({source.sequence for source in several}) for several in places.values())
+        if len({source.sequence for source in visit}) > most:
+            folder = Path(os.path.commonpath([source.path.parent for source in visit]))
+            found.append(_together(visit, folder / f"{name(patient, study).replace('/', '-')}_{COMPOSITE}"))
+            continue
+        for (folder, rest), several in places.items():
+            if len({source.sequence for source in several}) > 1:
+                found.append(_together(several, folder / "_".join(filter(None, (rest, COMPOSITE)))))
     return found
 
 
-def parts(source: Source) -> list[Source]:
-    """The files that a source of :func:`beside` is of, each by itself."""
-    return [
-        replace(source, path=file, kind="nifti", files=(file,), channels=(), sequence=sequence)
-        for file, sequence in zip(source.files, source.channels, strict=True)
-    ]
+def _together(several: Sequence[Source], path: Path) -> Source:
+    return replace(
+        several[0],
+        path=path,
+        kind=COMPOSITE,
+        files=tuple(file for source in several for file in source.files),
+        parts=tuple(several),
+        sequence=None,
+        series_id="",
+        region_files=tuple(dict.fromkeys(f for s in several for f in s.region_files)),
+        object="",
+        image_type=(),
+    )
 
 
-def composite(group: list[Scan | None]) -> Scan:
+def composite(group: Group) -> Scan:
     """What stands for a group in an index: its first scan, called a composite."""
-    first = next(scan for scan in group if scan is not None)
+    first = next(scan for scan in group.scans if scan is not None)
     return replace(first, sequence=COMPOSITE)

@@ -236,7 +236,7 @@ def ingest(
         if isinstance(encoder, Composer) and encoder.composite_size:
             # whoever names some files of a folder does not say that there are no others
             named = {str(r if isinstance(r, str) else r.parent.resolve() / r.name) for r in roots}
-            several = beside([source for source in sources.values() if source.name not in named])
+            several = beside([source for source in sources.values() if source.name not in named], index.case)
             sources |= {source.name: source for source in several}
         tables = {index.patient(p): row for discovered, t in found for p, row in _rows(discovered, t)}
         visits = {index.case(*v): row for discovered, t in found for v, row in _visit_rows(discovered, t)}
@@ -364,8 +364,8 @@ def _file(
         done += len(entries)
         progress(done + len(report.failed) - failed, len(fresh), report.embedded)
 
-    with journal(index.folder) as notes:
-        for group in _groups(_read_ahead(fresh, workers, report, notes)):
+    with journal(index.folder) as begun:
+        for group in _groups(_read_ahead(fresh, workers, report, begun)):
             flying.append(_sent(index, workers, group, {digest for each in flying for digest in each.fresh}))
             if len(flying) >= workers.groups:
                 land()
@@ -554,7 +554,7 @@ def embed(encoder: Encoder, picks: Sequence[Pick]) -> Embedding:
 
 
 def _read_ahead(
-    fresh: Iterable[tuple[Source, str]], workers: Workers, report: IngestReport, notes: Journal
+    fresh: Iterable[tuple[Source, str]], workers: Workers, report: IngestReport, begun: Journal
 ) -> Iterator[_Fresh]:
     """Have sources read, in order, a few of them ahead; what may have ended a run before, alone."""
     waiting: deque[tuple[Source, str, Future[Read]]] = deque()
@@ -563,24 +563,25 @@ def _read_ahead(
         try:
             read = future.result()
         except PoisonError as error:
-            notes.condemn(source.name, fingerprint, error.reason)
+            begun.condemn(source.name, fingerprint, error.reason)
             report.failed.append(_failure(source.name, error))
         except ReadError as error:
-            notes.end(source.name)
+            begun.end(source.name)
             report.failed.append(_failure(source.name, error))
         else:
-            notes.end(source.name)
+            begun.end(source.name)
+            report.notes += [f"{source.name}: {note}" for note in read.notes]
             yield _Fresh(source, fingerprint, read)
 
     for source, fingerprint in fresh:
-        if (reason := notes.reason(source.name, fingerprint)) is not None:
+        if (reason := begun.reason(source.name, fingerprint)) is not None:
             known = ReadError(source.name, reason, "it is passed over until it changes")
             report.failed.append(_failure(source.name, known))
             continue
-        alone = notes.suspect(source.name)
+        alone = begun.suspect(source.name)
         while waiting and (alone or len(waiting) > workers.ahead):
             yield from result(*waiting.popleft())
-        notes.begin(source.name, fingerprint)
+        begun.begin(source.name, fingerprint)
         waiting.append((source, fingerprint, workers.read(source)))
         if alone:
             yield from result(*waiting.popleft())

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer import readers
-from indexer.composite import COMPOSITE, composite, groups, parts
+from indexer.composite import COMPOSITE, composite, groups
 from indexer.errors import CbirError, ReadError
 from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite
 from indexer.readers.source import Source
@@ -47,10 +47,13 @@ class Read:
     scans : list of ReadScan
     images : list of Prepared
         One a scan; or what stands for the list where the workers keep it.
+    notes : tuple of str
+        What the user should know.
     """
 
     scans: list[ReadScan]
     images: Any
+    notes: tuple[str, ...] = ()
 
 
 def input_hash(ready: Prepared) -> str:
@@ -69,30 +72,43 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
     CbirError
         If no source could be read now: there is no room for copies, or no package for their store.
     """
-    composites = source.kind == COMPOSITE
+    several = source.kind == COMPOSITE
     try:
         with source.local() as here:
-            files = parts(here) if composites else [here]
-            scans = [scan for file in files for scan in readers.read(file)]
-            found = [] if composites else [(scan, prepared(scan, preprocessing)) for scan in scans]
-            for group in groups(scans) if preprocessing.composite_size else ():
+            scans = _scans(here)
+            found = [] if several else [(scan, prepared(scan, preprocessing)) for scan in scans]
+            notes: list[str] = []
+            for group in groups(scans, preprocessing.composite_size) if preprocessing.composite_size else ():
                 with suppress(ReadError):  # what shows too little beside the others is filed without them
-                    found.append((composite(group), prepared_composite(group, preprocessing.composite_size)))
+                    ready = prepared_composite(group.scans, preprocessing.composite_size)
+                    found.append((composite(group), ready))
+                    notes += group.notes
         told = [
             ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views)
             for scan, ready in found
         ]
-        return Read(told, [ready for _, ready in found])
+        return Read(told, [ready for _, ready in found], tuple(notes))
     except Exception as error:  # one odd file must not end the run; its text may hold identifiers
-        if isinstance(error, CbirError) and not (composites and isinstance(error, ReadError)):
+        if isinstance(error, CbirError) and not (several and isinstance(error, ReadError)):
             raise
-        if composites:  # each of the files has a source of its own, which says it
+        if several:  # each of the files has a source of its own, which says it
             return Read([], [])
         if isinstance(error, MemoryError):
             raise ReadError(source.name, "needs more memory than it may take", "crop or split it") from error
         raise ReadError(
             source.name, f"cannot be read ({type(error).__name__})", "please report its format"
         ) from error
+
+
+def _scans(source: Source) -> list[Scan]:
+    """The scans of a source; of several together, those of the parts that can be read."""
+    if not source.parts:
+        return readers.read(source)
+    scans: list[Scan] = []
+    for part in source.parts:
+        with suppress(ReadError):
+            scans += readers.read(part)
+    return scans
 
 
 def _without_voxels(scan: Scan) -> Scan:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -83,12 +83,18 @@ class RemoteSource(Source):
             with _renamed({folder: self.prefix}):
                 for file in (*self.files, *self.region_files):
                     _copy(self._address(file), moved(file))
-                yield replace(
-                    Source(**{field.name: getattr(self, field.name) for field in fields(Source)}),
-                    path=moved(self.path),
-                    files=tuple(map(moved, self.files)),
-                    region_files=tuple(map(moved, self.region_files)),
-                )
+                yield _relocated(self, moved)
+
+
+def _relocated(source: Source, moved: Callable[[Path], Path]) -> Source:
+    """The source with other paths, in no store."""
+    return replace(
+        Source(**{field.name: getattr(source, field.name) for field in fields(Source)}),
+        path=moved(source.path),
+        files=tuple(map(moved, source.files)),
+        region_files=tuple(map(moved, source.region_files)),
+        parts=tuple(_relocated(part, moved) for part in source.parts),
+    )
 
 
 def held(path: str, record: Mapping[str, Any]) -> Source:

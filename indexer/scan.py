@@ -99,6 +99,8 @@ class Scan:
         DICOM modality code (``MR``, ``CT``), where known.
     patient_id, study_id, series_id : str
         Identifiers as found in or beside the file. They are pseudonymised before they are stored.
+    frame : str
+        Frame of reference that the affine is in (DICOM FrameOfReferenceUID); empty where nothing says.
     region : ndarray of bool, shape (x, y, z), optional
         Outlined part, from a mask on the same grid.
     """
@@ -112,6 +114,7 @@ class Scan:
     patient_id: str = ""
     study_id: str = ""
     series_id: str = ""
+    frame: str = ""
     region: NDArray[np.bool_] | None = field(default=None, repr=False)
 
     @property

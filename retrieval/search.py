@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from indexer import reference, remote, sandbox
 from indexer.case_index import CaseIndex, Snapshot
 from indexer.catalog import Contents
-from indexer.composite import COMPOSITE, composite, groups, parts
+from indexer.composite import COMPOSITE, composite, groups
 from indexer.encoder import Encoder, look
 from indexer.errors import QueryError, ReadError, StaleError
 from indexer.learning.strangeness import LIMIT
@@ -226,7 +226,7 @@ class Index:
             scans = [replace(scan, region=None) for scan in scans]
         view = WHOLE if mask is None and region is None else REGION
 
-        embedded, identical = self._embed(state, scans, view)
+        embedded, identical = self._embed(state, scans, view, notes)
         if identical:
             whose = sorted({state.contents.case_ids[i] for i in identical})
             notes.append(
@@ -313,8 +313,7 @@ class Index:
         record = self.case_index.catalog.record(str(source))
         if record is not None:
             with remote.held(str(source), record).local() as here:
-                files = parts(here) if here.kind == COMPOSITE else [here]
-                return [scan for file in files for scan in sandbox.read(file)]
+                return [scan for part in here.parts or (here,) for scan in sandbox.read(part)]
         # a series that shares its folder with others has a name of its own
         scans = sandbox.read(path if path.exists() else path.parent)
         return [replace(scan, region=None) for scan in scans if path.exists() or scan.source == path]
@@ -361,14 +360,16 @@ class Index:
 
     # ---- steps ---------------------------------------------------------------------------------
 
-    def _embed(self, state: _State, scans: Sequence[Scan], view: int) -> tuple[list[QueryScan], set[int]]:
+    def _embed(
+        self, state: _State, scans: Sequence[Scan], view: int, notes: list[str]
+    ) -> tuple[list[QueryScan], set[int]]:
         encoder, embedded, identical = self.encoder, [], set()
         how = Preprocessing.of(encoder)
         asking = [(scan, prepared(scan, how)) for scan in scans]
         if how.composite_size and COMPOSITE in state.sequences:
-            asking += [
-                (composite(group), prepared_composite(group, how.composite_size)) for group in groups(scans)
-            ]
+            for group in groups(scans, how.composite_size):
+                asking.append((composite(group), prepared_composite(group.scans, how.composite_size)))
+                notes += group.notes
         for scan, ready in asking:
             identical |= state.cases_with(self.case_index.catalog.scans_of(input_hash(ready)))
             rows = np.flatnonzero(ready.views == view)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer import sandbox
-from indexer.composite import CHANNELS, COMPOSITE, beside, groups, parts
+from indexer.composite import CHANNELS, beside, groups
 from indexer.errors import LabelsError, ReadError
 from indexer.files import written_whole
 from indexer.learning.cohort import Cohort
@@ -98,10 +98,10 @@ def load_composites(
     """
     found, failed = _sources(cohorts)
     for cohort in cohorts:
-        found += [(cohort, source) for source in beside([s for of, s in found if of is cohort])]
+        found += [(cohort, source) for source in beside([s for of, s in found if of is cohort], _visit)]
 
     def cut(scans: Sequence[Scan]) -> list[_Cut]:
-        return [composites_of(group, size) for group in groups(scans)]
+        return [composites_of(group.scans, size) for group in groups(scans, size)]
 
     version = f"together 1 {Preprocessing(size).version}"
     shapes = ((len(CHANNELS), size, size), (0, 0))
@@ -109,6 +109,10 @@ def load_composites(
     if not len(pack.source):
         return None
     return replace(_labelled(pack, found, all_columns=False), failed=tuple(failed))
+
+
+def _visit(patient: str, study: str) -> str:
+    return f"{patient}-{study}"
 
 
 def _sources(cohorts: Sequence[Cohort]) -> tuple[list[tuple[Cohort, Source]], list[tuple[str, str]]]:
@@ -162,7 +166,7 @@ def _packed(
         ):
             for i, (cohort, source) in enumerate(found):
                 try:
-                    several = parts(source) if source.kind == COMPOSITE else [source]
+                    several = source.parts or (source,)
                     ready = cut([scan for each in several for scan in cohort.read(each)])
                 except ReadError as error:
                     reasons.append((str(source.path), error.explanation))

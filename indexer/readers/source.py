@@ -46,6 +46,8 @@ class Source:
     image_type : tuple of str
         DICOM's ImageType of its first image, such as ``("DERIVED", "SECONDARY", "MPR")``. What is to be
         made of it is not for the reader to say.
+    parts : tuple of Source
+        Of what is several sources together (:mod:`indexer.composite`); `files` are all of theirs.
     parsed : tuple
         What discovery parsed of each of the `files`, for the reader of their format; may be empty.
     """
@@ -63,6 +65,7 @@ class Source:
     modality: str | None = None
     object: str = ""
     image_type: tuple[str, ...] = ()
+    parts: tuple[Source, ...] = ()
     parsed: tuple[Any, ...] = field(default=(), compare=False, repr=False)
 
     @property
@@ -84,19 +87,30 @@ class Source:
             "channels": list(self.channels),
             "region_files": [os.path.relpath(file, self.path) for file in self.region_files],
             **({"modality": self.modality} if self.modality else {}),
+            **({"parts": [self._record_of(part) for part in self.parts]} if self.parts else {}),
         }
 
-    @classmethod
-    def from_record(cls, path: Path, record: Mapping[str, Any]) -> Source:
+    def _record_of(self, part: Source) -> dict[str, Any]:
+        return {"path": os.path.relpath(part.path, self.path), **part.record()}
+
+    @staticmethod
+    def from_record(path: Path, record: Mapping[str, Any]) -> Source:
         """The source that :meth:`record` was made of; its ids are empty."""
 
         def absolute(names: Sequence[str]) -> tuple[Path, ...]:
             return tuple(Path(os.path.normpath(path / name)) for name in names)
 
-        return cls(
+        told = record.get("parts", ())
+        if record["kind"] == "composite" and not told:  # of a version that knew no other than single files
+            single = {"kind": "nifti", "files": ["."], "channels": (), "region_files": ()}
+            channels = zip(record["files"], record["channels"], strict=True)
+            told = [{"path": file, **single, "sequence": sequence} for file, sequence in channels]
+        parts = [(absolute([part["path"]])[0], part) for part in told]
+        return Source(
             path=path,
             kind=record["kind"],
             files=absolute(record["files"]),
+            parts=tuple(Source.from_record(*part) for part in parts),
             sequence=record["sequence"],
             channels=tuple(record["channels"]),
             region_files=absolute(record["region_files"]),

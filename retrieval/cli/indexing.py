@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,12 +19,14 @@ from retrieval.cli.options import (
     UriOption,
     engines,
 )
-from retrieval.cli.printing import say, show, show_json
+from retrieval.cli.printing import say, show, show_json, show_table
 from retrieval.cli.progress import ingest_bar, spinner
 
 if TYPE_CHECKING:
+    from indexer.discovery import Planned
     from indexer.encoder import Encoder
     from indexer.ingest import Workers
+    from indexer.labels import Labels
 
 
 def index(
@@ -57,6 +59,12 @@ def index(
             metavar="ADDRESS", help="Read and embed on this Ray cluster: auto, ray://HOST:PORT, local."
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be taken as what; nothing is written.")
+    ] = False,
+    all_images: Annotated[
+        bool, typer.Option("--all-images", help="Take maps and copies in another preparation, too.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Index images. A second run reads only what is new or changed.
@@ -78,6 +86,9 @@ def index(
     for path, root in zip(paths, roots, strict=True):
         if isinstance(root, Path) and not root.exists() and not prune:
             raise CbirError(path, "does not exist", "name a file or folder of images")
+    if dry_run:
+        _show_plan(roots, table, all_images=all_images, as_json=as_json)
+        return
     existing = CaseIndex.open(index) if (index / "manifest.json").exists() else None
     if existing:
         if keep_ids and not existing.manifest.keep_ids:
@@ -141,6 +152,33 @@ def index(
         show(f"time      {report.seconds:.1f} s{rate}")
     nothing = report.indexed + report.unchanged + report.pruned == 0
     raise typer.Exit(1 if nothing or (strict and report.failed) else 0)
+
+
+def _show_plan(
+    roots: Sequence[Path | str], labels: Labels | None, *, all_images: bool, as_json: bool
+) -> None:
+    """What ``cbir index`` would do."""
+    from indexer.discovery import discover, summary
+    from indexer.labels import find_labels
+
+    planned: list[Planned] = []
+    for root in roots:
+        if isinstance(root, str):
+            raise CbirError(root, "cannot be planned: it is in a store", "plan a local copy of a part")
+        given = labels or find_labels(root)
+        found = discover(root, given, all_images=all_images)
+        planned += found.planned(given)
+        for failure in found.failures:
+            say(f"not read: {failure}")
+        for note in found.notes:
+            say(note)
+    for warning in summary.warnings(planned):
+        say(f"warning: {warning}")
+    if as_json:
+        show_json({"schema": 1, "sources": [each.to_dict() for each in planned]})
+    else:
+        rows = summary.table(planned, Path.cwd())
+        show_table(["what", "number", "example"], [list(row) for row in rows])
 
 
 @contextmanager

@@ -13,14 +13,17 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from numpy.typing import NDArray
+from pydicom.uid import generate_uid
 from safetensors.numpy import load_file, save_file
+from scipy.ndimage import gaussian_filter, zoom
 
 from indexer import encoder, readers
 from indexer.case_index import CaseIndex
-from indexer.composite import CHANNELS, COMPOSITE, LEADING, beside, composite, groups, parts
+from indexer.composite import CHANNELS, COMPOSITE, LEADING, Group, beside, composite, groups
 from indexer.encoder import Composer, TrainedEncoder, load_encoder, look, write_weights
 from indexer.encoder import batch as batches
 from indexer.errors import CbirError, EncoderError, ReadError
@@ -39,7 +42,7 @@ from indexer.scan import Scan, stacked
 from retrieval import ranking, report
 from retrieval.search import Index
 from tests.support.encoders import TinyEncoder
-from tests.support.images import phantom, write_nifti
+from tests.support.images import phantom, write_dicom, write_nifti
 
 T1, T1CE, T2, FLAIR = range(4)
 
@@ -85,7 +88,9 @@ def scan_of(sequence: str | None, voxels: NDArray[Any] | None = None, **other: A
 def grouped(*scans: Scan) -> list[list[int | None]]:
     """The groups of scans, by their places."""
     place = {id(scan): i for i, scan in enumerate(scans)}
-    return [[None if scan is None else place[id(scan)] for scan in group] for group in groups(scans)]
+    return [
+        [None if scan is None else place[id(scan)] for scan in group.scans] for group in groups(scans, 24)
+    ]
 
 
 def test_sequences_on_one_grid_are_one_channel_each() -> None:
@@ -134,7 +139,7 @@ def test_pictures_without_a_place_may_go_together() -> None:
 
 def test_a_composite_stands_for_its_first_scan() -> None:
     t1ce, flair = scan_of("t1ce"), scan_of("flair")
-    found = composite([None, t1ce, None, flair])
+    found = composite(Group([None, t1ce, None, flair]))
     assert found == replace(t1ce, sequence=COMPOSITE)
     assert t1ce.sequence == "t1ce"
 
@@ -145,18 +150,21 @@ def file_of(path: str, patient: str = "P", **other: Any) -> Source:
     return Source(Path(path), patient_id=patient, **(told | other))
 
 
+def together(sources: list[Source]) -> list[Source]:
+    return beside(sources, lambda patient, study: f"case-of-{patient}")
+
+
 def test_single_files_of_a_patient_in_one_folder_are_together() -> None:
-    files = ("a/P_flair.nii.gz", "a/P_t1.nii.gz", "b/P_t2.nii.gz", "a/Q_t1.nii", "a/Q_t1ce.nii")
+    files = ("a/P_flair.nii.gz", "a/P_t1.nii.gz", "b/P_t1.nii.gz", "a/Q_t1.nii", "a/Q_t1ce.nii")
     sources = [file_of(f, Path(f).name[0]) for f in files]
-    first, second = beside(sources)
+    first, second = together(sources)
     assert (first.path, first.kind, first.patient_id) == (Path("a/P_composite"), COMPOSITE, "P")
     assert first.files == (Path(files[0]), Path(files[1]))
-    assert first.channels == ("flair", "t1")
-    assert (second.path, second.patient_id, second.channels) == (Path("a/Q_composite"), "Q", ("t1", "t1ce"))
-    assert parts(first) == sources[:2]
-    assert parts(second) == sources[3:]
+    assert (second.path, second.patient_id) == (Path("a/Q_composite"), "Q")
+    assert first.parts == tuple(sources[:2])
+    assert second.parts == tuple(sources[3:])
     # files that have no other name than their sequence
-    (bare,) = beside([file_of("c/t1.nii"), file_of("c/t2.nii")])
+    (bare,) = together([file_of("c/t1.nii"), file_of("c/t2.nii")])
     assert bare.path == Path("c/composite")
 
 
@@ -165,8 +173,6 @@ def test_single_files_of_a_patient_in_one_folder_are_together() -> None:
     [
         file_of("a/P_t1w.nii.gz"),  # also a T1
         file_of("a/P_adc.nii.gz"),
-        file_of("b/P_t2.nii.gz"),
-        file_of("a/R_t2.nii.gz"),
         file_of("a/P_t2.nii.gz", "Q"),
         file_of("a/P_t2.nii.gz", study_id="P-2"),
         file_of("a/P_t2.nii.gz", channels=("t2", "flair")),
@@ -175,7 +181,7 @@ def test_single_files_of_a_patient_in_one_folder_are_together() -> None:
     ids=lambda source: f"{source.path}-{source.patient_id}-{source.study_id}",
 )
 def test_what_is_not_of_one_place_in_names_is_not_together(other: Source) -> None:
-    assert beside([file_of("a/P_t1.nii.gz"), other]) == []
+    assert together([file_of("a/P_t1.nii.gz"), other]) == []
 
 
 # -- laid over each other ------------------------------------------------------------------------------
@@ -726,8 +732,8 @@ def test_composites_of_a_cohort_are_packed_once(tmp_path: Path) -> None:
     assert found.classes == {"who_grade": ("2", "3")}
     for name, grade in (("P-1", 0), ("P-2", 1), ("P-3", 0)):
         mine = found.chosen(found.patients == name)
-        (group,) = groups(readers.read(root / name))
-        ready = prepared_composite(group, 32)
+        (group,) = groups(readers.read(root / name), 32)
+        ready = prepared_composite(group.scans, 32)
         whole = ready.views == 0
         np.testing.assert_array_equal(mine.pixels[mine.rows], ready.pixels[whole])
         assert (mine.targets["who_grade"] == grade).all()
@@ -840,8 +846,8 @@ def stored(index: CaseIndex, case: str, sequence: str, view: int = 0) -> tuple[N
 
 def expected(composer: TinyComposer, *paths: Path, view: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
     """What is to be filed of the only composite of some files."""
-    (group,) = groups([scan for path in paths for scan in readers.read(path)])
-    ready = prepared_composite(group, composer.composite_size)
+    (group,) = groups([scan for path in paths for scan in readers.read(path)], composer.composite_size)
+    ready = prepared_composite(group.scans, composer.composite_size)
     rows = ready.views == view
     vectors, chance = composer.compose(ready.pixels[rows])
     return vectors, (ready.weights[rows] if view else ready.weights[rows] * chance)
@@ -880,7 +886,7 @@ def test_a_case_has_its_scans_and_no_composite(
     for name, sequences in (("P-1", ["t1", "t1ce", "flair"]), ("P-3", [None])):
         case = index.catalog.case(name)
         assert case is not None
-        assert [scan["sequence"] for scan in case["scans"]] == sequences
+        assert [scan.sequence for scan in case.scans] == sequences
         assert [scan["channel"] for scan in case["scans"]] == list(range(len(sequences)))
 
 
@@ -1361,3 +1367,100 @@ def test_a_file_is_filed_though_its_composite_cannot_be(
     report = ingest(index, [folder], composer)
     assert (report.indexed, report.failed) == (1, [])
     assert index.catalog.contents().scan_sequence == ["t1", "t1ce"]
+
+
+# -- a study of series, each on a grid of its own -----------------------------------------------------
+
+
+def write_study(
+    folder: Path, seed: int, patient: str, spacings: dict[str, tuple[float, float, float]]
+) -> Path:
+    """A DICOM series for each sequence, all of one phantom at its own resolution."""
+    volume = gaussian_filter(phantom(seed, 3, (48, 56, 40)), 1.0)
+    study, frame = generate_uid(), generate_uid()
+    for sequence, (x, y, z) in spacings.items():
+        shown = volume if sequence != "t2" else np.where(volume > 10, 260 - volume, 0)
+        coarse = zoom(shown, (2 / x, 2 / y, 2 / z), order=1, grid_mode=True, mode="nearest")
+        header = dict(DESCRIPTIONS[sequence], PatientID=patient, StudyInstanceUID=study)
+        header |= {"FrameOfReferenceUID": frame, "PixelSpacing": [y, x], "SliceThickness": z}
+        write_dicom(folder / sequence, coarse.astype(np.float32), **header)
+        for number, file in enumerate(sorted((folder / sequence).iterdir())):
+            ds = pydicom.dcmread(file)
+            columns, rows = coarse.shape[:2]
+            # the first pixel of a plane is its left, front one (in LPS: +x, -y)
+            ds.ImagePositionPatient = [
+                -(columns / 2 - 0.5) * x,
+                -(rows / 2 - 0.5) * y,
+                (number - coarse.shape[2] / 2 + 0.5) * z,
+            ]
+            ds.save_as(file)
+    return folder
+
+
+DESCRIPTIONS: dict[str, dict[str, object]] = {
+    "t1": {"SeriesDescription": "AX T1", "RepetitionTime": 550, "EchoTime": 12},
+    "t1ce": {
+        "SeriesDescription": "T1 MPRAGE +GD",
+        "RepetitionTime": 2000,
+        "EchoTime": 3,
+        "ContrastBolusAgent": "GD",
+    },
+    "t2": {"SeriesDescription": "AX T2 TSE", "RepetitionTime": 4500, "EchoTime": 95},
+    "flair": {
+        "SeriesDescription": "FLAIR",
+        "RepetitionTime": 9000,
+        "EchoTime": 120,
+        "InversionTime": 2500,
+    },
+}
+APART = {"t1": (2.0, 2.0, 5.0), "t1ce": (2.0, 2.0, 2.0), "t2": (1.5, 1.5, 4.0), "flair": (2.0, 2.0, 5.0)}
+TOGETHER = dict.fromkeys(APART, (2.0, 2.0, 4.0))
+
+
+def test_a_study_of_series_on_grids_of_their_own_has_a_composite(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    for seed in range(4):
+        write_study(tmp_path / "mri" / f"s{seed}", seed, f"P-{seed}", TOGETHER)
+    report = ingest(index, [tmp_path / "mri"], composer)
+    assert (report.failed, report.notes) == ([], [])
+    contents = index.catalog.contents()
+    assert contents.scan_sequence.count(COMPOSITE) == 4
+    study = write_study(tmp_path / "new", 2, "Q", APART)
+    (group,) = groups([scan for folder in sorted(study.iterdir()) for scan in readers.read(folder)], 24)
+    assert group.left_out == {}
+    assert all(scan is not None for scan in group.scans)
+    with Index(index, composer) as opened:
+        answer = opened.query(study)
+        assert answer.hits[0].patient_id == "P-2"
+        assert not [note for note in answer.notes if "together" in note]
+    # and one of them is filed of it, beside its series
+    ingest(index, [study], composer)
+    assert index.catalog.contents().scan_sequence.count(COMPOSITE) == 5
+
+
+def test_what_could_not_be_brought_along_is_said(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    write_study(tmp_path / "mri", 1, "P", APART)
+    for file in (tmp_path / "mri" / "t2").iterdir():
+        ds = pydicom.dcmread(file)
+        ds.ImagePositionPatient = [p - 400 for p in ds.ImagePositionPatient]  # the spine, say
+        ds.save_as(file)
+    report = ingest(index, [tmp_path / "mri"], composer)
+    (note,) = report.notes
+    assert "t2 is not seen together with the other sequences: shows 0% of what the flair shows" in note
+    assert "P" not in Path(note.split(":")[0]).name.replace("composite", ""), "no identifier in a name"
+    with Index(index, composer) as opened:
+        assert any("t2 is not seen together" in note for note in opened.query(tmp_path / "mri").notes)
+
+
+def test_a_broken_series_costs_the_composite_no_more_than_its_channel(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    write_study(tmp_path / "mri", 1, "P", TOGETHER)
+    for file in sorted((tmp_path / "mri" / "t2").iterdir())[3:9]:
+        file.unlink()  # a gap
+    report = ingest(index, [tmp_path / "mri"], composer)
+    assert [failure["source"] for failure in report.failed] == [str(tmp_path / "mri" / "t2")]
+    assert sorted(map(str, index.catalog.contents().scan_sequence)) == [COMPOSITE, "flair", "t1", "t1ce"]

@@ -184,4 +184,5 @@ def _scan(
         patient_id=source.patient_id,
         study_id=source.study_id,
         series_id=source.series_id,
+        frame=plane.text("FrameOfReferenceUID"),
     )

@@ -1,0 +1,609 @@
+"""One look at a whole folder: what will be read as what, whose it is, and what is left out and why."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import indexer.discovery.content as content
+import indexer.discovery.sidecars as sidecars
+import indexer.discovery.walk as walk
+from indexer.discovery.layout import IGNORED, IMAGE, REGION, STRUCTURAL, Decision, Item, layout
+from indexer.discovery.people import Person
+from indexer.discovery.roles import understood
+from indexer.discovery.series import left_out
+from indexer.discovery.stacks import in_order, is_stack
+from indexer.discovery.tokens import split, stem
+from indexer.discovery.vocabulary import CLASSES, Kind
+from indexer.errors import LabelsError, ReadError
+from indexer.labels import PARTICIPANTS, Labels
+from indexer.readers.formats import Format, formats
+from indexer.readers.names import CONFIG, Config, find_config
+from indexer.readers.source import Source
+
+COMPOSITE = "composite"
+
+PROGRAMS = {".exe", ".dll", ".jar", ".html", ".htm", ".js", ".css", ".inf", ".app", ".ico", ".svg", ".php"}
+"""Files beside which pictures belong to a program or a page."""
+
+_VAGUE = {"patient", "patients", "lesion", "lesions", "tumor", "tumour"}
+_CLUTTER = {"logo", "icon", "thumb", "thumbnail", "thumbnails", "preview", "screenshot", "favicon", "banner"}
+
+KNOWN = {
+    ".mha": "MetaImage",
+    ".mhd": "MetaImage",
+    ".nrrd": "NRRD",
+    ".nhdr": "NRRD",
+    ".mgz": "FreeSurfer",
+    ".mgh": "FreeSurfer",
+    ".mnc": "MINC",
+    ".par": "Philips PAR/REC",
+    ".rec": "Philips PAR/REC",
+    ".brik": "AFNI",
+    ".head": "AFNI",
+    ".img": "Analyze",
+    ".hdr": "Analyze",
+    ".bz2": "bzip2",
+    ".zst": "Zstandard",
+    ".mat": "MATLAB",
+    ".npy": "NumPy",
+    ".npz": "NumPy",
+    ".h5": "HDF5",
+    ".zip": "ZIP archive",
+    ".tgz": "archive",
+    ".tar": "archive",
+    ".7z": "archive",
+    ".rar": "archive",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".jp2": "JPEG 2000",
+    ".svs": "whole-slide image",
+    ".ima": "DICOM",
+    ".v": "ECAT",
+    ".pfile": "GE raw",
+    ".dat": "raw data",
+}
+"""Endings of images and archives that are named if nothing reads them."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A scan, an outline, or something that is left out.
+
+    Attributes
+    ----------
+    files : tuple of Path
+    role : str
+        ``image``, ``region``, ``ignored`` or ``composite``.
+    patient, visit : str, optional
+        As files name them; None of what belongs to nobody.
+    sequence : str, optional
+        Of several channels all, with ``+`` between them.
+    reason : str, optional
+        Why it is left out.
+    labels : dict
+    """
+
+    files: tuple[Path, ...]
+    role: str
+    patient: str | None = None
+    visit: str | None = None
+    sequence: str | None = None
+    reason: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry of ``cbir index --dry-run --json``."""
+        return {
+            "files": [str(file) for file in self.files],
+            "patient": self.patient,
+            "visit": self.visit or None,
+            "sequence": self.sequence,
+            "role": self.role,
+            "reason": self.reason,
+            "labels": dict(self.labels),
+        }
+
+
+@dataclass
+class Discovery:
+    """What there is to read.
+
+    Attributes
+    ----------
+    sources : list of Source
+        Sorted by path.
+    failures : list of ReadError
+        What cannot be read, as far as that shows without reading it.
+    taken : dict
+        How many there are of what, for a summary: ``{"NIfTI volumes": 24, "region files": 4, …}``.
+    regions, ignored : list of Planned
+        Outlines with their cases; what is left out, with the reason.
+    classes : dict
+        The class that the folder of a patient's images stands for, by patient.
+    notes : list of str
+        What the user should know.
+    unread : dict
+        Files of known formats that nothing here reads, by ending.
+    """
+
+    sources: list[Source] = field(default_factory=list)
+    failures: list[ReadError] = field(default_factory=list)
+    taken: dict[str, int] = field(default_factory=dict)
+    regions: list[Planned] = field(default_factory=list)
+    ignored: list[Planned] = field(default_factory=list)
+    classes: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    unread: dict[str, int] = field(default_factory=dict)
+
+    def planned(self, labels: Labels | None = None) -> list[Planned]:
+        """All of it, images first."""
+        images = [
+            Planned(
+                source.files,
+                COMPOSITE if source.kind == COMPOSITE else IMAGE,
+                source.patient_id,
+                source.study_id,
+                "+".join(source.channels) or source.sequence,
+                labels=self.labels_of(source, labels),
+            )
+            for source in self.sources
+        ]
+        return images + self.regions + self.ignored
+
+    def labels_of(self, source: Source, labels: Labels | None) -> dict[str, str]:
+        """What table and class folder say of a source's patient."""
+        given = {"class": c} if (c := self.classes.get(source.patient_id)) else {}
+        return given | (labels.of(source.patient_id) if labels is not None else {})
+
+
+@dataclass
+class _Found:
+    """A file, stack or series that may be an image."""
+
+    format: Format
+    source: Source
+    item: Item
+
+
+def discover(
+    root: Path,
+    labels: Labels | None = None,
+    *,
+    without: Collection[Path] = (),
+    all_images: bool = False,
+) -> Discovery:
+    """Find everything readable in a folder and below it, or in one file, and decide what it is.
+
+    Parameters
+    ----------
+    root : Path
+        A folder or a file. A file is taken on its own, even if it is called like a slice of a stack.
+    labels : Labels, optional
+        Where they know whose an image is, they decide; they never part what structure holds together.
+    without : collection of Path
+        Folders to leave out.
+    all_images : bool
+        Take maps and copies in another preparation as scans, too.
+
+    Raises
+    ------
+    ReadError
+        If nothing below `root` could be an image.
+    LabelsError
+        If a row of `labels` fits several files.
+    """
+    root = root.resolve() if root.is_dir() else root.parent.resolve() / root.name
+    if not root.exists():
+        raise ReadError(root, "does not exist", "check the path")
+    found = Discovery()
+    files = sorted(walk.files(root, found.failures, without))
+    claimed, rest = _claimed(files, found.failures)
+    named = [file for file in files if file.suffix.lower() == ".json"]
+    channels, derived = sidecars.channels(named), sidecars.derivatives(named)
+    home = root if root.is_dir() else root.parent
+    candidates, series = _candidates(claimed, home, root, labels, channels, derived, found)
+    above = [home.name, *(parent.name for parent in home.parents)]
+
+    decided = layout([each.item for each in candidates], above, _looker(candidates), all_images=all_images)
+    found.notes += decided.doubts
+    _left(rest, labels, found)
+    _filed(candidates, decided.decisions, found)
+    _series(series, found, all_images=all_images)
+    if root.is_file():
+        _beside(root, found)
+    _classes(candidates, decided.decisions, home, found)
+    found.failures = list({str(failure): failure for failure in found.failures}.values())
+    if labels is not None:
+        found.sources = _labelled(found.sources, labels)
+        _refuse_ambiguous(found.sources, labels)
+    found.sources.sort(key=lambda source: source.path)
+    _counted(found, len(files))
+    if not found.sources and not found.failures:
+        raise _nothing(root, found, len(files))
+    return found
+
+
+def _claimed(
+    files: Sequence[Path], failures: list[ReadError]
+) -> tuple[list[tuple[Path, Format]], list[Path]]:
+    """Which format each file is of; and those that are of none."""
+    claimed, rest = [], []
+    known = formats()
+    for file in files:
+        try:
+            format = next((f for f in known if f.claims(file)), None)
+        except OSError as error:
+            failures.append(ReadError(file, f"cannot be read ({error.strerror})"))
+            continue
+        if format is None:
+            rest.append(file)
+        else:
+            claimed.append((file, format))
+    return claimed, rest
+
+
+def _candidates(
+    claimed: Iterable[tuple[Path, Format]],
+    home: Path,
+    root: Path,
+    labels: Labels | None,
+    channels: Sequence[sidecars.Channels],
+    derived: set[Path],
+    found: Discovery,
+) -> tuple[list[_Found], list[Source]]:
+    """Images by their names (files, stacks), and series by their headers."""
+    by_header: dict[str, tuple[Format, list[Path]]] = {}
+    pictures: dict[Path, list[tuple[Path, Format]]] = defaultdict(list)
+    volumes: list[_Found] = []
+    configs: dict[Path, Config | ReadError | None] = {}
+    for file, format in claimed:
+        if format.series is not None:
+            by_header.setdefault(format.name, (format, []))[1].append(file)
+        elif format.pictures:
+            pictures[file.parent].append((file, format))
+        else:
+            config = _config(file.parent, configs, found)
+            if isinstance(config, ReadError):
+                continue
+            files = format.files(file)
+            if files[0] != file:
+                continue  # the other half of a pair
+            source = _source(file, file, files, format.kind, config)
+            item = _item(file.parent / stem(file.name), home, channels, derived)
+            if config is None or not config.channels:
+                source = _with_channels(source, channels, item)
+            volumes.append(_Found(format, source, item))
+    for folder, members in pictures.items():
+        config = _config(folder, configs, found)
+        if isinstance(config, ReadError):
+            continue
+        volumes += _pictures(folder, members, config, labels, home, root, found)
+    series: list[Source] = []
+    for format, members_ in by_header.values():
+        assert format.series is not None
+        sources, failures = format.series(members_, root)
+        found.failures += failures
+        series += sources
+        used = {file for source in sources for file in source.files}
+        refused = {Path(failure.where) for failure in failures}
+        no_image = "DICOM, but no image of a patient (report, segmentation, screenshot, presentation state)"
+        found.ignored += [
+            Planned((file,), IGNORED, reason=no_image)
+            for file in members_
+            if file not in used and refused.isdisjoint((file, *file.parents))
+        ]
+    return volumes, series
+
+
+def _config(
+    folder: Path, configs: dict[Path, Config | ReadError | None], found: Discovery
+) -> Config | ReadError | None:
+    """The ``cbir.json`` for a folder; a wrong one is told once, and what it is for is left out."""
+    if folder not in configs:
+        try:
+            configs[folder] = find_config(folder)
+        except ReadError as error:
+            found.failures.append(error)
+            configs[folder] = error
+    return configs[folder]
+
+
+def _source(path: Path, named: Path, files: tuple[Path, ...], kind: str, config: Config | None) -> Source:
+    return Source(
+        path=path,
+        kind=kind,
+        files=files,
+        series_id=stem(named.name) if path == files[0] else path.name,
+        channels=config.channels if config else (),
+        config=config.path if config else None,
+    )
+
+
+def _item(path: Path, home: Path, channels: Sequence[sidecars.Channels], derived: set[Path]) -> Item:
+    parts = path.relative_to(home).parts
+    described = next((c for c in channels if path.is_relative_to(c.folder)), None)
+    channel = None
+    cut = _channel_number(parts[-1])
+    if described is not None and cut is not None and cut[1] < len(described.names):
+        parts, channel = (*parts[:-1], cut[0]), described.names[cut[1]]
+    return Item(parts, channel=channel, derived=any(path.is_relative_to(folder) for folder in derived))
+
+
+def _channel_number(name: str) -> tuple[str, int] | None:
+    """A name and the number of four digits behind it, which nnU-Net gives to channels."""
+    head, _, number = name.rpartition("_")
+    return (head, int(number)) if head and number.isdigit() and len(number) == 4 else None
+
+
+def _with_channels(source: Source, channels: Sequence[sidecars.Channels], item: Item) -> Source:
+    described = next((c for c in channels if source.path.is_relative_to(c.folder)), None)
+    if described is None or len(described.names) < 2 or item.channel is not None:
+        return source
+    return replace(source, channels=described.names)
+
+
+def _pictures(
+    folder: Path,
+    members: Sequence[tuple[Path, Format]],
+    config: Config | None,
+    labels: Labels | None,
+    home: Path,
+    root: Path,
+    found: Discovery,
+) -> list[_Found]:
+    """The pictures of a folder: a stack, or each by itself; outlines beside them apart."""
+    format = members[0][1]
+    outlines = [f for f, _ in members if understood(stem(f.name)).outline]
+    images = [f for f, _ in members if f not in set(outlines)]
+
+    def single(file: Path) -> _Found:
+        source = _source(file, file, (file,), format.kind, config)
+        return _Found(
+            format, source, Item((file.parent / stem(file.name)).relative_to(home).parts, picture=True)
+        )
+
+    found_ = [single(file) for file in outlines]
+    if root.is_dir() and is_stack(folder, images, config, labels):
+        try:
+            ordered = in_order(folder, images)
+        except ReadError as error:
+            found.failures.append(error)
+            return found_
+        stack = _source(folder, folder, ordered, "stack", config)
+        parts = folder.relative_to(home).parts or (folder.name,)
+        return [_Found(format, stack, Item(parts)), *found_]
+    return found_ + [single(file) for file in images]
+
+
+def _looker(candidates: Sequence[_Found]):  # type: ignore[no-untyped-def]
+    """A look into the files of candidates, for the layout."""
+
+    def load(file: Path):  # type: ignore[no-untyped-def]
+        format = next(f for f in formats() if f.claims(file))
+        scan = format.read(Source(file, format.kind, format.files(file)))[0]
+        return scan.voxels, scan.affine
+
+    def look(item: int, images: Sequence[int]) -> str | None:
+        files = [candidates[i].source.files[0] for i in images[:4]]
+        return content.looks(candidates[item].source.files[0], files, load)
+
+    return look
+
+
+def _filed(candidates: Sequence[_Found], decisions: Sequence[Decision], found: Discovery) -> None:
+    """Sources with the outlines that belong to them; what is left out."""
+    outlines: dict[Person, list[tuple[_Found, Decision]]] = defaultdict(list)
+    for each, decision in zip(candidates, decisions, strict=True):
+        person = decision.person
+        patient, visit = (person.patient, person.visit) if person else (None, None)
+        if decision.role == REGION and person is not None:
+            outlines[person].append((each, decision))
+            found.regions.append(Planned(each.source.files, REGION, patient, visit, decision.sequence))
+        elif decision.role == IGNORED:
+            found.ignored.append(
+                Planned(each.source.files, IGNORED, patient, visit, decision.sequence, decision.reason)
+            )
+    for each, decision in zip(candidates, decisions, strict=True):
+        if decision.role != IMAGE or decision.person is None:
+            continue
+        if each.item.picture and _clutter(each, found):
+            continue
+        person = decision.person
+        source = replace(
+            each.source,
+            patient_id=person.patient,
+            study_id=person.visit,
+            sequence=decision.sequence,
+        )
+        found.sources.append(replace(source, region_files=_outlined(each, decision, outlines[person])))
+
+
+def _clutter(each: _Found, found: Discovery) -> bool:
+    """Whether a picture belongs to a viewer or a page, and is no patient's."""
+    file = each.source.files[0]
+    words = {token.text for token in split(stem(file.name))}
+    folder = file.parent
+    if words & _CLUTTER or any(other.suffix.lower() in PROGRAMS for other in _siblings(folder)):
+        found.ignored.append(Planned((file,), IGNORED, reason="a picture of a program or a page"))
+        return True
+    return False
+
+
+def _siblings(folder: Path) -> list[Path]:
+    if folder not in _SIBLINGS:
+        _SIBLINGS.clear()
+        _SIBLINGS[folder] = list(folder.iterdir())
+    return _SIBLINGS[folder]
+
+
+_SIBLINGS: dict[Path, list[Path]] = {}
+
+
+def _outlined(
+    image: _Found, decision: Decision, outlines: Sequence[tuple[_Found, Decision]]
+) -> tuple[Path, ...]:
+    """The outlines of an image: those of its own sequence, then those of the case; drawn by hand first."""
+    if image.format.pictures:
+        names = {stem(file.name).lower() for file in image.source.files}
+        files = [o.source.files[0] for o, _ in outlines]
+        return tuple(sorted(f for f in files if outline_of(f) in names))
+    own = image.source.path.parent
+
+    def rank(pair: tuple[_Found, Decision]) -> tuple[object, ...]:
+        outline, what = pair
+        return (
+            what.sequence != decision.sequence,
+            what.automatic,
+            outline.source.path.parent != own,
+            -len(stem(outline.source.path.name)),
+            outline.source.path,
+        )
+
+    fitting = [(o, d) for o, d in outlines if d.sequence in (None, decision.sequence) and not o.item.picture]
+    return tuple(o.source.files[0] for o, _ in sorted(fitting, key=rank))
+
+
+def outline_of(file: Path) -> str:
+    """The name (in lower case, without extension) of the picture that a picture outlines."""
+    tokens = list(split(stem(file.name)))
+    while len(tokens) > 1 and tokens[-1].kind in (Kind.REGION, Kind.TARGET, Kind.TISSUE):
+        tokens.pop()
+    return stem(file.name)[: tokens[-1].end].lower() if tokens else stem(file.name).lower()
+
+
+def _series(series: Sequence[Source], found: Discovery, *, all_images: bool) -> None:
+    """Series by their headers: images, localizers, maps."""
+    for source in series:
+        reason, derived = left_out(source)
+        if reason is not None and not (derived and all_images):
+            found.ignored.append(
+                Planned(source.files, IGNORED, source.patient_id, source.study_id, source.sequence, reason)
+            )
+        else:
+            found.sources.append(source)
+
+
+def _beside(root: Path, found: Discovery) -> None:
+    """For one file: the outlines beside it that would be its own in its folder."""
+
+
+def _classes(
+    candidates: Sequence[_Found], decisions: Sequence[Decision], home: Path, found: Discovery
+) -> None:
+    """What folders by class say of the patients in them."""
+    of: dict[str, set[str]] = defaultdict(set)
+    for each, decision in zip(candidates, decisions, strict=True):
+        if decision.role != IMAGE or decision.person is None:
+            continue
+        for depth, name in enumerate(reversed(each.item.path[:-1])):
+            tokens = list(split(name))
+            texts = {t.text for t in tokens}
+            plain = all(t.text in CLASSES or t.text.rstrip("s") in CLASSES for t in tokens)
+            if (
+                tokens
+                and plain
+                and not texts <= {"patient", "patients", "lesion", "lesions", "tumor", "tumour"}
+            ):
+                of[decision.person.patient].add(name)
+                break
+            if (
+                each.item.picture
+                and depth == 0
+                and not any(map(str.isdigit, name))
+                and not _says_nothing(name)
+            ):
+                of[decision.person.patient].add(name)
+                break
+    values = {value for held in of.values() for value in held}
+    if len(values) > 1:
+        found.classes = {patient: min(held) for patient, held in of.items() if len(held) == 1}
+        found.notes.append(
+            f"folders stand for classes ({', '.join(sorted(values)[:6])}): offered as the label class"
+        )
+
+
+def _says_nothing(name: str) -> bool:
+    return all(t.kind in (Kind.CONTAINER, Kind.PROTOCOL, Kind.PLAIN, Kind.SEQUENCE) for t in split(name))
+
+
+def _left(rest: Iterable[Path], labels: Labels | None, found: Discovery) -> None:
+    """Files of no format here; known image formats are counted by their ending."""
+    ignored = 0
+    unread: Counter[str] = Counter()
+    for file in rest:
+        if file.name in (CONFIG, PARTICIPANTS) or (labels is not None and file == labels.path):
+            continue
+        ending = file.suffix.lower()
+        if ending == ".gz":
+            ending = Path(file.stem).suffix.lower()
+        if ending in KNOWN:
+            unread[ending] += 1
+        ignored += 1
+    found.unread = dict(unread)
+    found.taken["ignored files"] = ignored
+    found.notes += [
+        f"{n} {KNOWN[ending]} files ({ending}) are not read" for ending, n in sorted(unread.items())
+    ]
+
+
+def _labelled(sources: Sequence[Source], labels: Labels) -> list[Source]:
+    """The sources with the patients that the labels table knows them by; no patient is parted by it."""
+    given: dict[str, set[str]] = defaultdict(set)
+    named: list[str | None] = []
+    for source in sources:
+        hints = (f"{source.patient_id}_{source.study_id}" if source.study_id else "", source.patient_id)
+        patient = next(
+            (p for hint in hints if hint and (p := labels.patient_of(source.files[0], hint)) is not None),
+            None,
+        )
+        named.append(patient)
+        if patient is not None:
+            given[source.patient_id].add(patient)
+    return [
+        source
+        if patient is None or len(given[source.patient_id]) > 1
+        else replace(source, patient_id=patient)
+        for source, patient in zip(sources, named, strict=True)
+    ]
+
+
+def _refuse_ambiguous(sources: Sequence[Source], labels: Labels) -> None:
+    """Refuse a table whose file names, being looked for by their ends, fit more than one file."""
+    rows: dict[str, Path] = {}
+    for source in sources:
+        row = labels.row_of(source.files[0])
+        if row is None or (labels.path.parent / row).exists():
+            continue
+        if row in rows:
+            reason = f"its row {row} fits both {rows[row]} and {source.path}"
+            raise LabelsError(labels.path, reason, "write the files' paths relative to the table's folder")
+        rows[row] = source.path
+
+
+def _counted(found: Discovery, files: int) -> None:
+    kinds = {kind: name for format in formats() for kind, name in format.kinds.items()}
+    counts = Counter(kinds[source.kind] for source in found.sources)
+    taken = {name: counts[name] for name in dict.fromkeys(kinds.values()) if counts[name]}
+    ignored = found.taken.pop("ignored files", 0) + sum(len(each.files) for each in found.ignored)
+    if found.regions:
+        taken["region files"] = len(found.regions)
+    if ignored:
+        taken["ignored files"] = ignored
+    found.taken = taken
+
+
+def _nothing(root: Path, found: Discovery, files: int) -> ReadError:
+    what = f"holds no image among its {files} files" if files else "is empty"
+    if root.is_file():
+        what = "is not an image of a known format"
+        if found.regions or found.ignored:
+            reason = found.ignored[0].reason if found.ignored else "a region"
+            return ReadError(root, f"is {reason}, not a scan", "give its image")
+    return ReadError(root, what, "give NIfTI, DICOM, PNG, JPEG, TIFF or WebP files")
+
+
+__all__ = ["STRUCTURAL", "Discovery", "Planned", "discover"]

@@ -1,0 +1,214 @@
+"""The field's words: what the tokens of names mean, where they mean anything.
+
+Words are hints. Structure (:mod:`indexer.discovery.people`) decides who is who, and voxels
+(:mod:`indexer.discovery.content`) decide what is a mask where words leave a doubt.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+
+class Kind(Enum):
+    """What a token is taken for."""
+
+    SEQUENCE = "sequence"
+    CONTRAST = "contrast"
+    SERIES = "series"  # raw diffusion or perfusion, of which maps are computed
+    MAP = "map"
+    REGION = "region"
+    TARGET = "target"  # what an outline is of
+    TISSUE = "tissue"  # what a mask is of that is no outline
+    PREPARATION = "preparation"
+    PLAIN = "plain"  # says that nothing was done
+    PROTOCOL = "protocol"  # how it was acquired: no two of these are copies of each other
+    CONTAINER = "container"  # says nothing
+    LOCALIZER = "localizer"
+    ENTITY = "entity"  # a pair of key and value, as in BIDS
+    SUBJECT = "subject"  # an entity that names the person
+    VISIT = "visit"
+    NUMBER = "number"
+    OPAQUE = "opaque"
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+SEQUENCES = {
+    **dict.fromkeys(_words("t1 t1w t1n t1wi t1pre pret1 t1native t1precontrast"), "t1"),
+    **dict.fromkeys(
+        _words(
+            "t1ce t1c t1gd t1ca t1wce t1wc t1cw t1post t1postgd t1km t1wgd t1gad t1contrast t1ceweighted "
+            "ct1 cet1 cet1w gdt1 t1enhanced posttt1 postt1 t1wpost t1cpost"
+        ),
+        "t1ce",
+    ),
+    **dict.fromkeys(_words("t2 t2w t2wi t2tse t2fse t2n"), "t2"),
+    **dict.fromkeys(_words("flair t2f t2flair t2wflair flairt2 t2flairw fla darkfluid"), "flair"),
+    **dict.fromkeys(_words("pd pdw pdwi"), "pd"),
+    **dict.fromkeys(_words("swi swan swiw"), "swi"),
+    **dict.fromkeys(_words("t2star t2starw t2s"), "t2star"),
+    **dict.fromkeys(_words("mra tof angio angiography"), "angio"),
+    **dict.fromkeys(_words("stir"), "stir"),
+    **dict.fromkeys(_words("pet fdg fet"), "pet"),
+}
+"""Tokens (in lower case) and the sequence each stands for."""
+
+WEAK_SEQUENCES = dict.fromkeys(
+    _words("mprage mpr mp2rage spgr fspgr bravo tfl mpnrage unit1 mprageised"), "t1"
+)
+"""Techniques that stand for a sequence where no token names one."""
+
+CONTRAST = _words(
+    """ce gd gad gado gadolinium contrast postcontrast postgd postgad enhanced km c contrasted cm"""
+)
+AFTER, BEFORE = _words("post"), _words("pre precontrast noncontrast unenhanced native nogd noce")
+"""Before and after contrast, if they stand beside T1 and nothing else is before or after."""
+
+SERIES = {
+    **dict.fromkeys(_words("dwi dti dmri diffusion hardi noddi dki trace tracew"), "dwi"),
+    **dict.fromkeys(_words("dsc dce perf perfusion pwi cest dsce"), "perf"),
+    **dict.fromkeys(_words("bold func fmri rest rsfmri epi sbref"), "bold"),
+    **dict.fromkeys(_words("m0 m0scan magnitude magnitude1 magnitude2 mag"), "m0"),
+}
+
+MAPS = _words(
+    """adc eadc dadc fa md rcbv rcbf ncbv cbv cbf mtt ttp tmax psr ktrans kep iauc prob probability
+    probabilities probseg probmap phasediff phase phase1 phase2 phasemap fieldmap mip minip t1map t2map
+    pdmap t1rho r1map r2map qsm colfa tensor dtitensor evecs evals warp warpfield xfm displacement
+    jacobian biasfield uncertainty entropy heatmap saliency distance curvature thickness snr asl apt mtr
+    mtsat mwf icvf isovf odi subtraction difference histogram rcbvmap adcmap famap mdmap heatmaps pcasl"""
+)
+SERIES_MAPS = _words(
+    """ad rd tr l1 l2 l3 v1 v2 v3 mo s0 ph pe ve vp auc rcbv fa md ap ga cs dt0 b0 peak trace"""
+)
+"""Maps where a raw series is named beside them (``DTI_FA``, ``DSC_PH``)."""
+
+REGIONS = _words(
+    """seg segm segment segs segmentation segmentations segmented mask masks label labels labelmap
+    labelmaps roi rois gtv gtvs ctv ptv contour contours outline outlines delineation annotation
+    annotations groundtruth gt truth dseg maskfile segmentationmask annotator rater consensus staple voi
+    vois tumormask tumourmask lesionmask tumorseg tumourseg lesionseg tumorroi finalseg maskimage msk
+    segmask autoseg manualseg manualmask"""
+)
+TARGETS = _words(
+    """tumor tumour tumors tumours lesion lesions wt gtv gtvs ctv ptv edema oedema necrosis ncr enhancing
+    nonenhancing metastasis metastases mets met resection cavity infarct stroke hemorrhage haemorrhage
+    wmh plaque tumormask tumourmask lesionmask tumorseg tumourseg lesionseg tumorroi tumorcore et tc
+    whole glioma"""
+)
+TISSUES = _words(
+    """brain brains parenchyma tissue tissues skull head wm gm csf ventricle ventricles aseg aparc wmparc
+    ribbon hippocampus cortex cortical subcortical brainmask brainseg headmask foreground body vessel
+    vessels organ brainstem cerebellum whitematter greymatter graymatter lobes parcellation parc nucleus
+    nuclei fast synthseg"""
+)
+MASKS_ALONE = _words(
+    """brainmask headmask aseg aparc wmparc ribbon parcellation dkt synthseg brainseg filled"""
+)
+"""Brain and tissue masks that need no second word."""
+
+PREPARATIONS = _words(
+    """bias biascorr biascorrected n3 n4 n4bias bfc bc unstripped nonstripped stripped strip ss
+    skullstripped skullstrip noskull nostrip bet hdbet masked defaced deface anon reg registered
+    registration coreg coregistered rigid affine resampled resample rsl iso isotropic norm normalized
+    normalised zscore histmatch preproc preprocessed preprocessing processed proc warped mni mni152 sri
+    sri24 atlas atlases talairach r2s reoriented denoised dn corrected corr smooth smoothed cropped crop
+    eddy noreg topup unwarped transformed aligned interpolated superresolution sr super fmriprep
+    freesurfer cat12 fsl spm template standardized standardised coreged bfcorrected derived derivative
+    derivatives reconstructed synthetic synth inpainted voided average averaged avg anonymized
+    anonymised conformed conform nu intensity intensities lps ras rai las lpi unbiased debiased acpc dc
+    restore brain brains final skull head mean"""
+)
+PLAIN = _words(
+    """native orig original originals raw rawdata unprocessed rawavg source sourcedata origspace"""
+)
+
+PROTOCOL = _words(
+    """3t 7t 15t 1t ax axial sag sagittal cor coronal tra trans transverse transversal 3d 2d tse fse se gre
+    ge ffe space cube vista fast fs fatsat fat sat spin echo ir turbo haste blade propeller hr hires
+    highres lowres weighted w wi image multi thin thick isovoxel grappa irfspgr tir de em me mb nd dis3d
+    dis2d pat2 p2 iso1 wip head neck brain mr mri ms obl oblique seq quick dixon we wo wos with without
+    fov mri1 rms stealth nav navigation"""
+)
+
+CONTAINERS = _words(
+    """nifti nii niftis niigz dicom dicoms dcm dcms files file data dataset datasets images image imgs img
+    scans resources resource anat mri func structural struct training train test testing val valid
+    validation tr ts release collection pkg imaging series output outputs input inputs all folder
+    archive download downloads part public open challenge cohort study studies subset mr pack packaged
+    package miccai asnr volumes volume vol mha mgz nrrd png jpg jpeg tif tiff slices slice pictures db
+    database unzipped extracted sequences sequence automated automatic approx manual semiautomatic
+    version released"""
+)
+
+LOCALIZERS = _words(
+    """localizer localiser loc scout survey 3plane threeplane aahscout aascout localizers planscan"""
+)
+
+GROUPS = re.compile(
+    r"(?:site|cent(?:er|re)|hospital|institution|scanner|batch|part|fold|group|grp|split|set|dataset|data|task|"
+    r"release|version|v|class|grade|cohort|collection|ds|vendor|field|train\w*|test\w*|val\w*|chunk|zip|"
+    r"volume|disc|disk|cd|dvd|manifest|miccai|phase)[-_ ]?\d+(?:\D.*)?",
+    re.IGNORECASE,
+)
+"""Names that hold many people."""
+
+PERSONS = re.compile(
+    r"(?:patient|pat|subject|subj|sub|case|participant|person|pt|proband|volunteer|control|ctrl)"
+    r"[-_ ]?(?:id|no|nr)?[-_ ]?\d+(?:\D.*)?",
+    re.IGNORECASE,
+)
+"""Names of one person."""
+
+ANYTHING = re.compile(
+    r"(?:im|img|image|scan|ser|series|s|i|se|vol|volume|file|run|echo|frame|slice|study|st|exam|nii|acq|"
+    r"dicom|mr|res|resource|assessor|reconstruction)?[-_ ]?\d{0,6}",
+    re.IGNORECASE,
+)
+"""Names that a machine numbers: of a person only where nothing above has a name."""
+
+CLASSES = _words(
+    """hgg lgg gbm glioma gliomas meningioma pituitary tumor tumour notumor notumour no yes healthy normal
+    abnormal control controls patient patients astrocytoma oligodendroglioma oligoastrocytoma ependymoma
+    medulloblastoma glioblastoma metastasis metastases schwannoma neurocytoma carcinoma papilloma
+    germinoma benign malignant positive negative ad cn mci emci lmci demented nondemented mild moderate
+    verymild mildlydemented dementia stroke hemorrhage ms lesion lesions lowgrade highgrade low high
+    grade ii iii iv i adenoma lymphoma pcnsl dmg dipg none cancer"""
+)
+"""Words of folders whose images are of one class."""
+
+SPLITS = _words("train training trainset test testing testset val valid validation dev holdout tr ts eval")
+
+_VISIT_WORD = (
+    r"ses|session|visit|vis|week|wk|month|mon|mo|year|yr|day|timepoint|time|tp|fu|fup|follow|followup|baseline|bl|"
+    r"screening|preop|postop|intraop|preoperative|postoperative|pretreatment|posttreatment|postrt|prert|"
+    r"initial|recurrence|relapse|progression|diagnosis|early|late|prebaseline|visita|examdate|presurgery|"
+    r"postsurgery|presurgical|postsurgical|nadir|discharge|admission|day0"
+)
+VISIT = re.compile(rf"(?:{_VISIT_WORD})(?:\d+[a-z]?)?", re.IGNORECASE)
+"""A token that names a visit: week044, FU007d, baseline, Timepoint."""
+
+VISIT_ALONE = re.compile(
+    rf"(?:{_VISIT_WORD})\d*[a-z]?|pre|post|bl|sc|init|t0+|v\d{{1,2}}|d\d{{1,4}}|m\d{{1,3}}|y\d{{1,2}}|w\d{{1,3}}",
+    re.IGNORECASE,
+)
+"""A folder, or the end of a name, that is called so is a visit."""
+
+NUMBERED_VISIT = re.compile(r"(?:v|d|m|y|w|mr)\d{1,4}", re.IGNORECASE)
+
+DATE = re.compile(
+    r"(?:19|20)\d{2}([-._]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
+    r"(?:[-_T ]?\d{2}[_:]?\d{2}[_:]?\d{2}(?:\.\d+)?)?"
+    r"|(?:0[1-9]|[12]\d|3[01])([-._])(?:0[1-9]|[12]\d|3[01])\2(?:19|20)\d{2}"
+)
+"""A date, with the time or without it."""
+
+ENTITIES = _words(
+    """sub ses task acq ce rec dir run mod echo flip inv mt part space res den label desc split recording
+    chunk hemi proc sample trc stain tracksys atlas from to mode"""
+)
+PREPARING = _words("space res den desc proc from to mode hemi rec atlas")
+"""Entities that tell a copy from its original."""
