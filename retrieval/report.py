@@ -21,8 +21,8 @@ from scipy.ndimage import binary_dilation
 from indexer.composite import COMPOSITE, LEADERS
 from indexer.errors import CbirError
 from indexer.files import written_whole
-from indexer.readers import read
 from indexer.remote import is_address
+from indexer.sandbox import read
 from indexer.scan import Scan, Slice, displayed
 from retrieval.answer import Answer, Evidence, Hit
 

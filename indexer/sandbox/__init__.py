@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,9 +42,9 @@ __all__ = [
 ]
 
 
-def discover(root: Path, labels: Labels | None = None, *, without: Collection[Path] = ()) -> Discovery:
+def discover(root: Path, labels: Labels | None = None, **options: Any) -> Discovery:
     """As :func:`indexer.readers.discover`; a file whose header ends the process is one of the failures."""
-    found: Discovery = shared().discover("discover", root, labels, tuple(without))
+    found: Discovery = shared().discover("discover", root, labels, options)
     return found
 
 

@@ -15,7 +15,8 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from indexer import readers, reading, watch
 from indexer.errors import CbirError, ReadError
-from indexer.labels import find_labels, load_labels
+from indexer.labels import Labels, find_labels, load_labels
 from indexer.readers import Discovery
 from indexer.runtime import trim
 from indexer.sandbox.protocol import (
@@ -113,6 +114,8 @@ def _asked(connection: socket.socket) -> Request | None:
 def _answered(request: Request) -> tuple[str, Any]:
     """What a call returns, or the error that it raises."""
     try:
+        with suppress(OSError):  # as it is for the parent
+            os.chdir(request.folder)
         return "value", OPERATIONS[request.operation](*request.arguments)
     except CbirError as error:
         return "error", error
@@ -151,8 +154,8 @@ def _discover_labelled(root: Path) -> Discovery:
     return readers.discover(root, find_labels(root))
 
 
-def _discover(root: Path, labels: Any, without: tuple[Path, ...]) -> Discovery:
-    return readers.discover(root, labels, without=without)
+def _discover(root: Path, labels: Labels | None, options: Mapping[str, Any]) -> Discovery:
+    return readers.discover(root, labels, **options)
 
 
 def _mask(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64] | None, source: Path) -> Any:

@@ -116,7 +116,7 @@ class Sandbox:
             As the function raises it.
         """
         seconds = self.limits.processor(size)
-        request = Request(operation, arguments, str(where), seconds)
+        request = Request(operation, arguments, _here(), str(where), seconds)
         value, death = self._ask(request, self.limits.patience * seconds)
         if death is not None:
             raise PoisonError(where, death.reason, CHECK)
@@ -127,7 +127,13 @@ class Sandbox:
         refused: dict[str, str] = {}
         while True:
             request = Request(
-                operation, (root, *arguments), str(root), self.limits.seconds, anew=True, refused=refused
+                operation,
+                (root, *arguments),
+                _here(),
+                str(root),
+                self.limits.seconds,
+                anew=True,
+                refused=refused,
             )
             value, death = self._ask(request, None)
             if death is None:
@@ -199,6 +205,13 @@ class Sandbox:
         except (OSError, EOFError):  # the nursery is gone, too
             status = None
         return _Death(_reason(status, request, late), file, late)
+
+
+def _here() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:  # it was removed
+        return "/"
 
 
 @dataclass(frozen=True)

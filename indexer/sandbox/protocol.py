@@ -26,6 +26,8 @@ class Request:
     ----------
     operation : str
     arguments : tuple
+    folder : str
+        Where paths begin that do not say it.
     where : str
         What an error is about that says nothing itself.
     seconds : float
@@ -38,6 +40,7 @@ class Request:
 
     operation: str
     arguments: tuple[Any, ...]
+    folder: str
     where: str
     seconds: float
     anew: bool = False
