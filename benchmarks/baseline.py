@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks import results
 from benchmarks.encoders import Pixels, random_network
@@ -23,7 +22,6 @@ from indexer.ingest import ingest
 from indexer.labels import load_labels
 from retrieval.crossmatch import CrossMatch
 from retrieval.evaluation import Evaluation, evaluate, shuffled_labels
-from retrieval.ranking import Stacks, late_interaction
 
 
 @dataclass(frozen=True)
@@ -66,31 +64,15 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
     return {name: whole[name] for name in kept}
 
 
-class BestMatches(Stacks):
-    """Slices that are compared by late interaction: the weighted mean of their best matches."""
-
-    def scores(self, others: Stacks) -> NDArray[np.float32]:
-        """As in :meth:`retrieval.ranking.Stacks.scores`."""
-        scores = np.empty((len(self.starts), len(others.starts)), np.float32)
-        lengths = np.diff(others.starts, append=len(others.embeddings))
-        of_slice = np.repeat(np.arange(len(lengths)), lengths)
-        for group, row in enumerate(scores):
-            one = self.chosen(np.array([group]))
-            row[:] = late_interaction(one.embeddings @ others.embeddings.T, one.weights, of_slice).scores
-        return scores
-
-
 def combined(items: CrossMatch, how: str) -> CrossMatch:
     """The same items with slices combined otherwise than by their weighted mean."""
-    sequences = []
-    for sequence in items.sequences:
-        held = sequence.stacks
-        if how == "late interaction":
-            stacks: Stacks = BestMatches(held.embeddings, held.weights, held.starts)
-        else:  # unweighted mean
-            stacks = replace(held, weights=np.ones_like(held.weights))
-        sequences.append(replace(sequence, stacks=stacks))
-    return replace(items, sequences=sequences)
+    if how == "late interaction":
+        return replace(items, ranking=replace(items.ranking, rule="late-interaction"))
+    unweighted = [
+        replace(each, stacks=replace(each.stacks, weights=np.ones_like(each.stacks.weights)))
+        for each in items.sequences
+    ]
+    return replace(items, sequences=unweighted)
 
 
 def main() -> None:

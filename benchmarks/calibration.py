@@ -26,25 +26,15 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from benchmarks import cohorts, grades, results
+from cbir import Index
 from indexer.case_index import CaseIndex
 from indexer.demo import write_cohort
 from indexer.encoder import TrainedEncoder
-from retrieval.calibration import (
-    SIMILARITY,
-    TYPICALITY,
-    Asked,
-    Calibration,
-    Fit,
-    Kind,
-    Known,
-    asked,
-    calibrate,
-    tempered,
-    together,
-    votes,
-)
+from retrieval.calibration import SIMILARITY, TYPICALITY, Calibration, Fit, Kind
+from retrieval.conformal import tempered
+from retrieval.learning import leave_one_out
+from retrieval.leave_one_out import Gallery, LeaveOneOut, joined, votes
 from retrieval.metrics import chance_calibration_error, expected_calibration_error
-from retrieval.search import Index
 
 COHORTS = {
     "figshare": ("tumour",),
@@ -54,12 +44,12 @@ COHORTS = {
 RESAMPLES = 1000
 
 
-def part(questions: Asked, rows: NDArray[np.bool_], items: NDArray[np.bool_]) -> Asked:
+def part(questions: LeaveOneOut, rows: NDArray[np.bool_], items: NDArray[np.bool_]) -> LeaveOneOut:
     """Some of the questions, asked of some of the items."""
-    known = questions.known
+    gallery = questions.gallery
     places = np.flatnonzero(rows)
-    return Asked(
-        Known(known.patients[items], [known.labels[i] for i in np.flatnonzero(items)]),
+    return LeaveOneOut(
+        Gallery(gallery.patients[items], [gallery.labels[i] for i in np.flatnonzero(items)]),
         questions.patients[rows],
         [questions.labels[i] for i in places],
         questions.similarity[np.ix_(rows, items)],
@@ -69,13 +59,13 @@ def part(questions: Asked, rows: NDArray[np.bool_], items: NDArray[np.bool_]) ->
 
 
 def nested(
-    questions: Asked, column: str, of_question: NDArray[Any], of_item: NDArray[Any]
+    questions: LeaveOneOut, column: str, of_question: NDArray[Any], of_item: NDArray[Any]
 ) -> dict[str, Any] | None:
     """Figures of the votes on a column, each fold judged with what the others taught.
 
     `of_question` and `of_item` are the folds, ``""`` where a patient has none and is known in all of them.
     """
-    values = sorted({row[column] for row in questions.known.labels if row.get(column)})
+    values = sorted({row[column] for row in questions.gallery.labels if row.get(column)})
     raw, after, sets, truth, weights, patients = [], [], [], [], [], []
     for fold in sorted(set(of_question) - {""}):
         known = of_item != fold
@@ -134,7 +124,7 @@ def interval(values: NDArray[Any], w: NDArray[np.float64], who: NDArray[np.int64
 
 
 def abstained(
-    singles: Asked, typical: NDArray[np.float32], of_question: NDArray[Any], of_item: NDArray[Any]
+    singles: LeaveOneOut, typical: NDArray[np.float32], of_question: NDArray[Any], of_item: NDArray[Any]
 ) -> dict[str, Any]:
     """How many patients of the cohort would be called strangers, by single scans and by all of theirs."""
     alone, whole = [], []
@@ -235,13 +225,13 @@ def _body_parts(save: Callable[[str, NDArray[Any]], Path]) -> Iterator[tuple[str
 class Cohort:
     """What the patients of a cohort ask, each by the network of a fold that has not seen them."""
 
-    questions: dict[str, Asked]
+    questions: dict[str, LeaveOneOut]
     typical: dict[str, NDArray[np.float32]]
     met: dict[str, list[tuple[str, bool]]]  # strangers: name, and whether there was no answer
 
     @classmethod
     def of(cls, name: str, encoders: dict[str, TrainedEncoder]) -> Cohort:
-        parts: dict[str, list[tuple[Asked, NDArray[np.float32]]]] = {}
+        parts: dict[str, list[tuple[LeaveOneOut, NDArray[np.float32]]]] = {}
         met: dict[str, list[tuple[str, bool]]] = {}
         for fold, encoder in encoders.items():
             with Index(filled(name, encoder), encoder) as index, tempfile.TemporaryDirectory() as scratch:
@@ -251,17 +241,18 @@ class Cohort:
                 asking = np.flatnonzero(of_fold)
                 if seen[asking].any():
                     sys.exit(f"{name}: the network of fold {fold} has seen that fold")
-                for kind, one in asked(index, asking.tolist(), np.random.default_rng(0)).items():
+                for kind, one in leave_one_out(
+                    index.state, asking.tolist(), np.random.default_rng(0)
+                ).items():
                     known = replace(one, similarity=np.where(seen, one.similarity, -np.inf))
                     parts.setdefault(kind, []).append((known, -contents.scan_strangeness[one.scans]))
-                calibrate(index)
-                index.refresh()
+                index.calibrate()
                 for what, path in strangers(Path(scratch)):
                     answer = index.query(path, 3)
                     met.setdefault(what, []).append((path.name, answer.familiar is False))
             print(f"{name}, fold {fold}: {len(asking)} cases ask", flush=True)
         return cls(
-            {kind: together([one for one, _ in found]) for kind, found in parts.items()},
+            {kind: joined([one for one, _ in found]) for kind, found in parts.items()},
             {kind: np.concatenate([typical for _, typical in found]) for kind, found in parts.items()},
             met,
         )
@@ -286,7 +277,7 @@ def main() -> None:
         table[name] = entry
         for kind, one in cohort.questions.items():
             folds = [
-                np.array([row.get("fold", "") for row in rows]) for rows in (one.labels, one.known.labels)
+                np.array([row.get("fold", "") for row in rows]) for rows in (one.labels, one.gallery.labels)
             ]
             for column in columns:
                 found = nested(one, column, *folds)

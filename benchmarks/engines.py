@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks import results
-from indexer import case_index, milvus, reference, vectors
+from cbir import Index
+from indexer import reference
 from indexer.case_index import CaseIndex
+from indexer.policy import SearchPolicy
+from indexer.stores.milvus.vectors import SETTLING
 from indexer.transfer import transfer
-from retrieval import search
-from retrieval.search import Index
 
 
 def median(action: Callable[[], Any], times: int = 7) -> float:
@@ -48,7 +49,7 @@ def compare(near: CaseIndex, far: CaseIndex) -> dict[str, Any]:
     asking = ours.vectors.gather(np.sort(rng.choice(ids, 300, replace=False)))
     exact = -np.sort(-asking @ ours.vectors.gather(ids).T, axis=1)[:, 9:10]
     case = ours.vectors.gather(ids[:30])  # as they are asked with: of one patient
-    time.sleep(milvus.SETTLING)
+    time.sleep(SETTLING)
     alike = []
     for query in asking:
         a, b = (one.vectors.search(query[None], 10)[0] for one in (ours, theirs))
@@ -58,7 +59,8 @@ def compare(near: CaseIndex, far: CaseIndex) -> dict[str, Any]:
         for name, one in (("faiss", ours), ("milvus", theirs))
     }
     cases = []
-    with Index(near) as here, Index(far) as there:
+
+    with Index(near, policy=near.policy) as here, Index(far, policy=far.policy) as there:
         names = ours.contents.case_ids
         for name in rng.choice(names, 60, replace=False):
             hits = [[hit.case_id for hit in index.like(str(name), 10).hits] for index in (here, there)]
@@ -76,7 +78,7 @@ def compare(near: CaseIndex, far: CaseIndex) -> dict[str, Any]:
                 "4000 vectors, faiss": median(lambda: ours.vectors.gather(some)),
                 "4000 vectors, sqlite": median(lambda: near.catalog.embeddings(some)),
                 "4000 vectors, postgresql": median(lambda: far.catalog.embeddings(some)),
-                "4000 vectors, milvus": median(lambda: far.milvus.fetch(name, some)),
+                "4000 vectors, milvus": median(lambda: theirs.vectors.filed(some)),
                 "contents, sqlite": median(near.catalog.contents),
                 "contents, postgresql": median(far.catalog.contents),
             },
@@ -88,27 +90,27 @@ def main() -> None:
     parser.add_argument("--uri", required=True)
     parser.add_argument("--catalog", required=True)
     options = parser.parse_args()
-    case_index.EXACT_BELOW = 5000
-    vectors.EXACT_BELOW = milvus.EXACT_BELOW = search.EXACT_BELOW = 1
-    vectors.DEEP_SHARE = milvus.DEEP_SHARE = 1
+    early = SearchPolicy(exact_below=5000)
+    by_lists = SearchPolicy(exact_below=1, deep_share=1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         shutil.copytree(reference.FOLDER, folder / "reference")
         (folder / "reference" / "key").touch(0o600)
-        with CaseIndex.open(folder / "reference") as held:
+        with CaseIndex.open(folder / "reference", early) as held:
             with held.writing("benchmark"):
                 held.file_vectors()
             start = time.perf_counter()
-            transfer(held, folder / "there", engine="milvus", uri=options.uri, catalog=options.catalog)
+            transfer(held, folder / "there", store=f"milvus+{options.uri}", catalog=options.catalog)
             copied = time.perf_counter() - start
-            with CaseIndex.open(folder / "there") as far:
-                found = compare(held, far)
+            with (
+                CaseIndex.open(folder / "reference", by_lists) as near,
+                CaseIndex.open(folder / "there", by_lists) as far,
+            ):
+                found = compare(near, far)
                 found["seconds"]["copy"] = round(copied, 1)
                 found["dimension"] = held.manifest.dimension
                 encoder = f"{held.manifest.encoder} {held.manifest.encoder_version}"
-                for name in far.milvus.collections(far.manifest.name):
-                    far.milvus.drop(name)
-                far.catalog.drop()
+                far.drop()
     print(results.save("engines", found, data="reference cases", encoder=encoder))
     print(found)
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks import cohorts, results
 from benchmarks.baseline import CANARIES, combined, figures
-from indexer import readers
+from indexer import discovery, readers
 from indexer.case_index import CaseIndex
 from indexer.composite import COMPOSITE
 from indexer.encoder import TrainedEncoder
@@ -150,7 +150,7 @@ def sizes(task: Task, names: Sequence[str]) -> NDArray[np.float32]:
     """Similarity by nothing but the size of the lesion: minus the distance of logarithms."""
     volume = dict.fromkeys(names, 0.0)
     source = results.DATA / task.folder
-    for found in readers.discover(source, load_labels(source / task.table)).sources:
+    for found in discovery.discover(source, load_labels(source / task.table)).sources:
         scan = readers.read(found)[0]
         inside = scan.region if scan.region is not None else scan.voxels != 0
         spacing = scan.spacing or (1.0, 1.0, 1.0)

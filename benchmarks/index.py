@@ -37,12 +37,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import results
-from indexer import vectors as engine
 from indexer.case_index import CaseIndex
 from indexer.encoder import load_encoder
 from indexer.ingest import ingest
 from indexer.partition import Partition
-from indexer.vectors import Vectors, distinct
+from indexer.policy import ONLY_BY_LISTS
+from indexer.stores.faiss.vectors import Vectors, candidates, distinct
 
 faiss: Any = _faiss
 K = 10
@@ -425,7 +425,7 @@ def ours(task: Task) -> Iterator[Line]:
     partition = Partition.fit(task.base)
     partition.calibrate(task.calibrating, task.base[:: max(1, n // 200_000)], of=n, recalls=LADDER)
     print(f"    fitted and calibrated in {time.process_time() - start:.0f} s of the processor", flush=True)
-    vectors = Vectors.build(np.arange(n), task.base, partition)
+    vectors = Vectors.build(np.arange(n), task.base, partition, ONLY_BY_LISTS)
     sizes = vectors.list_sizes()
     replicas = sizes.sum() / n
     points = []
@@ -435,7 +435,7 @@ def ours(task: Task) -> Iterator[Line]:
 
         def counted(used: Partition = used) -> float:
             probes = used.probes_for(task.queries, K)
-            scanned = np.append(sizes, 0)[probes].sum() + engine.candidates(K) * len(probes)
+            scanned = np.append(sizes, 0)[probes].sum() + candidates(K) * len(probes)
             return float(scanned + used._looked_at(task.queries, used.probing(K).reach) * len(probes))
 
         points.append(measured(task, lambda q: vectors.search(q, K)[1], counted))
@@ -502,7 +502,6 @@ def main() -> None:
     slices, origin = read(options.indexes)
     if options.embed:
         return
-    engine.EXACT_BELOW, engine.EXACT_SHARE, engine.DEEP_SHARE = 1, 0, math.inf
     faiss.omp_set_num_threads(1)
     tasks: dict[str, Callable[[], Task]]
     if n := options.enlarged:

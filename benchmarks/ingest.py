@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import results
-from indexer import readers
+from indexer import discovery, readers
 from indexer.case_index import CaseIndex
 from indexer.encoder import Encoder, load_encoder
 from indexer.ingest import ingest
@@ -49,7 +49,7 @@ def roots(folder: Path) -> list[Path]:
         return [folder]
     chosen: list[Path] = []
     slices = 0
-    for source in readers.discover(folder, labels).sources:
+    for source in discovery.discover(folder, labels).sources:
         if slices >= SLICES:
             break
         slices += sum(len(scan) for scan in readers.read(source))
@@ -70,7 +70,7 @@ def bare(paths: list[Path], encoder: Encoder) -> tuple[int, float]:
         count += len(batch)
         blocks.clear()
 
-    for source in (s for path in paths for s in readers.discover(path, find_labels(path)).sources):
+    for source in (s for path in paths for s in discovery.discover(path, find_labels(path)).sources):
         for scan in readers.read(source):
             blocks.append(prepared(scan, Preprocessing.of(encoder)).pixels)
         if sum(map(len, blocks)) >= 256:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from benchmarks import results
-from indexer import readers
+from indexer import discovery, readers
 from indexer.labels import load_labels
 from indexer.scan import Scan
 
@@ -85,7 +85,7 @@ def area(score: Floats, y: Floats) -> float:
 def main() -> None:
     labels = load_labels(COHORT / "participants.tsv")
     rows = []
-    for source in readers.discover(COHORT, labels).sources:
+    for source in discovery.discover(COHORT, labels).sources:
         row = labels.of(source.patient_id)
         if row.get("who_grade") in ("2", "3"):
             scans = {scan.sequence: scan for scan in readers.read(source)}

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from benchmarks import cohorts, results
 from benchmarks.cohorts import FIGSHARE, outlined, spaced
-from indexer import readers, reference
+from cbir import open_index
+from indexer import discovery, readers, reference
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.encoder import Encoder, TrainedEncoder, load_encoder, look
 from indexer.labels import load_labels
@@ -34,8 +35,9 @@ from indexer.preprocess import Prepared, Preprocessing, prepared
 from indexer.readers import Source
 from indexer.reading import input_hash
 from indexer.scan import Scan
-from retrieval.calibration import TYPICALITY, Asked, Calibration, asked, together
-from retrieval.search import open_index
+from retrieval.calibration import TYPICALITY, Calibration
+from retrieval.learning import leave_one_out
+from retrieval.leave_one_out import LeaveOneOut, joined
 
 LESION_SLICES, OTHER_SLICES = 8, 4
 """At most so many slices of a stack, which keeps all below the size."""
@@ -166,7 +168,7 @@ def cases(encoder: Encoder, collection: Collection) -> tuple[list[Entry], dict[s
     """The cases of a collection, one a patient, and their labels."""
     table = load_labels(collection.table)
     of_patient: dict[str, list[Source]] = {}
-    for source in readers.discover(collection.root, table).sources:
+    for source in discovery.discover(collection.root, table).sources:
         of_patient.setdefault(source.patient_id, []).append(source)
     entries, labels = [], {}
     for patient, sources in sorted(of_patient.items()):
@@ -192,7 +194,9 @@ def made(encoder: Encoder, folder: Path) -> None:
     reference.write(folder, encoder, entries, labels)
 
 
-def asked_by(fold: str, encoder: TrainedEncoder) -> dict[str, tuple[Asked, dict[str, NDArray[np.float32]]]]:
+def asked_by(
+    fold: str, encoder: TrainedEncoder
+) -> dict[str, tuple[LeaveOneOut, dict[str, NDArray[np.float32]]]]:
     """What the patients ask whom a fold's network has not seen, of those it has, with their typicality."""
     folder = results.CACHE / f"reference-{encoder.version}"
     if not (folder / "manifest.json").exists():
@@ -200,7 +204,7 @@ def asked_by(fold: str, encoder: TrainedEncoder) -> dict[str, tuple[Asked, dict[
     with open_index(folder, encoder) as index:
         contents = index.contents
         seen = np.array([encoder.trained_on(patient) for patient in contents.patient_ids])
-        questions = asked(index, np.flatnonzero(~seen).tolist(), np.random.default_rng(SEED))
+        questions = leave_one_out(index.state, np.flatnonzero(~seen).tolist(), np.random.default_rng(SEED))
     print(f"fold {fold}: {np.count_nonzero(~seen)} patients ask, {np.count_nonzero(seen)} answer", flush=True)
     return {
         kind: (
@@ -218,7 +222,7 @@ def calibrated() -> Calibration:
     for kind in dict.fromkeys(kind for found in by_fold for kind in found):
         parts = [found[kind] for found in by_fold if kind in found]
         signals = {TYPICALITY: np.concatenate([told[TYPICALITY] for _, told in parts])}
-        questions[kind] = together([q for q, _ in parts]), signals
+        questions[kind] = joined([q for q, _ in parts]), signals
     with reference.opened() as shipped:
         return Calibration.of(questions, shipped, shipped.catalog.contents(), SEED)
 

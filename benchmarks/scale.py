@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 import tempfile
@@ -29,9 +28,9 @@ import numpy as np
 
 from benchmarks import index as indexes  # first: it sets the threads
 from benchmarks import results
-from indexer import vectors as engine
 from indexer.partition import Partition, lists_for_count
-from indexer.vectors import Vectors
+from indexer.policy import ONLY_BY_LISTS
+from indexer.stores.faiss.vectors import Vectors
 
 faiss = indexes.faiss
 BLOCK = 20_000
@@ -96,10 +95,10 @@ def filed(x: indexes.Floats, codes: Path, rows: Path, partition: Partition) -> N
 
 def answered(folder: Path) -> dict[str, Any]:
     """What a process that only asks has to say."""
-    engine.EXACT_BELOW, engine.DEEP_SHARE = 1, math.inf
     held = np.load(folder / "questions.npz")
     start = time.perf_counter()
-    vectors = Vectors.load(folder / "codes", Partition.load(folder / "partition"), folder / "rows")
+    partition = Partition.load(folder / "partition")
+    vectors = Vectors.load(folder / "codes", partition, folder / "rows", policy=ONLY_BY_LISTS)
     vectors.search(held["x"][:1], indexes.K)
     opened = time.perf_counter() - start
     took, worked, found = [], [], []

@@ -34,7 +34,7 @@ import numpy as np
 import psutil
 
 from benchmarks import results
-from indexer import readers
+from indexer import discovery
 from indexer.case_index import CaseIndex
 from indexer.encoder import Encoder, load_encoder
 from indexer.ingest import ingest
@@ -72,7 +72,7 @@ def warm(encoder: Encoder, folder: Path, rounds: int) -> dict[str, Any]:
     asking = paths[-1]
     with CaseIndex.create(folder / "warm", encoder) as index:
         ingest(index, [path.parent for path in paths[:-1]], encoder)
-    (scan,) = readers.read(asking)
+    (scan,) = discovery.read(asking)
     ready = prepared(scan, Preprocessing.of(encoder))
     pixels = ready.pixels[ready.views == 0]
     content = asking.read_bytes()

@@ -17,9 +17,9 @@ from benchmarks import cohorts, results
 from benchmarks.baseline import TASKS as FROZEN
 from benchmarks.baseline import indexed
 from benchmarks.grades import TASKS, items_of
+from cbir import Index, open_index
 from indexer.encoder import TrainedEncoder, load_encoder
 from indexer.labels import load_labels
-from retrieval.search import Index, open_index
 
 VOLUMES = results.DATA / "volumes"
 K = 10

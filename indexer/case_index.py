@@ -2,7 +2,7 @@
 
 ::
 
-    manifest.json          what made the index, and which files belong to it (replaced in one step)
+    manifest.json          what made the index, and what belongs to it (replaced in one step)
     catalog.sqlite         the truth: cases, scans, slices, embeddings, labels
     vectors-N.faiss        a cache of the catalog's embeddings, of revision N
     vectors-N.rows         where there is a partition: the embeddings, the file above having codes of them;
@@ -12,10 +12,11 @@
     key                    secret that makes patient ids pseudonymous (mode 600)
     lock, writer.json      one writer at a time
 
-On other engines the catalog is a schema in PostgreSQL, and the vectors are a collection in Milvus; both
-have the name that the manifest gives the index. Passwords are in no file of the index.
+On other engines the catalog is a schema in PostgreSQL, and the vectors are in a store of their own
+(:mod:`indexer.stores`); both have the name that the manifest gives the index. Passwords are in no file of
+the index.
 
-The catalog commits on its own. A vectors file or collection that lags behind it is brought
+The catalog commits on its own. A store that lags behind it is brought
 up to date in memory when the index is opened, so a crash at any moment leaves an index that answers
 correctly.
 """
@@ -24,156 +25,39 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
-import math
-import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.catalog import Catalog, Contents
+from indexer.catalog.database import postgresql, sqlite
 from indexer.composite import COMPOSITE
 from indexer.encoder import Encoder, FileEncoder, load_encoder
-from indexer.errors import (
-    CaseIndexError,
-    CbirError,
-    EncoderError,
-    PartitionError,
-    StaleError,
-    WriterBusyError,
-)
+from indexer.errors import CaseIndexError, CbirError, EncoderError, StaleError
 from indexer.files import ASIDE, needing_room, sha256, written_whole
-from indexer.milvus import Milvus, MilvusVectors
-from indexer.partition import POINTS_PER_LIST, Partition, lists_for_count
+from indexer.filing import fits, fitted
+from indexer.lock import HOLDER, LOCK, locked, signed
+from indexer.manifest import MANIFEST, Manifest
+from indexer.partition import Partition
+from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing
-from indexer.vectors import EXACT_BELOW, VectorIndex, Vectors
+from indexer.recall import checked
+from indexer.stores import LOCAL, Filed, Site, Store, VectorIndex, store
 
-FORMAT = 1
+__all__ = ["CaseIndex", "Manifest", "Problem", "Snapshot"]
+
+CATALOG = "catalog.sqlite"
+KEY = "key"
 WEIGHTS = "encoder.safetensors"
-HOLDER = "writer.json"
-MERGED_AT = 0.25
-"""Share of slices that came or went since the large files were written, at which they are written anew."""
-PIECES = 8
-"""Pairs of files for what came later, at most: a reader opens all of them."""
-DRIFTED = 1.5
-"""Growth of the share of the collection in the list of a vector that calls for another partition."""
-HELD_OUT = 1000
-"""Vectors that the probe count is calibrated with, at most."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Files of the vectors that came after others were written, and how many they hold."""
-
-    file: str
-    sha256: str
-    rows: str
-    rows_sha256: str
-    slices: int
-
-
-@dataclass(frozen=True)
-class VectorFile:
-    """The cache files, the catalog revision they were made from, and the last slice id they hold.
-
-    `entries` is how many vectors the files hold, those among them whose slice was taken out of the catalog:
-    they are taken out of memory when the files are read. In Milvus `file` is a collection, whose `entries`
-    are counted, and `sha256` is empty.
-    """
-
-    file: str
-    sha256: str
-    revision: int
-    slices: int
-    last: int
-    partition: str | None = None
-    partition_sha256: str | None = None
-    fitted_on: int = 0
-    entries: int = 0
-    rows: str | None = None
-    rows_sha256: str | None = None
-    pieces: tuple[Piece, ...] = ()
-
-    def checksums(self) -> Iterator[tuple[str | None, str | None]]:
-        """Names of the files with their checksums."""
-        yield from ((self.file, self.sha256), (self.rows, self.rows_sha256))
-        for piece in self.pieces:
-            yield from ((piece.file, piece.sha256), (piece.rows, piece.rows_sha256))
-        yield self.partition, self.partition_sha256
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What made the index, and which files belong to it.
-
-    `engine` is ``faiss`` or ``milvus``, the latter at `uri`; `catalog` is the URL of a database where it
-    is no file in the folder; `name` is what the index is called there.
-    """
-
-    encoder: str
-    encoder_version: str
-    dimension: int
-    size: int
-    preprocessing: str
-    keep_ids: bool
-    created: str
-    vectors: VectorFile | None = None
-    engine: str = "faiss"
-    uri: str | None = None
-    catalog: str | None = None
-    name: str = ""
-    format: int = FORMAT
-
-    @classmethod
-    def load(cls, path: Path) -> Manifest:
-        """Read a manifest.
-
-        Raises
-        ------
-        CaseIndexError
-            If it is missing, no manifest, or of another format.
-        """
-        try:
-            data = json.loads(path.read_text("utf-8"))
-            if data["format"] != FORMAT:
-                raise CaseIndexError(
-                    path.parent,
-                    f"the index has format {data['format']}, this cbir reads {FORMAT}",
-                    "index again into another folder",
-                )
-            vectors = data.pop("vectors")
-            if vectors is not None:
-                pieces = tuple(Piece(**piece) for piece in vectors.pop("pieces", ()))
-                vectors = VectorFile(**vectors, pieces=pieces)
-            return cls(**data, vectors=vectors)
-        except FileNotFoundError:
-            if (path.parent / "catalog.sqlite").exists():
-                raise CaseIndexError(
-                    path, "the manifest is missing", "restore it from a backup, or index into another folder"
-                ) from None
-            raise CaseIndexError(
-                path.parent,
-                "there is no index here",
-                "make one with `cbir index FOLDER`, or name it with --index",
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CaseIndexError(
-                path, f"the manifest cannot be read ({error})", "restore it from a backup, or index again"
-            ) from error
-
-    def save(self, path: Path) -> None:
-        """Replace the manifest in one step."""
-        with written_whole(path) as aside:
-            aside.write_text(json.dumps(asdict(self), indent=2) + "\n", "utf-8")
 
 
 @dataclass(frozen=True)
@@ -203,14 +87,30 @@ class Problem:
 
 
 class CaseIndex:
-    """An index folder. Make one with :meth:`create` or :meth:`open`; it is a context manager."""
+    """An index folder. Make one with :meth:`create` or :meth:`open`; it is a context manager.
 
-    def __init__(self, folder: Path, manifest: Manifest, catalog: Catalog) -> None:
+    Attributes
+    ----------
+    folder : Path
+    manifest : Manifest
+    catalog : Catalog
+    policy : SearchPolicy
+    store : Store
+        The engine for the vectors.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, catalog: Catalog, policy: SearchPolicy | None = None
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
         self.catalog = catalog
+        self.policy = policy or SearchPolicy()
+        self.store = _store(folder, manifest, catalog, self.policy)
         self._key: bytes | None = None
-        self._milvus: Milvus | None = None
+        self._partition: tuple[tuple[str | None, int], Partition] | None = None
+        self._state: tuple[VectorIndex, Snapshot] | None = None
+        self._looking = threading.Lock()
 
     @classmethod
     def create(
@@ -219,11 +119,11 @@ class CaseIndex:
         encoder: Encoder,
         *,
         keep_ids: bool = False,
-        engine: str = "faiss",
-        uri: str | None = None,
+        store: str = LOCAL,
         catalog: str | None = None,
+        policy: SearchPolicy | None = None,
     ) -> CaseIndex:
-        """Make an empty index.
+        """Make an empty index; where that fails nothing of it is left.
 
         Parameters
         ----------
@@ -231,35 +131,30 @@ class CaseIndex:
         encoder : Encoder
         keep_ids : bool
             Patients keep the ids that the files give them.
-        engine : str
-            ``faiss``, or ``milvus`` on a server.
-        uri : str, optional
-            Of the Milvus server.
+        store : str
+            Address of the engine for the vectors; see :mod:`indexer.stores.registry`.
         catalog : str, optional
             URL of a PostgreSQL database; without one the catalog is a file in the folder.
+        policy : SearchPolicy, optional
 
         Raises
         ------
         CaseIndexError
             If the folder holds something else or cannot be written, or a server does not answer.
         """
+        made_folders: list[Path] = []
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with needing_room(folder), _locked(folder):
-                if (folder / "manifest.json").exists():  # another process was quicker
-                    return cls.open(folder)
-                if any(not _ours(path.name) for path in folder.iterdir()):
+            _make(folder, made_folders)
+            with needing_room(folder), locked(folder), ExitStack() as undo:
+                if (folder / MANIFEST).exists():  # another process was quicker
+                    return cls.open(folder, policy)
+                held = {path.name for path in folder.iterdir()} - ({LOCK} if made_folders else set())
+                if not all(map(_ours, held)):
                     raise CaseIndexError(
                         folder, "is not empty and holds no index", "name a new folder with --index"
                     )
-                key = folder / "key"
-                if not key.exists():
-                    with written_whole(key) as aside:
-                        aside.touch(0o600)
-                        aside.write_bytes(secrets.token_bytes(32))
-                if isinstance(encoder, FileEncoder):
-                    with written_whole(folder / WEIGHTS) as aside:
-                        shutil.copyfile(encoder.weights_file, aside)
+                undo.callback(_clear, folder, held)
+                _lay_down(folder, encoder)
                 manifest = Manifest(
                     encoder=encoder.name,
                     encoder_version=encoder.version,
@@ -268,38 +163,49 @@ class CaseIndex:
                     preprocessing=Preprocessing.of(encoder).version,
                     keep_ids=keep_ids,
                     created=datetime.now(UTC).isoformat(timespec="seconds"),
-                    engine=engine,
-                    uri=uri,
+                    store=store,
                     catalog=catalog,
                     name=f"cbir_{secrets.token_hex(8)}",
                 )
-                made = cls.made(folder, manifest)
-                if made.catalog.count()["slices"]:
+                index = undo.enter_context(cls.made(folder, manifest, policy))
+                if index.catalog.count()["slices"]:
                     raise CaseIndexError(
                         folder, "holds a catalog without its manifest", "restore it, or name a new folder"
                     )
-                manifest.save(folder / "manifest.json")
+                undo.callback(index.drop)
+                manifest.save(folder / MANIFEST)
+                undo.pop_all()
+                made_folders.clear()
         except OSError as error:
             raise CaseIndexError(
                 folder, f"cannot be written ({error.strerror})", "choose another --index"
             ) from error
-        return made
+        finally:
+            for empty in reversed(made_folders):
+                with suppress(OSError):
+                    empty.rmdir()
+        return index
 
     @classmethod
-    def made(cls, folder: Path, manifest: Manifest) -> CaseIndex:
-        """Make the catalog that a manifest names, and see that its servers answer.
+    def made(cls, folder: Path, manifest: Manifest, policy: SearchPolicy | None = None) -> CaseIndex:
+        """Make the catalog and the store that a manifest names; one of them alone is not left.
 
         Raises
         ------
         CaseIndexError
-            If one of them does not.
+            If one of them cannot be had.
         """
-        if manifest.engine == "milvus":
-            Milvus(manifest.uri or "").close()
-        return cls(folder, manifest, _catalog(folder, manifest, create=True))
+        with ExitStack() as undo:
+            catalog = _catalog(folder, manifest, create=True)
+            undo.callback(catalog.close)
+            undo.callback(catalog.drop)
+            index = cls(folder, manifest, catalog, policy)
+            index.store.create()
+            undo.pop_all()
+        return index
 
     @classmethod
-    def open(cls, folder: Path) -> CaseIndex:
+    def open(cls, folder: Path, policy: SearchPolicy | None = None) -> CaseIndex:
         """Open an index.
 
         Raises
@@ -307,28 +213,32 @@ class CaseIndex:
         CaseIndexError
             If there is none, it is damaged, or of another format.
         """
-        manifest = Manifest.load(folder / "manifest.json")
-        return cls(folder, manifest, _catalog(folder, manifest))
+        manifest = Manifest.load(folder / MANIFEST)
+        return cls(folder, manifest, _catalog(folder, manifest), policy)
 
     def close(self) -> None:
         """Release files and connections."""
+        self._state = None
         self.catalog.close()
-        if self._milvus is not None:
-            self._milvus.close()
-            self._milvus = None
+        self.store.close()
 
-    @property
-    def milvus(self) -> Milvus:
-        """The server that holds the vectors (connected at the first use).
+    def drop(self) -> None:
+        """Take away what lies outside the folder, and close."""
+        with ExitStack() as rest:
+            rest.callback(self.close)
+            rest.callback(self.catalog.drop)
+            self.store.drop()
 
-        Raises
-        ------
-        CaseIndexError
-            If it does not answer.
-        """
-        if self._milvus is None:
-            self._milvus = Milvus(self.manifest.uri or "")
-        return self._milvus
+    @classmethod
+    def discard(cls, folder: Path) -> None:
+        """Take away what a manifest names outside its folder, whether or not it is all there."""
+        manifest = Manifest.load(folder / MANIFEST)
+        if manifest.catalog is None:
+            catalog = Catalog(sqlite(folder / CATALOG, writable=False), manifest.dimension)
+        else:
+            engine = postgresql(manifest.catalog, manifest.name)
+            catalog = Catalog(engine, manifest.dimension, manifest.name)
+        cls(folder, manifest, catalog).drop()
 
     def __enter__(self) -> CaseIndex:
         return self
@@ -345,26 +255,17 @@ class CaseIndex:
         WriterBusyError
             If another process writes.
         CaseIndexError
-            If the folder cannot be written, or the server for the vectors does not answer.
+            If the folder cannot be written, or the engine for the vectors cannot be had.
         DiskFullError
             If there is no room in it.
         """
-        with needing_room(self.folder), _locked(self.folder):
-            holder = self.folder / HOLDER
-            try:
-                since = datetime.now(UTC).isoformat(timespec="seconds")
-                holder.write_text(
-                    json.dumps({"command": command, "pid": os.getpid(), "since": since}), "utf-8"
-                )
-                # another writer may have come and gone since the index was opened
-                self.manifest = Manifest.load(self.folder / "manifest.json")
-                if self.manifest.engine == "milvus":
-                    self.milvus.collections(self.manifest.name)  # before any work is done
-                for leftover in self.folder.glob(f"*{ASIDE}"):
-                    leftover.unlink()
-                yield
-            finally:
-                holder.unlink(missing_ok=True)
+        with needing_room(self.folder), locked(self.folder), signed(self.folder, command):
+            # another writer may have come and gone since the index was opened
+            self.manifest = Manifest.load(self.folder / MANIFEST)
+            self.store.reach()  # before any work is done
+            for leftover in self.folder.glob(f"*{ASIDE}"):
+                leftover.unlink()
+            yield
 
     # ---- identity ------------------------------------------------------------------------------
 
@@ -372,10 +273,10 @@ class CaseIndex:
         """A patient's, study's or series' id as the index shows it (HMAC-SHA256, 64 bits)."""
         if self._key is None:
             try:
-                self._key = (self.folder / "key").read_bytes()
+                self._key = (self.folder / KEY).read_bytes()
             except OSError as error:
                 raise CaseIndexError(
-                    self.folder / "key",
+                    self.folder / KEY,
                     f"the key cannot be read ({error.strerror})",
                     "restore it from a backup",
                 ) from error
@@ -434,248 +335,111 @@ class CaseIndex:
     # ---- vectors -------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """The last committed state; vectors that the cache lacks are taken from the catalog.
+        """The last committed state; vectors that the store lacks are taken from the catalog.
+
+        Of what was seen by the last call only what has changed since is read. A state is never changed.
 
         Raises
         ------
         CaseIndexError
-            If the cache is damaged.
+            If the store is damaged.
         """
         told = CaseIndexError(self.folder, "the vectors file is missing", "run `cbir verify --repair`")
-        for _ in range(5):
-            manifest = Manifest.load(self.folder / "manifest.json")
-            contents = self.catalog.contents()
-            try:
-                vectors = self._load_vectors(manifest, contents)
-                _catch_up(vectors, contents, self.catalog)
-            except (FileNotFoundError, KeyError):
-                continue  # a writer replaced the files, or removed cases, between two of our looks
-            except StaleError as error:
-                told = error
-                continue
-            self.manifest = manifest
-            return Snapshot(contents, vectors)
+        with self._looking:
+            for _ in range(5):
+                manifest = Manifest.load(self.folder / MANIFEST)
+                seen = self._state
+                contents = self.catalog.contents(seen[1].contents if seen else None)
+                try:
+                    base = self._opened(manifest.vectors, contents)
+                    if seen and seen[0] is base:
+                        vectors, held = seen[1].vectors, seen[1].contents.slice_ids
+                    else:
+                        vectors, held = base, base.ids()
+                    vectors = _caught_up(vectors, held, contents.slice_ids, self.catalog)
+                except (FileNotFoundError, KeyError):
+                    continue  # a writer replaced the files, or removed cases, between two of our looks
+                except StaleError as error:
+                    told = error
+                    continue
+                self.manifest = manifest
+                if seen and seen[1].contents is contents and seen[1].vectors is vectors:
+                    return seen[1]
+                state = Snapshot(contents, vectors)
+                self._state = base, state
+                return state
         raise told
 
-    def _load_vectors(self, manifest: Manifest, contents: Contents, *, listed: bool = False) -> VectorIndex:
-        """The vectors as they were filed last.
+    def _opened(self, filed: Filed | None, contents: Contents) -> VectorIndex:
+        """The vectors as they were filed last."""
+        return self.store.open(filed, self._filed_by(filed), contents)
 
-        `listed` asks Milvus for its ids, even where the manifest says what they are.
-        """
-        held = manifest.vectors
-        if held is None:
-            return _empty(manifest.dimension)
-        partition = None
-        remote = manifest.engine == "milvus"
-        for name, checksum in held.checksums():
-            if name is not None and checksum and sha256(self.folder / name) != checksum:
-                raise CaseIndexError(
-                    self.folder / name, "does not match its checksum", "run `cbir verify --repair`"
-                )
-        if held.partition is not None:
-            partition = Partition.load(self.folder / held.partition)
-        if not remote:
-            rows = None if held.rows is None else self.folder / held.rows
-            more = [(self.folder / piece.file, self.folder / piece.rows) for piece in held.pieces]
-            return Vectors.load(self.folder / held.file, partition, rows, more)
-        ids = contents.slice_ids
-        self.milvus.load(held.file)
-        if held.revision == contents.revision and (n := self.milvus.count(held.file)) != held.entries:
-            raise StaleError(
-                f"{manifest.uri} {held.file}",
-                f"holds {n} entries instead of {held.entries}",
-                "run `cbir verify --repair`",
-            )
-        if listed or held.revision != contents.revision:
-            ids = self.milvus.ids(held.file, max([held.last, *ids[-1:].tolist()]))
-        return MilvusVectors(
-            self.milvus, held.file, manifest.dimension, partition, ids, self.catalog.embeddings
-        )
+    def _filed_by(self, filed: Filed | None) -> Partition | None:
+        """The partition of what was filed; read once."""
+        if filed is None or filed.partition is None:
+            return None
+        path = self.folder / filed.partition
+        stamp = filed.partition_sha256, path.stat().st_mtime_ns
+        if self._partition is None or self._partition[0] != stamp:
+            if sha256(path) != filed.partition_sha256:
+                raise CaseIndexError(path, "does not match its checksum", "run `cbir verify --repair`")
+            partition = Partition.load(path)
+            if self.policy.recall is not None:
+                partition = partition.at(self.policy.recall)
+            self._partition = stamp, partition
+        return self._partition[1]
 
     def lag(self) -> float:
-        """Slices that came or went since the vectors file was written, over all slices; 0 to 1."""
+        """Slices that came or went since the vectors were filed, over all slices; 0 to 1."""
+        return min(1.0, self.unfiled() / max(self.catalog.count()["slices"], 1))
+
+    def unfiled(self) -> int:
+        """How many slices came or went since the vectors were filed."""
         held = self.manifest.vectors
         total, kept = self.catalog.slices_until(held.last if held else 0)  # ids only grow
-        if held is None:
-            return float(total > 0)
-        return min(1.0, (total - kept + held.slices - kept) / max(total, 1))
+        return total if held is None else total - kept + held.slices - kept
 
     def file_vectors(self, *, refit: bool = False) -> None:
-        """Bring the vectors file up to the catalog (the caller is the writer).
+        """Bring the store up to the catalog (the caller is the writer).
 
         The partition is fitted when there are enough vectors, and again when they have doubled or halved.
-        Until then what came is written into files beside the others, and what went is only counted; the
-        files are merged, without filing anything again, when there are many or much has changed.
 
         Parameters
         ----------
         refit : bool
             Fit the partition in any case.
         """
-        contents = self.catalog.contents()
-        revision, count = contents.revision, len(contents.slice_ids)
+        contents = self.catalog.contents(self._state[1].contents if self._state else None)
+        count = len(contents.slice_ids)
         old = self.manifest.vectors
-        partition, fitted_on = None, 0
+        partition, fitted_on, file, checksum = None, 0, None, None
         kept = old is not None and not old.partition and not refit
-        if count >= EXACT_BELOW:
-            if old and old.partition and not refit and old.fitted_on / 2 <= count <= 2 * old.fitted_on:
+        if count >= self.policy.exact_below:
+            if old and old.partition and not refit and fits(old, count):
                 path = self.folder / old.partition
                 if path.is_file() and sha256(path) == old.partition_sha256:
-                    partition, fitted_on = Partition.load(path), old.fitted_on
+                    partition, fitted_on = self._filed_by(old), old.fitted_on
+                    file, checksum = old.partition, old.partition_sha256
             kept = partition is not None
-            if partition is None:
-                partition = self._fit()
-                fitted_on = count if partition else 0
-        remote = self.manifest.engine == "milvus"
-        # a catalog that was restored from a backup gives ids again
-        if not remote and kept and partition and old and old.revision <= revision and self._whole(old):
-            self._keep(self._grown(old, partition, contents))
-            return
-        entries, name = count, self._fresh(revision)
-        if remote:
-            file = old.file if old is not None and kept else ""
-            file, entries = self._file_in_milvus(file, partition, contents)
-        else:
-            file, rows = f"vectors-{name}.faiss", f"vectors-{name}.rows"
-            blocks, dimension = self.catalog.embedding_blocks(), self.manifest.dimension
-            with written_whole(self.folder / file) as aside:
-                if partition is None:
-                    Vectors.write(aside, None, blocks, dimension)
-                else:
-                    with written_whole(self.folder / rows) as aside_rows:
-                        Vectors.write(aside, aside_rows, blocks, dimension, partition)
-        partition_file = f"partition-{name}.npz"
-        if partition is not None:
-            with written_whole(self.folder / partition_file) as aside:
-                partition.save(aside)
-        held = VectorFile(
-            file=file,
-            sha256="" if remote else sha256(self.folder / file),
-            revision=revision,
-            slices=count,
-            last=int(contents.slice_ids[-1]) if count else 0,
-            partition=partition_file if partition is not None else None,
-            partition_sha256=sha256(self.folder / partition_file) if partition is not None else None,
-            fitted_on=fitted_on,
-            entries=entries,
-            rows=None if remote or partition is None else rows,
-            rows_sha256=None if remote or partition is None else sha256(self.folder / rows),
-        )
-        self._keep(held)
-
-    def _keep(self, held: VectorFile) -> None:
-        """Name these files in the manifest, and take away all others."""
-        self.manifest = replace(self.manifest, vectors=held)
-        self.manifest.save(self.folder / "manifest.json")
-        named = {name for name, _ in held.checksums()}
-        for path in [*self.folder.glob("vectors-*"), *self.folder.glob("partition-*.npz")]:
-            if path.name not in named:
+            if partition is None and (partition := fitted(self.catalog)) is not None:
+                fitted_on = count
+                file, checksum = self._save_partition(partition, contents.revision)
+        filed = self.store.file(old if kept else None, partition, contents)
+        filed = replace(filed, partition=file, partition_sha256=checksum, fitted_on=fitted_on)
+        self.manifest = replace(self.manifest, vectors=filed)
+        self.manifest.save(self.folder / MANIFEST)
+        self.store.keep(filed)
+        for path in self.folder.glob("partition-*.npz"):
+            if path.name != file:
                 path.unlink()
-        if self.manifest.engine == "milvus":
-            for name in self.milvus.collections(self.manifest.name):
-                if name != held.file:
-                    self.milvus.drop(name)
 
-    def _fresh(self, revision: int) -> str:
-        """What new files are called: others of the same revision may still be read."""
-        names = (str(revision), *(f"{revision}-{i}" for i in range(1, 2 + 2 * PIECES)))
-        return next(name for name in names if not any(self.folder.glob(f"*-{name}.*")))
-
-    def _whole(self, held: VectorFile) -> bool:
-        """Whether the files are there."""
-        return all(name and (self.folder / name).is_file() for name, _ in held.checksums())
-
-    def _grown(self, held: VectorFile, partition: Partition, contents: Contents) -> VectorFile:
-        """The same files with another pair for what came since, or all of them as one pair."""
-        ids = contents.slice_ids
-        new = ids[np.searchsorted(ids, held.last, side="right") :]  # ids only grow
-        known = max(held.entries, held.slices)
-        if len(new):
-            blocks = ((block, self.catalog.embeddings(block)) for block in _blocks(new))
-            dimension = self.manifest.dimension
-            file, rows = self._pair(
-                contents.revision, lambda to, rows: Vectors.write(to, rows, blocks, dimension, partition)
-            )
-            held = replace(held, pieces=(*held.pieces, Piece(*file, *rows, len(new))))
-        held = replace(
-            held,
-            revision=contents.revision,
-            slices=len(ids),
-            last=int(new[-1]) if len(new) else held.last,
-            entries=known + len(new),
-        )
-        changed = sum(piece.slices for piece in held.pieces) + held.entries - held.slices
-        if len(held.pieces) <= PIECES and changed <= MERGED_AT * len(ids):
-            return held
-        vectors = self._load_vectors(replace(self.manifest, vectors=held), contents)
-        assert isinstance(vectors, Vectors)
-        _catch_up(vectors, contents, self.catalog)
-        file, rows = self._pair(contents.revision, vectors.save)
-        return replace(
-            held,
-            file=file[0],
-            sha256=file[1],
-            rows=rows[0],
-            rows_sha256=rows[1],
-            entries=len(ids),
-            pieces=(),
-        )
-
-    def _pair(
-        self, revision: int, write: Callable[[Path, Path], None]
-    ) -> tuple[tuple[str, str], tuple[str, str]]:
-        """Write codes and vectors; the files' names with their checksums."""
-        name = self._fresh(revision)
-        file, rows = self.folder / f"vectors-{name}.faiss", self.folder / f"vectors-{name}.rows"
-        with written_whole(file) as aside, written_whole(rows) as aside_rows:
-            write(aside, aside_rows)
-        return (file.name, sha256(file)), (rows.name, sha256(rows))
-
-    def _file_in_milvus(self, name: str, partition: Partition | None, contents: Contents) -> tuple[str, int]:
-        """Bring a collection up to date, or fill a new one; its name, and the entries in it."""
-        server, ids = self.milvus, contents.slice_ids
-        filed = ids[:0]
-        if name in server.collections(self.manifest.name):
-            server.load(name)
-            filed = server.ids(name, max([0, *ids[-1:].tolist()]))
-        else:
-            name = f"{self.manifest.name}_{contents.revision}_{secrets.token_hex(2)}"
-            lists = 0 if partition is None else len(partition.centroids)
-            server.create(name, self.manifest.dimension, lists, f"cbir index {self.folder}")
-        server.delete(name, np.setdiff1d(filed, ids))
-        new: NDArray[np.int64] = np.setdiff1d(ids, filed)
-        for start in range(0, len(new), 4096):
-            block = new[start : start + 4096]
-            server.insert(name, block, self.catalog.embeddings(block), partition)
-        return name, server.count(name)
-
-    def _fit(self) -> Partition | None:
-        """A partition of a sample, its probing calibrated on patients that are not in the sample.
-
-        Where many vectors are all but equal the fit collapses: then it gets fewer lists, and at last none.
-        """
-        contents, rng = self.catalog.contents(), np.random.default_rng(0)
-        names, patient_of_case = np.unique(contents.patient_ids, return_inverse=True)
-        asking = rng.permutation(len(names))[: math.ceil(len(names) / 10)]
-        patient = patient_of_case[contents.scan_case[contents.slice_scan]]
-        held_out = np.isin(patient, asking) if len(names) > 1 else rng.random(len(patient)) < 0.1
-
-        def sample(ids: NDArray[np.int64], most: int) -> NDArray[np.float32]:
-            return self.catalog.embeddings(np.sort(rng.choice(ids, min(most, len(ids)), replace=False)))
-
-        count = len(contents.slice_ids)
-        base = sample(contents.slice_ids[~held_out], POINTS_PER_LIST * lists_for_count(count))
-        wanted = lists_for_count(count)
-        for lists in (None, wanted // 4, wanted // 16):
-            try:
-                partition = Partition.fit(base, lists=lists, of=count)
-            except PartitionError:
-                if not np.isfinite(base).all():
-                    raise
-                continue
-            partition.calibrate(sample(contents.slice_ids[held_out], HELD_OUT), base, of=count)
-            return partition
-        return None
+    def _save_partition(self, partition: Partition, revision: int) -> tuple[str, str]:
+        """Write it beside others, which may still be read; the file's name and checksum."""
+        names = (f"partition-{name}.npz" for name in (revision, *(f"{revision}-{i}" for i in range(1, 100))))
+        path = self.folder / next(name for name in names if not (self.folder / name).exists())
+        with written_whole(path) as aside:
+            partition.save(aside)
+        return path.name, sha256(path)
 
     # ---- care ----------------------------------------------------------------------------------
 
@@ -685,7 +449,7 @@ class CaseIndex:
         Parameters
         ----------
         repair : bool
-            Mend the cache from the catalog, and take damaged scans out of the catalog so that the
+            Mend the store from the catalog, and take damaged scans out of the catalog so that the
             next ``cbir index`` reads them again (the caller is the writer).
         """
         problems: list[Problem] = []
@@ -699,50 +463,31 @@ class CaseIndex:
             self.catalog.remove_sources(damaged - {""})
             self.catalog.recount()
 
-        contents, held = self.catalog.contents(), self.manifest.vectors
-        cache: list[Problem] = []
-        if held is not None:
-            try:
-                cache += self._compare(contents, held)
-            except CbirError as error:
-                cache.append(Problem(error.where, error.reason))
-            except (OSError, RuntimeError, ValueError) as error:
-                cache.append(Problem(held.file, f"cannot be read ({error})"))
+        cache = self._differences()
         broken = [p for p in cache if not p.sound]
         if repair and (broken or damaged):
             self.file_vectors(refit=bool(broken))
             cache = [replace(p, mended=True) for p in broken]
         return problems + cache + self._verify_key(repair)
 
-    def _compare(self, contents: Contents, held: VectorFile) -> Iterator[Problem]:
-        vectors = self._load_vectors(self.manifest, contents, listed=True)
-        ids = np.sort(vectors.ids())
-        if held.revision != contents.revision:
-            lag = len(np.setxor1d(ids, contents.slice_ids))
-            if lag:
-                yield Problem(
-                    held.file,
-                    f"lags {lag} slices behind the catalog; they are searched from there",
-                    sound=True,
-                )
-        else:
-            went = 0 if self.manifest.engine == "milvus" else max(0, held.entries - held.slices)
-            for lost, what, known in (
-                (np.setdiff1d(contents.slice_ids, ids), "slices have no vector", 0),
-                (np.setdiff1d(ids, contents.slice_ids), "vectors have no slice", went),
-            ):
-                if len(lost) != known:
-                    yield Problem(held.file, f"{len(lost)} {what}")
-        differ = 0
-        present = np.intersect1d(ids, contents.slice_ids)
-        for start in range(0, len(present), 4096):
-            block = present[start : start + 4096]
-            differ += int((vectors.filed(block) != self.catalog.embeddings(block)).any(axis=1).sum())
-        if differ:
-            yield Problem(held.file, f"{differ} vectors differ from the catalog's")
+    def _differences(self) -> list[Problem]:
+        """What is not in the store as the catalog has it."""
+        contents, held = self.catalog.contents(), self.manifest.vectors
+        if held is None:
+            return []
+        found: list[Problem] = []
+        self._partition = None  # it is read again
+        try:
+            for one in self.store.differences(held, self._filed_by(held), contents):
+                found.append(Problem(one.where, one.what, sound=one.sound))
+        except CbirError as error:
+            found.append(Problem(error.where, error.reason))
+        except (OSError, RuntimeError, ValueError) as error:
+            found.append(Problem(held.file, f"cannot be read ({error})"))
+        return found
 
     def _verify_key(self, repair: bool) -> list[Problem]:
-        key = self.folder / "key"
+        key = self.folder / KEY
         if not key.is_file():
             return [
                 Problem(str(key), "the key is missing: patients indexed from now on get other pseudonyms")
@@ -771,25 +516,18 @@ class CaseIndex:
             "created": self.manifest.created,
             "sequences": ", ".join(sorted(sequences)),
             "labels": ", ".join(self.catalog.label_names()) or "none",
-            "vectors": self._place(),
+            "vectors": self.store.describe(held),
             "catalog": self.catalog.where,
             "search": "exact" if held is None or held.partition is None else "fuzzy partition",
             "failed": len(self.catalog.failed()),
         }
 
-    def _place(self) -> str:
-        """Where the vectors are."""
-        held, uri = self.manifest.vectors, self.manifest.uri
-        if self.manifest.engine == "milvus":
-            return f"Milvus {uri} {held.file if held else self.manifest.name}"
-        return f"FAISS {held.file}" if held else "FAISS"
-
     def check(self, queries: int = 200, k: int = 10) -> dict[str, Any]:
         """Recall of the search against exact search, the shape of the partition, and whether it has drifted.
 
         It has where the recall is below the calibrated one by more than chance (three standard errors), or
-        the list of a vector holds :data:`DRIFTED` times the share of the collection that it held when the
-        partition was made. ``cbir compact`` makes another; who asks meanwhile asks the old one.
+        the list of a vector holds :data:`indexer.recall.DRIFTED` times the share of the collection that it
+        held when the partition was made. ``cbir compact`` makes another; who asks meanwhile asks the old one.
 
         Parameters
         ----------
@@ -798,98 +536,72 @@ class CaseIndex:
         k : int
             Neighbours compared.
         """
-        snapshot = self.snapshot()
-        ids, vectors = snapshot.contents.slice_ids, snapshot.vectors
-        if not len(ids):
-            return {}
-        asking = np.sort(np.random.default_rng(0).choice(ids, min(queries, len(ids)), replace=False))
-        x = vectors.gather(asking)
-        exact, best = _exact(x, self.catalog, k)
-        scores, _ = vectors.search(x, k)
-        # by score: which of two equally similar slices is found is no matter
-        found = np.mean((scores >= exact[:, -1:] - 1e-6).sum(axis=1) / best)
-        summary = {} if vectors.partition is None else vectors.partition.summary()
-        sizes = vectors.list_sizes()
-        summary["list_sizes"] = {
-            "min": int(sizes.min()),
-            "median": float(np.median(sizes)),
-            "max": int(sizes.max()),
-        }
-        if vectors.partition is not None:
-            summary["drift"] = _drift(vectors.partition, sizes, float(found), len(asking), k) or "none"
-        return {f"recall_at_{k}": round(float(found), 4), "queries": len(asking), **summary}
+        return checked(self.snapshot().vectors, self.catalog, queries, k)
+
+
+def _store(folder: Path, manifest: Manifest, catalog: Catalog, policy: SearchPolicy) -> Store:
+    return store(manifest.store, Site(folder, manifest.name, manifest.dimension, catalog, policy))
 
 
 def _catalog(folder: Path, manifest: Manifest, *, create: bool = False) -> Catalog:
     if manifest.catalog is None:
-        return Catalog.at(folder / "catalog.sqlite", manifest.dimension, create=create)
+        return Catalog.at(folder / CATALOG, manifest.dimension, create=create)
     return Catalog.on(manifest.catalog, manifest.dimension, manifest.name, create=create)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = filelock.FileLock(folder / "lock")
-    try:
-        with needing_room(folder):
-            lock.acquire(timeout=0)
-    except filelock.Timeout:
-        try:
-            who = json.loads((folder / HOLDER).read_text("utf-8"))
-            told = f"`cbir {who['command']}` (process {who['pid']}) has been writing since {who['since']}"
-        except (OSError, ValueError, KeyError):
-            told = "another process is writing"
-        raise WriterBusyError(folder, told, "wait until it has ended") from None
-    except OSError as error:
-        raise CaseIndexError(folder, f"cannot be written ({error.strerror})") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _ours(name: str) -> bool:
     """Whether a file may lie in the folder of an index that was not finished."""
-    return (
-        name in {"lock", HOLDER, "key", WEIGHTS} or name.startswith("catalog.sqlite") or name.endswith(ASIDE)
-    )
+    return name in {LOCK, HOLDER, KEY, WEIGHTS} or name.startswith(CATALOG) or name.endswith(ASIDE)
 
 
-def _exact(x: NDArray[np.float32], catalog: Catalog, k: int) -> tuple[NDArray[np.float32], int]:
-    """Scores of the k nearest in the catalog, best first, and how many there are."""
-    top = np.empty((len(x), 0), np.float32)
-    for _, embeddings in catalog.embedding_blocks():
-        top = -np.sort(-np.concatenate([top, x @ embeddings.T], axis=1), axis=1)[:, :k]
-    return top, top.shape[1]
+def _make(folder: Path, made: list[Path]) -> None:
+    """Make a folder with those above it, telling which of them were not there."""
+    for path in reversed((folder, *folder.parents)):
+        if not path.is_dir():
+            path.mkdir(exist_ok=True)
+            made.append(path)
 
 
-def _empty(dimension: int, partition: Partition | None = None) -> Vectors:
-    return Vectors.build(np.empty(0, np.int64), np.empty((0, dimension), np.float32), partition)
+def _lay_down(folder: Path, encoder: Encoder) -> None:
+    """The key, and the encoder's weights where it is not installed.
+
+    Raises
+    ------
+    EncoderError
+        If the weights cannot be read.
+    """
+    if not (folder / KEY).exists():
+        with written_whole(folder / KEY) as aside:
+            aside.touch(0o600)
+            aside.write_bytes(secrets.token_bytes(32))
+    if isinstance(encoder, FileEncoder):
+        try:
+            weights = encoder.weights_file.open("rb")
+        except OSError as error:
+            raise EncoderError(encoder.weights_file, f"cannot be read ({error.strerror})") from error
+        with weights, written_whole(folder / WEIGHTS) as aside, aside.open("wb") as written:
+            shutil.copyfileobj(weights, written)
 
 
-def _drift(partition: Partition, sizes: NDArray[np.int64], found: float, queries: int, k: int) -> str | None:
-    asked = partition.probing(k).recall
-    if found < asked - 3 * math.sqrt(asked * (1 - asked) / queries):
-        return f"recall {found:.3f} instead of {asked}: run `cbir compact`"
-    fuller = _fullness(sizes) / _fullness(partition.sizes)
-    return f"lists {fuller:.1f} times as full as at the fit: run `cbir compact`" if fuller > DRIFTED else None
+def _clear(folder: Path, held: set[str]) -> None:
+    """Take away what a failed creation has left beside what there was."""
+    for path in folder.iterdir():
+        if path.name not in held and _ours(path.name):
+            path.unlink(missing_ok=True)
 
 
-def _fullness(sizes: NDArray[np.int64]) -> float:
-    """Share of all entries that the list of an entry holds, on average."""
-    return float((sizes.astype(float) ** 2).sum() / max(1.0, float(sizes.sum())) ** 2)
-
-
-def _blocks(ids: NDArray[np.int64], size: int = 4096) -> Iterator[NDArray[np.int64]]:
-    return (ids[start : start + size] for start in range(0, len(ids), size))
-
-
-def _catch_up(vectors: VectorIndex, contents: Contents, catalog: Catalog) -> None:
-    filed = vectors.ids()
-    if np.array_equal(filed, contents.slice_ids):
-        return
-    removed = np.setdiff1d(filed, contents.slice_ids)
-    if len(removed):
-        vectors.remove(removed)
-    added: NDArray[np.int64] = np.setdiff1d(contents.slice_ids, filed)
-    if len(added):
-        vectors.add(added, catalog.embeddings(added))
+def _caught_up(
+    vectors: VectorIndex, held: NDArray[np.int64], wanted: NDArray[np.int64], catalog: Catalog
+) -> VectorIndex:
+    """The vectors of these ids, given those that there are."""
+    shared = min(len(held), len(wanted))
+    if np.array_equal(held[:shared], wanted[:shared]):  # as a rule: ids only grow
+        gone, new = held[shared:], wanted[shared:]
+    else:
+        gone, new = (
+            np.setdiff1d(held, wanted, assume_unique=True),
+            np.setdiff1d(wanted, held, assume_unique=True),
+        )
+    if not len(gone) and not len(new):
+        return vectors
+    return vectors.changed(new, catalog.embeddings(new), gone)

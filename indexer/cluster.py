@@ -24,6 +24,7 @@ from indexer.ingest import Embedding, Pick, embed
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
 from indexer.reading import Read
+from indexer.runtime import prepare
 
 RETRIES = 3
 """Times that a task is tried again after its worker has died."""
@@ -163,6 +164,7 @@ class Cluster:
 
 
 def _read(source: Source, preprocessing: Preprocessing, version: str) -> tuple[Any, Any]:
+    prepare()
     if preprocessing.version != version:
         raise ClusterError(
             "--ray",
@@ -177,6 +179,7 @@ def _read(source: Source, preprocessing: Preprocessing, version: str) -> tuple[A
 
 
 def _embed(encoder: list[Any], where: Sequence[tuple[int, int, int]], *held: Any) -> Embedding:
+    prepare()
     (ref,) = encoder
     if ref.hex() not in _encoders:
         import ray

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from indexer.alignment import aligned
+from indexer.discovery.tokens import split, stem
+from indexer.discovery.vocabulary import Kind
 from indexer.errors import ReadError
-from indexer.readers.names import sequence_of
 from indexer.readers.source import Source
 from indexer.scan import Scan
 
@@ -29,6 +30,11 @@ LEADING = tuple(CHANNELS.index(name) for name in LEADERS)
 
 COMPOSITE = "composite"
 """What a composite has for a sequence."""
+
+
+def is_composite(name: str | None) -> bool:
+    """Whether a sequence, or a kind of source, is a composite's."""
+    return name == COMPOSITE
 
 
 FLAT = ("raster", "stack")
@@ -49,6 +55,12 @@ class Group:
 
     scans: list[Scan | None]
     left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def leader(self) -> Scan:
+        """The one that is shown of them; see :data:`LEADERS`."""
+        by_sequence = {scan.sequence: scan for scan in self.scans if scan is not None}
+        return next(by_sequence[name] for name in LEADERS if name in by_sequence)
 
     @property
     def notes(self) -> list[str]:
@@ -120,8 +132,7 @@ def beside(sources: Sequence[Source], name: Callable[[str, str], str]) -> list[S
     for (patient, study), visit in visits.items():
         places: dict[tuple[Path, str], list[Source]] = {}
         for source in visit:
-            _, rest = sequence_of(source.path.name)
-            places.setdefault((source.path.parent, rest), []).append(source)
+            places.setdefault((source.path.parent, _before_sequence(source.path.name)), []).append(source)
         most = max(len({source.sequence for source in several}) for several in places.values())
         if len({source.sequence for source in visit}) > most:
             folder = Path(os.path.commonpath([source.path.parent for source in visit]))
@@ -131,6 +142,13 @@ def beside(sources: Sequence[Source], name: Callable[[str, str], str]) -> list[S
             if len({source.sequence for source in several}) > 1:
                 found.append(_together(several, folder / "_".join(filter(None, (rest, COMPOSITE)))))
     return found
+
+
+def _before_sequence(name: str) -> str:
+    """A file's name up to the word that says its sequence."""
+    name = stem(name)
+    at = next((token.start for token in split(name) if token.kind is Kind.SEQUENCE), len(name))
+    return name[:at].rstrip("-_. ")
 
 
 def _together(several: Sequence[Source], path: Path) -> Source:

@@ -30,6 +30,7 @@ from indexer.labels import Labels, find_labels, load_labels, tables_below
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
 from indexer.reading import Read, ReadScan
+from indexer.studies import composites
 
 GROUP = 256
 """Slices that are embedded and committed together, at least."""
@@ -181,6 +182,7 @@ def ingest(
     *,
     labels: Labels | None = None,
     prune: bool = False,
+    all_images: bool = False,
     with_reference: bool = False,
     workers: Workers | None = None,
     progress: Callable[[int, int, int], None] = lambda done, total, slices: None,
@@ -198,6 +200,8 @@ def ingest(
         above it.
     prune : bool
         Take sources below `roots` out of the index whose files are gone.
+    all_images : bool
+        Take maps, and copies in another preparation, as scans, too.
     with_reference : bool
         Add the cases that come with cbir (see :mod:`indexer.reference`).
     workers : Workers, optional
@@ -226,9 +230,14 @@ def ingest(
     start = time.perf_counter()
     report = IngestReport()
     roots = [root.rstrip("/") if isinstance(root, str) else root for root in roots]
+    classes: dict[str, str] = {}
     with index.writing("index"), remote.StandIns() as stand_ins:
         with stand_ins.renamed():
-            found = list(_discovered(index, roots, labels, report, stand_ins, tolerant=prune))
+            found = list(
+                _discovered(
+                    index, roots, labels, report, stand_ins, classes, tolerant=prune, all_images=all_images
+                )
+            )
         report.notes += map(stand_ins.named, _label_notes(found))
         report.failed = [{k: stand_ins.named(v) for k, v in failure.items()} for failure in report.failed]
         discovered = (stand_ins.source(source) for sources, _ in found for source in sources)
@@ -239,6 +248,9 @@ def ingest(
             several = beside([source for source in sources.values() if source.name not in named], index.case)
             sources |= {source.name: source for source in several}
         tables = {index.patient(p): row for discovered, t in found for p, row in _rows(discovered, t)}
+        for patient, value in classes.items():
+            held_row = tables.get(index.patient(patient), {})
+            tables[index.patient(patient)] = {"class": value} | dict(held_row)
         visits = {index.case(*v): row for discovered, t in found for v, row in _visit_rows(discovered, t)}
         held = (path for root in roots for path in index.catalog.fingerprints(str(root)))
         gone = _gone(dict.fromkeys(held), sources, roots, stand_ins)
@@ -283,6 +295,8 @@ def ingest_sources(
 ) -> IngestReport:
     """File single sources into a living index, such as series that arrive at a PACS.
 
+    The composite of a visit is made of all that is filed of it, and made anew when a series comes later.
+
     The vectors file is left as it is until it lags by more than a twentieth: what it lacks is
     taken from the catalog when the index is opened, and rewriting it costs more than embedding
     one series.
@@ -314,6 +328,10 @@ def ingest_sources(
         tables = {index.patient(p): row for p, row in (labels or {}).items()}
         with Threads(encoder) as able:
             _file(index, sources, tables, {}, encoder, able, report, lambda done, total, slices: None)
+            if isinstance(encoder, Composer) and encoder.composite_size:
+                together, stale = composites(index, sources)
+                index.catalog.remove_sources(stale)
+                _file(index, together, tables, {}, encoder, able, report, lambda done, total, slices: None)
         index.catalog.set_labels(tables)
         if index.lag() > 0.05:
             index.file_vectors()
@@ -389,8 +407,10 @@ def _discovered(
     labels: Labels | None,
     report: IngestReport,
     stand_ins: remote.StandIns,
+    classes: dict[str, str],
     *,
     tolerant: bool,
+    all_images: bool,
 ) -> Iterator[tuple[list[Source], Labels | None]]:
     """Sources and labels table of each root; a root without images is a failure beside others.
 
@@ -410,7 +430,9 @@ def _discovered(
         for part in (root, *nested):
             table = given if given is not None else find_labels(part, top)
             try:
-                discovery = sandbox.discover(part, table, without=[n for n in nested if n != part])
+                discovery = sandbox.discover(
+                    part, table, without=[n for n in nested if n != part], all_images=all_images
+                )
             except ReadError as error:
                 if part == root:
                     empty = error
@@ -419,6 +441,8 @@ def _discovered(
             for what, n in discovery.taken.items():
                 report.taken[what] = report.taken.get(what, 0) + n
             report.failed += [_failure(e.where, e) for e in discovery.failures]
+            report.notes += map(stand_ins.named, discovery.notes)
+            classes |= discovery.classes
             if given is not None and not _fits(given, discovery.sources):
                 raise LabelsError(
                     given.path,

@@ -48,12 +48,13 @@ References
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -305,7 +306,9 @@ class Partition:
 
     def at(self, recall: float) -> Partition:
         """The same partition, probed for another recall: the next that is calibrated, or all lists."""
-        return replace(self, recall=recall)
+        same = copy.copy(self)  # with the graph, if there is one
+        same.recall = recall
+        return same
 
     def probing(self, k: int | None = None) -> Probing:
         """The probing in force for k neighbours; by default for the most that are calibrated."""

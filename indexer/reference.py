@@ -14,11 +14,12 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from indexer.case_index import CaseIndex, Manifest
+from indexer.case_index import CaseIndex
 from indexer.catalog import Catalog, EmbeddedScan, Entry
 from indexer.encoder import Encoder
 from indexer.errors import EncoderError
 from indexer.files import written_whole
+from indexer.manifest import Manifest
 from indexer.preprocess import Preprocessing
 
 FOLDER = Path(__file__).with_name("reference_index")

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from indexer.discovery.config import CONFIG
 from indexer.errors import CbirError, ReadError
 from indexer.files import FULL, disk_full
 from indexer.labels import PARTICIPANTS
-from indexer.readers import Source, nifti, raster
-from indexer.readers.names import CONFIG
+from indexer.readers import Source, formats
 
 HEAD = 2**16
 """Bytes at the beginning of a DICOM file within which its series is named."""
@@ -102,8 +102,10 @@ def held(path: str, record: Mapping[str, Any]) -> Source:
     match = _ADDRESS.fullmatch(path)
     if match is None:
         return Source.from_record(Path(path), record)
-    home = Path("/")
-    return RemoteSource(**vars(Source.from_record(home / match[2], record)), home=home, prefix=match[1])
+    home, prefix = Path("/"), match[1]
+    source = Source.from_record(home / match[2], record)
+    parts = tuple(RemoteSource(**vars(part), home=home, prefix=prefix) for part in source.parts)
+    return RemoteSource(**vars(replace(source, parts=parts)), home=home, prefix=prefix)
 
 
 class StandIns:
@@ -280,7 +282,7 @@ def _stand_in(fs: Any, name: str, info: Mapping[str, Any], file: Path) -> None:
     content = b""
     if file.name in (CONFIG, PARTICIPANTS):
         content = fs.cat_file(name)
-    elif size and not nifti.claims(file) and not raster.claims(file):
+    elif size and not any(format.claims(file) for format in formats() if format.series is None):
         content = fs.cat_file(name, start=0, end=min(HEAD, size))
     _write(file, content, size, next((_seconds(info[key]) for key in _MODIFIED if info.get(key)), 0.0))
 

@@ -8,14 +8,14 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from indexer.case_index import HOLDER, CaseIndex, Manifest
-from indexer.catalog import Catalog
-from indexer.catalog.database import postgresql
+from indexer.case_index import CaseIndex
 from indexer.errors import CaseIndexError, CbirError
 from indexer.files import ASIDE
-from indexer.milvus import Milvus
+from indexer.lock import HOLDER, LOCK
+from indexer.manifest import MANIFEST, Manifest
+from indexer.stores import LOCAL, Filed
 
-LEFT = ("manifest.json", "lock", HOLDER, "catalog.sqlite*", "vectors-*", "audit", f"*{ASIDE}")
+LEFT = (MANIFEST, LOCK, HOLDER, "catalog.sqlite*", "vectors-*", "audit", f"*{ASIDE}")
 """What the copy has of its own; an audit trail tells what happened to the index that it lies in."""
 
 
@@ -23,8 +23,7 @@ def transfer(
     source: CaseIndex,
     folder: Path,
     *,
-    engine: str = "faiss",
-    uri: str | None = None,
+    store: str = LOCAL,
     catalog: str | None = None,
 ) -> Manifest:
     """Copy an index, with its ids, key, partition and what it has learnt.
@@ -38,7 +37,7 @@ def transfer(
         Nobody can write to it meanwhile.
     folder : Path
         The new index; must not exist.
-    engine, uri, catalog
+    store, catalog
         As in :meth:`CaseIndex.create`.
 
     Returns
@@ -56,20 +55,18 @@ def transfer(
     aside = folder.with_name(f".{folder.name}{ASIDE}")
     with source.writing("copy"):
         held = source.manifest
-        partition = None if held.vectors is None else replace(held.vectors, file="", sha256="", entries=0)
         manifest = replace(
             held,
-            engine=engine,
-            uri=uri,
+            store=store,
             catalog=catalog,
             name=f"cbir_{secrets.token_hex(8)}",
-            vectors=partition,
+            vectors=None if held.vectors is None else _partition_of(held.vectors),
         )
         try:
             _discard(aside)
             shutil.copytree(source.folder, aside, ignore=shutil.ignore_patterns(*LEFT))
-            manifest.save(aside / "manifest.json")  # it names what is about to be made on the servers
-            with CaseIndex.made(aside, manifest) as copy:
+            manifest.save(aside / MANIFEST)  # it names what is about to be made on the servers
+            with CaseIndex.made(aside, manifest, source.policy) as copy:
                 copy.catalog.take_over(source.catalog)
                 copy.file_vectors()
                 if unsound := [problem for problem in copy.verify() if not problem.sound]:
@@ -87,17 +84,13 @@ def transfer(
     return manifest
 
 
+def _partition_of(filed: Filed) -> Filed:
+    """What was filed, as if only its partition were there."""
+    return replace(filed, file="", sha256="", entries=0, rows=None, rows_sha256=None, pieces=())
+
+
 def _discard(folder: Path) -> None:
     """Take away what a copy has made so far."""
-    if (folder / "manifest.json").exists():
-        manifest = Manifest.load(folder / "manifest.json")
-        if manifest.catalog is not None:
-            catalog = Catalog(postgresql(manifest.catalog, manifest.name), manifest.dimension, manifest.name)
-            catalog.drop()
-            catalog.close()
-        if manifest.engine == "milvus":
-            server = Milvus(manifest.uri or "")
-            for name in server.collections(manifest.name):
-                server.drop(name)
-            server.close()
+    if (folder / MANIFEST).exists():
+        CaseIndex.discard(folder)
     shutil.rmtree(folder, ignore_errors=True)

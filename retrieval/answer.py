@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from indexer.scan import ScanRef
+
 NOTICE = "research use only, not a medical device"
 
 
@@ -24,6 +26,13 @@ class Query:
         The marked box ``(x0, y0, x1, y1)`` in pixels of the displayed slice.
     region_slice : int, optional
         The slice the box was drawn on.
+    mask : str, optional
+        The file whose non-zero voxels were the region.
+    scans : list of ScanRef
+        What asked.
+    visit : str, optional
+        Whose scans asked: as the files call it, or a pseudonym where the index keeps no ids; None where
+        the files name none.
     """
 
     source: str
@@ -31,6 +40,9 @@ class Query:
     slices: int
     region: tuple[int, int, int, int] | None = None
     region_slice: int | None = None
+    mask: str | None = None
+    scans: list[ScanRef] = field(default_factory=list)
+    visit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,12 +60,17 @@ class Hit:
         Column to value, as in the labels table.
     sequence : str, optional
         Sequence of the slice shown.
-    source : str
-        File or folder the slice is in.
+    scan : ScanRef
+        The scan that the slice is in.
     slice, query_slice : int
         Positions of the pair in their scans.
-    query_source, query_sequence : str, optional
-        Where the query's slice is.
+    query_scan : ScanRef
+        The scan that the query's slice is in.
+    query_sequence : str, optional
+        Its sequence.
+    visit : str, optional
+        The patient's visit that the case is: as the files call it, or a pseudonym where the index keeps
+        no ids; None where the files name none.
     """
 
     rank: int
@@ -62,11 +79,22 @@ class Hit:
     patient_id: str
     labels: dict[str, str]
     sequence: str | None
-    source: str
+    scan: ScanRef
     slice: int
     query_slice: int
-    query_source: str
+    query_scan: ScanRef
     query_sequence: str | None
+    visit: str | None = None
+
+    @property
+    def source(self) -> str:
+        """File or folder that the slice is in."""
+        return self.scan.source
+
+    @property
+    def query_source(self) -> str:
+        """File or folder that the query's slice is in."""
+        return self.query_scan.source
 
 
 @dataclass(frozen=True)
@@ -80,8 +108,9 @@ class Evidence:
     prior : dict
         Value to its share among the patients of the index.
     set : list of str
-        Calibrated, the values that hold the true one in 90 % of new patients, may be none: then no
-        value looks as its patients usually do. Else the smallest set with 90 % of the probability.
+        Calibrated, the values that hold the true one in 90 % of new patients, with the one that the
+        vote names first; or none: then no value looks as its patients usually do. Else the smallest set
+        with 90 % of the probability.
     abstain : bool
         True when the neighbours say nothing; the probabilities are then the prior.
     neighbours : int
@@ -91,7 +120,10 @@ class Evidence:
     calibrated_on : int
         Known patients it was calibrated on.
     reason : str, optional
-        Why it abstains, where that is not for want of labelled neighbours.
+        Why it abstains, where that is not for want of labelled neighbours; or why it is not calibrated,
+        where that could be.
+    values : list of str
+        All values that the index holds for the label: it cannot name another.
     """
 
     probabilities: dict[str, float]
@@ -102,6 +134,7 @@ class Evidence:
     calibrated: bool = False
     calibrated_on: int = 0
     reason: str | None = None
+    values: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -129,4 +162,9 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of ``cbir query --json`` (schema 1)."""
-        return {"schema": 1, **asdict(self)}
+        told = {"schema": 1, **asdict(self)}
+        told["query"]["scans"] = list(map(str, self.query.scans))
+        for hit, row in zip(self.hits, told["hits"], strict=True):
+            sides = {"source": hit.source, "query_source": hit.query_source}
+            row |= {"scan": str(hit.scan), "query_scan": str(hit.query_scan), **sides}
+        return told

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from indexer.case_index import Snapshot
 from indexer.errors import QueryError
 from retrieval.evaluation import Evaluation, Similarity, evaluate, predicted_class_similarity
-from retrieval.ranking import Stacks, fused
+from retrieval.evidence import RANKING
+from retrieval.ranking import Ranking, Stacks, grouped
 
 SMALL = 5000
 """So many items' similarities are kept as a whole (100 MB)."""
@@ -28,6 +30,40 @@ class _Sequence:
 
 
 @dataclass(frozen=True)
+class IndexEvaluation:
+    """How well an index ranks its own items by one label.
+
+    Attributes
+    ----------
+    ranking : Evaluation
+    by_class : Evaluation
+        The baseline that ranks by the class which the nearest neighbours predict.
+    by : str
+        What asked and was ranked: ``case`` or ``scan``.
+    asked_in_sample : int
+        Patients who asked and whom the encoder was trained on: then the figures say nothing about a new
+        patient.
+    in_sample : int
+        Items of patients whom the encoder was trained on; they answer.
+    """
+
+    ranking: Evaluation
+    by_class: Evaluation
+    by: str
+    asked_in_sample: int
+    in_sample: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of ``cbir eval --json`` (schema 1)."""
+        return {
+            **self.ranking.to_dict(),
+            "by": self.by,
+            "in_sample_patients": self.asked_in_sample,
+            "rank_by_predicted_class": self.by_class.to_dict()["metrics"],
+        }
+
+
+@dataclass(frozen=True)
 class CrossMatch:
     """Similarities among the items of an index.
 
@@ -38,6 +74,9 @@ class CrossMatch:
     labels : list of dict
     in_sample : ndarray of bool, shape (n,)
         Whether the encoder was trained on the item's patient.
+    by : str
+        What an item is: ``case`` or ``scan``.
+    ranking : Ranking
     """
 
     names: list[str]
@@ -45,9 +84,11 @@ class CrossMatch:
     labels: list[dict[str, str]]
     in_sample: NDArray[np.bool_] = field(repr=False)
     sequences: Sequence[_Sequence] = field(repr=False)
+    by: str = "case"
+    ranking: Ranking = RANKING
 
     @classmethod
-    def of(cls, snapshot: Snapshot, by: str = "case") -> CrossMatch:
+    def of(cls, snapshot: Snapshot, by: str = "case", ranking: Ranking = RANKING) -> CrossMatch:
         """Take the whole slices of a snapshot, grouped by ``case`` or by ``scan``."""
         contents, vectors = snapshot.contents, snapshot.vectors
         of_scan = contents.scan_case if by == "case" else np.arange(len(contents.scan_case))
@@ -58,25 +99,16 @@ class CrossMatch:
             same = np.array([s == sequence for s in contents.scan_sequence], bool)
             rows = np.flatnonzero(same[contents.slice_scan] & (contents.slice_view == 0))
             item = of_scan[contents.slice_scan[rows]]
-            order = np.argsort(item, kind="stable")
-            items, starts = np.unique(item[order], return_index=True)
-            sequences.append(
-                _Sequence(
-                    name=sequence,
-                    items=items,
-                    stacks=Stacks(
-                        vectors.gather(contents.slice_ids[rows[order]]),
-                        contents.slice_weight[rows[order]],
-                        starts,
-                    ),
-                )
-            )
+            stored = vectors.gather(contents.slice_ids[rows])
+            sequences.append(_Sequence(sequence, *grouped(stored, contents.slice_weight[rows], item)))
         return cls(
             names=list(names),
             patients=[contents.patient_ids[c] for c in cases],
             labels=[contents.labels[c] for c in cases],
             in_sample=contents.in_sample[cases],
             sequences=sequences,
+            by=by,
+            ranking=ranking,
         )
 
     def column(self, name: str) -> list[str | None]:
@@ -146,6 +178,25 @@ class CrossMatch:
         )
         return ranking, baseline
 
+    def evaluated(
+        self,
+        label: str,
+        *,
+        ks: Sequence[int] = (1, 5, 10),
+        folds: str | None = None,
+        bootstrap: int = 1000,
+        seed: int = 0,
+    ) -> IndexEvaluation:
+        """As :meth:`evaluate`, with what a reader has to know of the figures."""
+        found, by_class = self.evaluate(label, ks=ks, folds=folds, bootstrap=bootstrap, seed=seed)
+        return IndexEvaluation(
+            ranking=found,
+            by_class=by_class,
+            by=self.by,
+            asked_in_sample=self.asked_in_sample(found.queries),
+            in_sample=int(self.in_sample.sum()),
+        )
+
     def asked_in_sample(self, queries: NDArray[np.int64]) -> int:
         """How many patients of some items the encoder was trained on."""
         return len({self.patients[q] for q in queries if self.in_sample[q]})
@@ -171,6 +222,6 @@ class CrossMatch:
                 sequence.items[np.minimum(at, len(sequence.items) - 1)] == rows
             )
             cells = np.ix_(np.flatnonzero(has), sequence.items)
-            scores[cells] = sequence.stacks.chosen(at[has]).scores(sequence.stacks)
-        found = fused(table, [sequence.name for sequence in self.sequences])
+            scores[cells] = self.ranking.scores(sequence.stacks.chosen(at[has]), sequence.stacks)
+        found = self.ranking.fused(table, [sequence.name for sequence in self.sequences])
         return np.where(np.isnan(found), np.float32(-np.inf), found)

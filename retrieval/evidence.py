@@ -14,15 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.answer import Evidence
+from retrieval.ranking import Ranking
 
-NEIGHBOURS = 15
-"""Patients that vote."""
 FEW = 12
 """A column with more distinct values is no class label."""
 PROTOCOL_COLUMNS = {"fold", "split", "collection"}
 """Columns that say how an evaluation is organised or where a case is from, and nothing of a patient."""
-MASS = 0.9
-"""Probability that the set of values holds."""
+RANKING = Ranking()
 
 
 def class_columns(labels: Sequence[Mapping[str, str]]) -> list[str]:
@@ -44,7 +42,12 @@ def class_columns(labels: Sequence[Mapping[str, str]]) -> list[str]:
     return chosen
 
 
-def vote(scores: NDArray[np.float32], values: Sequence[str | None], prior: Mapping[str, float]) -> Evidence:
+def vote(
+    scores: NDArray[np.float32],
+    values: Sequence[str | None],
+    prior: Mapping[str, float],
+    ranking: Ranking = RANKING,
+) -> Evidence:
     """Share of each value among the nearest patients.
 
     Parameters
@@ -55,6 +58,8 @@ def vote(scores: NDArray[np.float32], values: Sequence[str | None], prior: Mappi
         Each patient's label, None where unknown.
     prior : mapping
         Value to its share among all patients.
+    ranking : Ranking
+        How many vote, what the prior weighs, and what the set holds.
 
     Examples
     --------
@@ -65,7 +70,7 @@ def vote(scores: NDArray[np.float32], values: Sequence[str | None], prior: Mappi
     {'2': 0.308, '4': 0.692}
     """
     known = [(float(s), v) for s, v in zip(scores, values, strict=True) if v is not None]
-    voters, floor = known[:NEIGHBOURS], known[NEIGHBOURS : NEIGHBOURS + 1]
+    voters, floor = known[: ranking.neighbours], known[ranking.neighbours : ranking.neighbours + 1]
     if not floor and len(voters) > 1:
         voters, floor = voters[:-1], voters[-1:]
     low = floor[0][0] if floor else 0.0
@@ -73,11 +78,12 @@ def vote(scores: NDArray[np.float32], values: Sequence[str | None], prior: Mappi
     votes = dict.fromkeys(sorted(prior), 0.0)
     for score, value in voters:
         votes[value] = votes.get(value, 0.0) + ((score - low) / (top - low) if top > low else 1.0)
-    total = sum(votes.values()) + 1
-    probabilities = {value: (v + prior.get(value, 0.0)) / total for value, v in votes.items()}
+    mass = ranking.prior_mass if voters else 1.0  # there is nothing else to say
+    total = sum(votes.values()) + mass
+    probabilities = {value: (v + mass * prior.get(value, 0.0)) / total for value, v in votes.items()}
     chosen: list[str] = []
     for value, p in sorted(probabilities.items(), key=lambda item: -item[1]):
-        if sum(probabilities[v] for v in chosen) >= MASS:
+        if sum(probabilities[v] for v in chosen) >= ranking.set_mass:
             break
         if p > 0:
             chosen.append(value)

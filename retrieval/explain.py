@@ -7,7 +7,6 @@ displayed. The map over the query needs the hit's stored embedding, and no pixel
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,9 +28,9 @@ from indexer.preprocess import (
     prepared,
     with_region,
 )
-from indexer.scan import Scan
-from retrieval.answer import Answer, Hit
-from retrieval.search import REGION, WHOLE, Index
+from indexer.scan import Scan, ScanRef
+from retrieval.answer import Hit, Query
+from retrieval.state import REGION, WHOLE, State
 
 
 class ExplainedScan:
@@ -140,25 +139,21 @@ class Explanation:
 
     Parameters
     ----------
-    index : Index
-        That gave the answer.
+    state : State
+        Of the index that gave the answer.
     encoder : Explainer
         Its encoder.
-    answer : Answer
-    mask : path, optional
-        The region that was asked with, if it was a mask.
+    query : Query
+        Of the answer.
     """
 
-    def __init__(
-        self, index: Index, encoder: Explainer, answer: Answer, mask: str | os.PathLike[str] | None = None
-    ) -> None:
-        self._index, self._encoder, self._mask = index, encoder, mask
-        self._region, self._region_slice = answer.query.region, answer.query.region_slice
-        self._view = WHOLE if mask is None and self._region is None else REGION
-        self._asked: dict[tuple[str, str | None, int], NDArray[np.float32] | None] = {}
+    def __init__(self, state: State, encoder: Explainer, query: Query) -> None:
+        self._state, self._encoder, self._query = state, encoder, query
+        self._view = WHOLE if query.mask is None and query.region is None else REGION
+        self._embeddings: dict[tuple[ScanRef, int], NDArray[np.float32] | None] = {}
         self._last: tuple[Scan, bool, ExplainedScan] | None = None
 
-    def __call__(self, hit: Hit, scan: Scan, asked: bool) -> NDArray[np.float32] | None:
+    def __call__(self, hit: Hit, scan: Scan, of_query: bool) -> NDArray[np.float32] | None:
         """The map over one slice of a pair.
 
         Parameters
@@ -166,7 +161,7 @@ class Explanation:
         hit : Hit
         scan : Scan
             That holds the slice.
-        asked : bool
+        of_query : bool
             Whether it is the query's slice, or else the hit's.
 
         Returns
@@ -174,40 +169,34 @@ class Explanation:
         ndarray of float32, shape (rows, columns)
             As of :meth:`ExplainedScan.map`; None where one of the two slices is gone.
         """
-        stored = self._index.vector(hit.source, hit.sequence, hit.slice, self._view)
+        stored = self._state.vector(hit.scan, hit.slice, self._view)
         if stored is None:
             return None
         vector, view = stored
-        key = hit.query_source, hit.query_sequence, hit.query_slice
+        key = hit.query_scan, hit.query_slice
         try:
-            explained = self._explained(scan, asked)
+            explained = self._explained(scan, of_query)
         except CbirError:  # the picture is worth showing without its map
             return None
-        if asked:
-            if key not in self._asked:
-                self._asked[key] = explained.embedding(hit.query_slice, self._view)
+        if of_query:
+            if key not in self._embeddings:
+                self._embeddings[key] = explained.embedding(hit.query_slice, self._view)
             return explained.map(hit.query_slice, vector, self._view)
-        towards = self._asked.get(key)
+        towards = self._embeddings.get(key)
         return None if towards is None else explained.map(hit.slice, towards, view)
 
-    def _explained(self, scan: Scan, asked: bool) -> ExplainedScan:
+    def _explained(self, scan: Scan, of_query: bool) -> ExplainedScan:
         """The scan, prepared; the last one is kept, because many pairs share the query's."""
-        if self._last is None or self._last[0] is not scan or self._last[1] != asked:
-            explained = ExplainedScan(self._encoder, self._as_asked(scan) if asked else scan)
-            self._last = scan, asked, explained
+        if self._last is None or self._last[0] is not scan or self._last[1] != of_query:
+            explained = ExplainedScan(self._encoder, self._marked(scan) if of_query else scan)
+            self._last = scan, of_query, explained
         return self._last[2]
 
-    def _as_asked(self, scan: Scan) -> Scan:
-        if self._mask is not None:
-            return replace(scan, region=sandbox.read_mask(Path(self._mask), scan))
-        if self._region is not None:
-            return with_region(scan, self._region, self._region_slice)
+    def _marked(self, scan: Scan) -> Scan:
+        """The query's scan with the region that was asked with, and no other."""
+        query = self._query
+        if query.mask is not None:
+            return replace(scan, region=sandbox.read_mask(Path(query.mask), scan))
+        if query.region is not None:
+            return with_region(scan, query.region, query.region_slice)
         return replace(scan, region=None)
-
-
-def explanation(
-    index: Index, answer: Answer, mask: str | os.PathLike[str] | None = None
-) -> Explanation | None:
-    """What explains an answer, or None if the index's encoder cannot; see :class:`Explanation`."""
-    encoder = index.encoder
-    return Explanation(index, encoder, answer, mask) if isinstance(encoder, Explainer) else None

@@ -13,43 +13,29 @@ A single slice has no such whole: it is compared with the slice of the case that
 For stacks the mean over all slices' best matches ranks worse: among the slices of any case there is
 one that looks like a slice of any other (docs/evaluation.md has the figures). The best match is
 what is shown of a hit.
+
+Another rule is a callable (:class:`Rule`) with an entry point in the group ``cbir.rankings``; an index
+is asked by it with ``cbir.open_index(folder, ranking=cbir.Ranking("its name"))``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.metadata import entry_points
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.composite import COMPOSITE
+from indexer.composite import is_composite
+from indexer.errors import QueryError
 
 BLOCK = 1024
 """Single slices compared at once."""
-
-COMPOSITE_WEIGHT = 8.0
-"""Weight of a composite's score in the mean over sequences."""
-
-
-@dataclass(frozen=True)
-class Matches:
-    """What one sequence of the query found.
-
-    Attributes
-    ----------
-    cases : ndarray of int64, shape (c,)
-        Cases that hold the sequence, ascending.
-    scores : ndarray of float32, shape (c,)
-    query_rows, rows : ndarray of int64, shape (c,)
-        The pair of slices that speaks most for each case: largest weight times similarity.
-    """
-
-    cases: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    query_rows: NDArray[np.int64]
-    rows: NDArray[np.int64]
+GROUP = "cbir.rankings"
+"""Entry points of rules by others."""
 
 
 @dataclass(frozen=True)
@@ -72,18 +58,16 @@ class Stacks:
     >>> cases.means
     array([[0.6, 0.8, 0. ],
            [0. , 0. , 1. ]], dtype=float32)
-
-    As a single slice, the second is as like the first case as it can be; as part of a stack it is not:
-
-    >>> Stacks(x[1:2], np.ones(1, np.float32), np.array([0])).scores(cases)
-    array([[1., 0.]], dtype=float32)
-    >>> Stacks(x[1:], np.ones(2, np.float32), np.array([0])).scores(cases).round(3)
-    array([[0.566, 0.707]], dtype=float32)
     """
 
     embeddings: NDArray[np.float32]
     weights: NDArray[np.float32]
     starts: NDArray[np.int64]
+
+    @classmethod
+    def one(cls, embeddings: NDArray[np.float32], weights: NDArray[np.float32]) -> Stacks:
+        """A single group."""
+        return cls(embeddings, weights, np.zeros(1, np.int64))
 
     @cached_property
     def means(self) -> NDArray[np.float32]:
@@ -94,6 +78,11 @@ class Stacks:
         lengths = np.linalg.norm(sums, axis=1, keepdims=True)
         return np.asarray(sums / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Slices of each group, shape (groups,)."""
+        return np.diff(self.starts, append=len(self.embeddings))
+
     def chosen(self, groups: NDArray[np.int64]) -> Stacks:
         """Some of the groups."""
         ends = np.append(self.starts[1:], len(self.embeddings))
@@ -102,144 +91,224 @@ class Stacks:
         starts = np.cumsum([0, *map(len, rows)])[:-1]
         return replace(self, embeddings=self.embeddings[flat], weights=self.weights[flat], starts=starts)
 
-    def scores(self, others: Stacks) -> NDArray[np.float32]:
-        """How like each group each of the others is, shape (groups, other groups)."""
-        scores: NDArray[np.float32] = self.means @ others.means.T
-        lengths = np.diff(self.starts, append=len(self.embeddings))
-        single = np.flatnonzero(lengths == 1)
-        if len(others.starts):
-            for block in np.split(single, range(BLOCK, len(single), BLOCK)):
-                slices = self.embeddings[self.starts[block]] @ others.embeddings.T
-                scores[block] = np.maximum.reduceat(slices, others.starts, axis=1)
-        return np.minimum(scores, np.float32(1))
+
+class Rule(Protocol):
+    """How like each group of slices each of other groups is."""
+
+    def __call__(self, queries: Stacks, cases: Stacks) -> NDArray[np.float32]:
+        """Scores of one sequence, −1 to 1, shape (groups of `queries`, groups of `cases`)."""
+        ...
 
 
-def compared(
-    queries: NDArray[np.float32],
-    weights: NDArray[np.float32],
-    stored: NDArray[np.float32],
-    stored_weights: NDArray[np.float32],
-    cases: NDArray[np.int64],
-) -> Matches:
-    """Score cases for one group of slices, and find the pair of slices to show of each.
+def stacks(queries: Stacks, cases: Stacks) -> NDArray[np.float32]:
+    """The rule of this module: a stack as a whole, a single slice with its like.
+
+    Examples
+    --------
+    As a single slice, the second is as like the first case as it can be; as part of a stack it is not:
+
+    >>> x = np.eye(3, dtype=np.float32)
+    >>> cases = Stacks(x, np.array([3, 4, 1], np.float32), np.array([0, 2]))
+    >>> stacks(Stacks.one(x[1:2], np.ones(1, np.float32)), cases)
+    array([[1., 0.]], dtype=float32)
+    >>> stacks(Stacks.one(x[1:], np.ones(2, np.float32)), cases).round(3)
+    array([[0.566, 0.707]], dtype=float32)
+    """
+    scores: NDArray[np.float32] = queries.means @ cases.means.T
+    single = np.flatnonzero(queries.lengths == 1)
+    if len(cases.starts):
+        for block in np.split(single, range(BLOCK, len(single), BLOCK)):
+            similarity = queries.embeddings[queries.starts[block]] @ cases.embeddings.T
+            scores[block] = np.maximum.reduceat(similarity, cases.starts, axis=1)
+    return np.minimum(scores, np.float32(1))
+
+
+def late_interaction(queries: Stacks, cases: Stacks) -> NDArray[np.float32]:
+    """The rule that was tried first: the weighted mean of each query slice's best match ("MaxSim").
+
+    Examples
+    --------
+    The first query slice counts three times:
+
+    >>> unit = lambda x: np.stack([x, np.sqrt(1 - np.square(x))], axis=1).astype(np.float32)
+    >>> query = Stacks.one(unit(np.array([1.0, 0.0])), np.array([3, 1], np.float32))
+    >>> case = Stacks.one(unit(np.array([0.8])), np.ones(1, np.float32))
+    >>> late_interaction(query, case).round(3)  # (3 · 0.8 + 0.6) / 4
+    array([[0.75]], dtype=float32)
+    """
+    scores = np.empty((len(queries.starts), len(cases.starts)), np.float32)
+    for row, start, length in zip(scores, queries.starts, queries.lengths, strict=True):
+        own = slice(start, start + length)
+        best = np.maximum.reduceat(queries.embeddings[own] @ cases.embeddings.T, cases.starts, axis=1)
+        weights = queries.weights[own]
+        row[:] = weights @ best / weights.sum()
+    return np.minimum(scores, np.float32(1))
+
+
+RULES: dict[str, Rule] = {"stacks": stacks, "late-interaction": late_interaction}
+"""Those that come with cbir."""
+
+
+@cache
+def rule(name: str) -> Rule:
+    """A rule by its name: one of :data:`RULES`, or an entry point of a package.
+
+    Raises
+    ------
+    QueryError
+        If there is none.
+    """
+    if name in RULES:
+        return RULES[name]
+    for point in entry_points(group=GROUP, name=name):
+        found: Rule = point.load()
+        return found
+    known = ", ".join([*RULES, *(point.name for point in entry_points(group=GROUP))])
+    raise QueryError(name, "there is no such ranking", f"choose one of {known}, or install its package")
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What decides an answer beside the index: one value, passed down and kept with a calibration.
+
+    Attributes
+    ----------
+    rule : str
+        Name of the :class:`Rule` that compares slices of one sequence.
+    composite_weight : float
+        Weight of a composite's score in the mean over sequences, where a sequence has 1.
+    neighbours : int
+        Patients that vote.
+    prior_mass : float
+        Votes that the prior has.
+    set_mass : float
+        Probability that the set of values holds, where the vote is not calibrated.
+    """
+
+    rule: str = "stacks"
+    composite_weight: float = 8.0
+    neighbours: int = 15
+    prior_mass: float = 1.0
+    set_mass: float = 0.9
+
+    def scores(self, queries: Stacks, cases: Stacks) -> NDArray[np.float32]:
+        """How like each query each case is in one sequence, shape (queries, cases); see :class:`Rule`."""
+        return rule(self.rule)(queries, cases)
+
+    def fused(self, scores: NDArray[np.float32], sequences: Sequence[str | None]) -> NDArray[np.float32]:
+        """Mean of a case's scores over the sequences that it shares with the query.
+
+        Parameters
+        ----------
+        scores : ndarray, shape (s, ...)
+            NaN where a case lacks the sequence.
+        sequences : sequence of str, length s
+
+        Returns
+        -------
+        ndarray of float32, shape (...)
+            NaN where no sequence is shared.
+
+        Examples
+        --------
+        >>> Ranking().fused(np.array([[.2, .5], [.4, np.nan]]), ["t1", "t2"]).round(2)
+        array([0.3, 0.5], dtype=float32)
+        """
+        weights = np.array([self.composite_weight if is_composite(name) else 1.0 for name in sequences])
+        weights = weights.reshape(-1, *[1] * (scores.ndim - 1))
+        shared = ~np.isnan(scores)
+        total = (weights * np.where(shared, scores, 0)).sum(axis=0)
+        weight = (weights * shared).sum(axis=0)
+        return np.where(shared.any(axis=0), total / np.where(weight > 0, weight, 1), np.nan).astype(
+            np.float32
+        )
+
+    def fuse(
+        self, matches: Sequence[Matches], sequences: Sequence[str | None]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+        """Rank cases by their :meth:`fused` scores.
+
+        Parameters
+        ----------
+        matches : sequence of Matches
+        sequences : sequence of str
+            That each of them is of.
+
+        Returns
+        -------
+        cases : ndarray of int64, shape (c,)
+            Best first; ties by case.
+        scores : ndarray of float32, shape (c,)
+        shown : ndarray of int64, shape (c,)
+            For each case the place in `matches` of the sequence to show: its best, a composite where it
+            shares nothing else.
+        """
+        nothing = np.empty(0, np.int64)
+        cases = np.unique(np.concatenate([nothing, *(m.cases for m in matches)]))
+        table = np.full((len(matches), len(cases)), np.nan, np.float32)
+        for row, m in zip(table, matches, strict=True):
+            row[np.searchsorted(cases, m.cases)] = m.scores
+        if not len(cases):
+            return nothing, np.empty(0, np.float32), nothing
+        scores = self.fused(table, sequences)
+        order = np.lexsort((cases, -scores))
+        single = np.array([not is_composite(name) for name in sequences])[:, None]
+        # any sequence before a composite: scores are within 1
+        best = np.where(np.isnan(table), -np.inf, table - np.where(single, 0, 4))
+        return cases[order], scores[order], np.argmax(best, axis=0)[order]
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What one sequence of the query found.
+
+    Attributes
+    ----------
+    cases : ndarray of int64, shape (c,)
+        Cases that hold the sequence, ascending.
+    scores : ndarray of float32, shape (c,)
+    """
+
+    cases: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+def grouped(
+    stored: NDArray[np.float32], weights: NDArray[np.float32], cases: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Stacks]:
+    """Slices in any order, gathered by the case that each belongs to.
+
+    Returns
+    -------
+    cases : ndarray of int64
+        Ascending, each once.
+    stacks : Stacks
+        A group each.
+    """
+    if (cases[1:] < cases[:-1]).any():
+        order = np.argsort(cases, kind="stable")
+        stored, weights, cases = stored[order], weights[order], cases[order]
+    found, starts = np.unique(cases, return_index=True)
+    return found, Stacks(stored, weights, starts)
+
+
+def shown_pair(
+    queries: NDArray[np.float32], weights: NDArray[np.float32], stored: NDArray[np.float32]
+) -> tuple[int, int]:
+    """The pair of slices that speaks most for a case: largest weight times similarity.
 
     Parameters
     ----------
     queries : ndarray of float32, shape (q, dimension)
     weights : ndarray of float32, shape (q,)
     stored : ndarray of float32, shape (n, dimension)
-        In any order.
-    stored_weights : ndarray of float32, shape (n,)
-    cases : ndarray of int, shape (n,)
-        The case each stored slice belongs to.
-    """
-    pairs = late_interaction(queries @ stored.T, weights, cases)
-    order = np.argsort(cases, kind="stable")
-    starts = np.searchsorted(cases[order], pairs.cases)
-    query = Stacks(queries, weights, np.zeros(1, np.int64))
-    return replace(pairs, scores=query.scores(Stacks(stored[order], stored_weights[order], starts))[0])
-
-
-def late_interaction(
-    similarity: NDArray[np.float32], weights: NDArray[np.float32], cases: NDArray[np.int64]
-) -> Matches:
-    """Combine slice similarities into case scores: the weighted mean of the best matches.
-
-    Parameters
-    ----------
-    similarity : ndarray, shape (q, n)
-        Query slices by stored slices, cosine.
-    weights : ndarray, shape (q,)
-        How informative each query slice is, > 0.
-    cases : ndarray of int, shape (n,)
-        The case each stored slice belongs to.
-
-    Examples
-    --------
-    Case 7 holds the first two slices, case 9 the third; the first query slice counts three times:
-
-    >>> m = late_interaction(np.array([[.5, .9, .8], [.4, .1, .8]], np.float32),
-    ...                      np.array([3, 1], np.float32), np.array([7, 7, 9]))
-    >>> m.cases.tolist(), [f"{s:.3f}" for s in m.scores], m.query_rows.tolist(), m.rows.tolist()
-    ([7, 9], ['0.775', '0.800'], [0, 0], [1, 2])
-    """
-    order = np.argsort(cases, kind="stable")
-    found, starts = np.unique(cases[order], return_index=True)
-    if not len(found):
-        nothing = np.empty(0, np.int64)
-        return Matches(nothing, np.empty(0, np.float32), nothing, nothing)
-    grouped = similarity if (order[1:] > order[:-1]).all() else similarity[:, order]
-    best = np.maximum.reduceat(grouped, starts, axis=1)  # MaxSim: (q, c)
-    scores = weights @ best / weights.sum()
-    query_rows = np.argmax(weights[:, None] * best, axis=0)
-    ends = np.append(starts[1:], len(order))
-    rows = np.array(
-        [
-            order[start + int(np.argmax(grouped[row, start:end]))]
-            for row, start, end in zip(query_rows, starts, ends, strict=True)
-        ],
-        np.int64,
-    )
-    return Matches(found, np.minimum(scores, 1).astype(np.float32), query_rows, rows)
-
-
-def fused(scores: NDArray[np.float32], sequences: Sequence[str | None]) -> NDArray[np.float32]:
-    """Mean of a case's scores over the sequences that it shares with the query.
-
-    What several sequences show together weighs :data:`COMPOSITE_WEIGHT` times as much as one of them.
-
-    Parameters
-    ----------
-    scores : ndarray, shape (s, ...)
-        NaN where a case lacks the sequence.
-    sequences : sequence of str, length s
+        The case's slices.
 
     Returns
     -------
-    ndarray of float32, shape (...)
-        NaN where no sequence is shared.
-
-    Examples
-    --------
-    >>> fused(np.array([[.2, .5], [.4, np.nan]]), ["t1", "t2"]).round(2)
-    array([0.3, 0.5], dtype=float32)
+    (query row, stored row)
+        The first of equal ones.
     """
-    weights = np.array([COMPOSITE_WEIGHT if sequence == COMPOSITE else 1.0 for sequence in sequences])
-    weights = weights.reshape(-1, *[1] * (scores.ndim - 1))
-    shared = ~np.isnan(scores)
-    total = (weights * np.where(shared, scores, 0)).sum(axis=0)
-    weight = (weights * shared).sum(axis=0)
-    return np.where(weight > 0, total / np.maximum(weight, 1), np.nan).astype(np.float32)
-
-
-def fuse(
-    matches: Sequence[Matches], sequences: Sequence[str | None]
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """Rank cases by their :func:`fused` scores.
-
-    Parameters
-    ----------
-    matches : sequence of Matches
-    sequences : sequence of str
-        That each of them is of.
-
-    Returns
-    -------
-    cases : ndarray of int64, shape (c,)
-        Best first; ties by case.
-    scores : ndarray of float32, shape (c,)
-    best : ndarray of int64, shape (c,)
-        For each case the place in `matches` of the sequence to show: its best, a composite where it
-        shares nothing else.
-    """
-    cases = np.unique(np.concatenate([m.cases for m in matches])) if matches else np.empty(0, np.int64)
-    table = np.full((len(matches), len(cases)), np.nan, np.float32)
-    for row, m in enumerate(matches):
-        table[row, np.searchsorted(cases, m.cases)] = m.scores
-    if not len(cases):
-        return cases, np.empty(0, np.float32), cases
-    scores = fused(table, sequences)
-    order = np.lexsort((cases, -scores))
-    single = np.array([sequence != COMPOSITE for sequence in sequences])[:, None]
-    shown = np.where(np.isnan(table), -np.inf, np.where(single, table + 2, table - 2))  # cosines: within 1
-    return cases[order], scores[order], np.argmax(shown, axis=0)[order]
+    similarity = queries @ stored.T
+    query = int(np.argmax(weights * similarity.max(axis=1)))
+    return query, int(np.argmax(similarity[query]))

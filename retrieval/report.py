@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-from indexer.composite import COMPOSITE, LEADERS
 from indexer.errors import CbirError
 from indexer.files import written_whole
-from indexer.remote import is_address
 from indexer.sandbox import read
-from indexer.scan import Scan, Slice, displayed
+from indexer.scan import Scan, ScanRef, Slice, displayed
 from retrieval.answer import Answer, Evidence, Hit
+from retrieval.images import chosen
 
 SIDE = 320
 """Side of the square a picture is shown in, in CSS pixels."""
@@ -37,19 +36,23 @@ HEAT = ((255, 60, 20), (255, 225, 120))
 """Colours of an explanation, from where little comes from to where the most does."""
 
 Region = tuple[int, int, int, int]
-Key = tuple[str, str | None, int]
-"""Source, sequence, slice."""
+Key = tuple[ScanRef, int]
+"""A scan and a slice of it."""
 Side = tuple[int, bool]
 """Rank of a hit, and whether the query's slice is meant."""
 Explain = Callable[[Hit, Scan, bool], NDArray[np.float32] | None]
 """For a hit, the scan of one of its slices, and whether that is the query's: 0…1 over the slice."""
 
 
+def _read(source: str) -> list[Scan]:
+    return read(Path(source))
+
+
 def write_report(
     answer: Answer,
     path: Path,
     *,
-    load: Callable[[Any], Sequence[Scan]] = read,
+    load: Callable[[str], Sequence[Scan]] = _read,
     index: str = "",
     explain: Explain | None = None,
 ) -> None:
@@ -90,7 +93,7 @@ def write_report(
 def report_page(
     answer: Answer,
     *,
-    load: Callable[[Any], Sequence[Scan]] = read,
+    load: Callable[[str], Sequence[Scan]] = _read,
     index: str = "",
     explain: Explain | None = None,
 ) -> str:
@@ -121,50 +124,53 @@ class Picture:
 
 
 def _pictures(
-    answer: Answer, load: Callable[[Any], Sequence[Scan]], explain: Explain | None
+    answer: Answer, load: Callable[[str], Sequence[Scan]], explain: Explain | None
 ) -> tuple[dict[Key, Picture], dict[Side, bytes]]:
     """Every slice the report shows, and what explains it, reading one source after the other."""
     # the query first: a hit is explained by what it is like
     sides: dict[Key, list[tuple[Hit, bool]]] = {}
     for of_query in (True, False):
         for hit in answer.hits:
-            sides.setdefault(_asked(hit) if of_query else _found(hit), []).append((hit, of_query))
+            sides.setdefault(_query_side(hit) if of_query else _hit_side(hit), []).append((hit, of_query))
     wanted: dict[str, list[Key]] = {}
     for key in sides:
-        wanted.setdefault(key[0], []).append(key)
-    asked = {_asked(hit) for hit in answer.hits}
+        wanted.setdefault(key[0].source, []).append(key)
+    of_the_query = {_query_side(hit) for hit in answer.hits}
     pictures: dict[Key, Picture] = {}
     heat: dict[Side, bytes] = {}
     for source, keys in wanted.items():
         try:
-            scans = load(source if is_address(source) else Path(source))
+            scans = load(source)
         except Exception as error:  # whatever a file does to its reader, the report is written
             pictures |= dict.fromkeys(keys, Picture(reason=_reason(error)))
             continue
         for key in keys:
+            ref, position = key
             try:
-                scan = _chosen(scans, key)
-                box = answer.query.region if key in asked else None
-                if answer.query.region_slice not in (None, key[2]):
+                scan = chosen(scans, ref)
+                if position >= len(scan):
+                    raise CbirError(source, f"has no slice {position} any more")
+                box = answer.query.region if key in of_the_query else None
+                if answer.query.region_slice not in (None, position):
                     box = None
-                pictures[key] = picture(scan, key[2], box)
+                pictures[key] = picture(scan, position, box)
                 if explain is None:
                     continue
                 for hit, of_query in sides[key]:
                     values = explain(hit, scan, of_query)
                     if values is not None:
-                        heat[hit.rank, of_query] = overlay(scan, key[2], values, box)
+                        heat[hit.rank, of_query] = overlay(scan, position, values, box)
             except Exception as error:
                 pictures[key] = Picture(reason=_reason(error))
     return pictures, heat
 
 
-def _asked(hit: Hit) -> Key:
-    return hit.query_source, hit.query_sequence, hit.query_slice
+def _query_side(hit: Hit) -> Key:
+    return hit.query_scan, hit.query_slice
 
 
-def _found(hit: Hit) -> Key:
-    return hit.source, hit.sequence, hit.slice
+def _hit_side(hit: Hit) -> Key:
+    return hit.scan, hit.slice
 
 
 def _reason(error: Exception) -> str:
@@ -172,17 +178,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, CbirError):
         return error.reason
     return (isinstance(error, OSError) and error.strerror) or f"cannot be shown ({type(error).__name__})"
-
-
-def _chosen(scans: Sequence[Scan], key: Key) -> Scan:
-    source, sequence, position = key
-    if sequence == COMPOSITE:  # whatever of it was laid on top
-        sequence = next((c for c in LEADERS if any(scan.sequence == c for scan in scans)), sequence)
-    for scan in scans:
-        if scan.sequence == sequence and position < len(scan):
-            return scan
-    what = f"no {sequence or 'unnamed'} scan with a slice {position} in it any more"
-    raise CbirError(source, what)
 
 
 def picture(scan: Scan, position: int, box: Region | None = None) -> Picture:
@@ -380,8 +375,12 @@ def _hit(hit: Hit, pictures: dict[Key, Picture], heat: dict[Side, bytes]) -> str
         f"<li><span>{escape(_words(name))}</span> {escape(value)}</li>" for name, value in hit.labels.items()
     )
     chips = chips or "<li><span>no labels</span></li>"
-    asked = _figure("Query", _asked(hit), pictures, heat.get((hit.rank, True)))
-    found = _figure(f"Hit {hit.rank}", _found(hit), pictures, heat.get((hit.rank, False)))
+    query = _figure(
+        "Query", pictures[_query_side(hit)], hit.query_sequence, hit.query_slice, heat.get((hit.rank, True))
+    )
+    found = _figure(
+        f"Hit {hit.rank}", pictures[_hit_side(hit)], hit.sequence, hit.slice, heat.get((hit.rank, False))
+    )
     return (
         f'<li class="hit"><article aria-label="Hit {hit.rank}"><div class="facts">'
         f'<h3><span class="rank">{hit.rank}</span><span class="score">{hit.score:.3f}</span>'
@@ -389,14 +388,12 @@ def _hit(hit: Hit, pictures: dict[Key, Picture], heat: dict[Side, bytes]) -> str
         f'<ul class="chips">{chips}</ul>'
         f'<dl><div><dt>Case</dt><dd class="id">{escape(hit.case_id)}</dd></div>'
         f'<div><dt>Patient</dt><dd class="id">{escape(hit.patient_id)}</dd></div></dl></div>'
-        f"{asked}{found}</article></li>"
+        f"{query}{found}</article></li>"
     )
 
 
-def _figure(who: str, key: Key, pictures: dict[Key, Picture], heat: bytes | None) -> str:
-    _, sequence, position = key
+def _figure(who: str, shown: Picture, sequence: str | None, position: int, heat: bytes | None) -> str:
     what = f"{sequence or 'unknown sequence'}, slice {position}"
-    shown = pictures[key]
     if shown.jpeg:
         data = b64encode(shown.jpeg).decode("ascii")
         side = f"<span>{shown.left}</span>" if shown.left else ""

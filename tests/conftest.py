@@ -46,7 +46,7 @@ def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """With ``--elsewhere`` an index lies on the servers where a test does not say otherwise."""
     if request.config.getoption("--elsewhere"):
         milvus, postgres = request.getfixturevalue("servers")
-        create = partial(CaseIndex.create, engine="milvus", uri=milvus.uri, catalog=postgres.url)
+        create = partial(CaseIndex.create, store=f"milvus+{milvus.uri}", catalog=postgres.url)
         monkeypatch.setattr(CaseIndex, "create", staticmethod(create))
 
 

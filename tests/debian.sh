@@ -2,7 +2,7 @@
 # Install the Debian packages that tests use; where that is not possible, the tests that need them skip aloud.
 set -u
 missing=
-for package in chromium orthanc orthanc-python orthanc-dicomweb dicom3tools nginx-light postgresql; do
+for package in chromium orthanc orthanc-python orthanc-dicomweb dicom3tools dcmtk nginx-light postgresql; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0

@@ -11,7 +11,7 @@ from tests.support.paths import ROOT
 
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for package in ("indexer", "retrieval")
+    for package in ("cbir", "indexer", "retrieval")
     for path in (ROOT / package).rglob("*.py")
 }
 
@@ -68,7 +68,7 @@ def test_every_import_of_the_packages_is_a_declared_dependency():
         d.split(">")[0].split("[")[0].strip().replace("-", "_").lower()
         for d in project["dependencies"] + extras
     }
-    declared |= {names[d] for d in declared if d in names} | {"indexer", "retrieval"}
+    declared |= {names[d] for d in declared if d in names} | {"cbir", "indexer", "retrieval"}
     import sys
 
     for name, path in MODULES.items():

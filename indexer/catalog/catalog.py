@@ -335,6 +335,25 @@ class Catalog:
                 found |= set(connection.scalars(chosen.where(cases.c.patient_id.in_(block))))
         return found
 
+    def composites_beside(self, paths: Iterable[str]) -> list[str]:
+        """Paths of the sources that are nothing but a composite of a visit that one of these belongs to."""
+        found: set[str] = set()
+        with self._transaction() as connection:
+            for block in blocks(paths):
+                visits = (
+                    sa.select(scans.c.case)
+                    .join(sources, sources.c.id == scans.c.source)
+                    .where(sources.c.path.in_(block))
+                )
+                chosen = (
+                    sa.select(sources.c.path, sources.c.record)
+                    .join(scans, scans.c.source == sources.c.id)
+                    .where(scans.c.sequence == COMPOSITE, scans.c.case.in_(visits))
+                )
+                rows = connection.execute(chosen)
+                found |= {row.path for row in rows if row.record["kind"] == COMPOSITE}
+        return sorted(found)
+
     def record(self, path: str) -> dict[str, Any] | None:
         """How to read a source again."""
         with self._transaction() as connection:

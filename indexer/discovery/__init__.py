@@ -6,6 +6,6 @@ Paths go through small functions that need no files: tokens of names (:mod:`toke
 :mod:`plan` puts it together.
 """
 
-from indexer.discovery.plan import Discovery, Planned, discover
+from indexer.discovery.plan import Discovery, Planned, discover, read
 
-__all__ = ["Discovery", "Planned", "discover"]
+__all__ = ["Discovery", "Planned", "discover", "read"]

@@ -43,8 +43,8 @@ def looks(file: Path, images: Sequence[Path], load: Load) -> str | None:
     """
     try:
         voxels, affine = load(file)
-    except ReadError as error:
-        return "region" if "same value" in error.reason else None
+    except ReadError:
+        return None
     if not is_label_map(voxels):
         return "image"
     inside = voxels != 0

@@ -16,7 +16,6 @@ from indexer.discovery.people import Person, people
 from indexer.discovery.roles import Name, Reading, reading, understood
 from indexer.discovery.tokens import split
 from indexer.discovery.vocabulary import Kind
-from indexer.readers.names import SLICE
 
 Path = tuple[str, ...]
 """Names of the folders below the root, and of the file without its extension."""
@@ -42,12 +41,15 @@ class Item:
         The sequence that a description of the data set gives it.
     derived : bool
         It lies in a data set that says that it is derived.
+    person : Person, optional
+        Whose it is, where a rule states it.
     """
 
     path: Path
     picture: bool = False
     channel: str | None = None
     derived: bool = False
+    person: Person | None = None
 
 
 @dataclass(frozen=True)
@@ -138,11 +140,12 @@ def layout(
         for item, s in zip(items, said, strict=True)
     ]
     asked = [i for i, s in enumerate(said) if s.role in (None, roles.IMAGE, roles.MAP, roles.LOCALIZER)]
+    asked = [i for i in asked if items[i].person is None]
     alone = frozenset(
         "/".join(items[i].path) for i in asked if items[i].picture and _stands_alone(items[i], said[i], how)
     )
     who = people([items[i].path for i in asked], how, above, single=alone)
-    persons: list[Person | None] = [who.of.get(item.path) for item in items]
+    persons: list[Person | None] = [item.person or who.of.get(item.path) for item in items]
     persons = _adopted(items, said, persons, how)
     known = _Cases(items, said, persons, how)
     for i, s in enumerate(said):
@@ -167,7 +170,8 @@ def _said(item: Item, how: Reading) -> _Said:
     role, sequence, sure = own.role, own.sequence, own.sure
     texts = [token.text for token in split(item.path[-1])]
     if item.channel is not None:
-        role, sequence, sure = roles.IMAGE, item.channel, True
+        sequence = item.channel
+        role = role or roles.IMAGE
     series = any(t.kind is Kind.SERIES for name in item.path[:-1] for t in split(name))
     if role is None and series and texts and texts[-1] in words.SERIES_MAPS:
         role, sure = roles.MAP, True
@@ -226,7 +230,7 @@ def _stands_alone(item: Item, said: _Said, how: Reading) -> bool:
     if said.role == roles.IMAGE and said.sequence in STRUCTURAL:
         return False
     own = understood(item.path[-1], how)
-    if (own.visit and own.id) or SLICE.fullmatch(item.path[-1]):
+    if (own.visit and own.id) or words.SLICE.fullmatch(item.path[-1]):
         return False
     return not any(words.PERSONS.fullmatch(name) for name in item.path)
 
@@ -361,7 +365,7 @@ def _looked(
 def _decided(said: _Said, person: Person | None) -> Decision:
     if said.role == roles.REGION:
         if person is None:
-            return Decision(IGNORED, None, said.sequence, "an outline that belongs to no image here")
+            return Decision(IGNORED, None, said.sequence, "a region that belongs to no image here")
         return Decision(REGION, person, said.sequence, automatic=said.automatic)
     if said.role == roles.MASK:
         return Decision(IGNORED, person, said.sequence, "a mask of brain or tissue, no outline")

@@ -18,7 +18,6 @@ import indexer.discovery.vocabulary as words
 from indexer.discovery.roles import Name, Reading, understood
 from indexer.discovery.tokens import split
 from indexer.discovery.vocabulary import Kind
-from indexer.readers.names import SLICE
 
 _NUMBER = re.compile(r"\d+")
 _YEAR = re.compile(r"(?:19|20)\d\d")
@@ -141,7 +140,7 @@ def _chain(path: tuple[str, ...], how: Reading) -> tuple[_Link, ...]:
     links: list[_Link] = []
     for depth, name in enumerate(reversed(path)):
         said = understood(name, how)
-        if not said.id or (depth == 0 and SLICE.fullmatch(name)):
+        if not said.id or (depth == 0 and words.SLICE.fullmatch(name)):
             continue
         if words.GROUPS.fullmatch(said.id) and depth and not any(t.kind is Kind.SUBJECT for t in split(name)):
             continue
@@ -250,6 +249,8 @@ def _key(
         if (said := understood(name, how)).visit and not alone
     ]
     name, nearest = "", 0
+    if len(kept) == 1 and not kept[0].digits and not kept[0].depth and words.ANYTHING.fullmatch(kept[0].id):
+        kept = []  # scan.nii
     if alone:
         name = path[-1]
     elif kept:

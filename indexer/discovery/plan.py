@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,8 @@ from typing import Any
 import indexer.discovery.content as content
 import indexer.discovery.sidecars as sidecars
 import indexer.discovery.walk as walk
+import indexer.readers as readers
+from indexer.discovery.config import CONFIG, Config, find_config
 from indexer.discovery.layout import IGNORED, IMAGE, REGION, STRUCTURAL, Decision, Item, layout
 from indexer.discovery.people import Person
 from indexer.discovery.roles import understood
@@ -19,10 +22,10 @@ from indexer.discovery.stacks import in_order, is_stack
 from indexer.discovery.tokens import split, stem
 from indexer.discovery.vocabulary import CLASSES, Kind
 from indexer.errors import LabelsError, ReadError
-from indexer.labels import PARTICIPANTS, Labels
+from indexer.labels import PARTICIPANTS, Labels, find_labels
 from indexer.readers.formats import Format, formats
-from indexer.readers.names import CONFIG, Config, find_config
 from indexer.readers.source import Source
+from indexer.scan import Scan
 
 COMPOSITE = "composite"
 
@@ -199,31 +202,103 @@ def discover(
     root = root.resolve() if root.is_dir() else root.parent.resolve() / root.name
     if not root.exists():
         raise ReadError(root, "does not exist", "check the path")
-    found = Discovery()
-    files = sorted(walk.files(root, found.failures, without))
-    claimed, rest = _claimed(files, found.failures)
-    named = [file for file in files if file.suffix.lower() == ".json"]
-    channels, derived = sidecars.channels(named), sidecars.derivatives(named)
-    home = root if root.is_dir() else root.parent
-    candidates, series = _candidates(claimed, home, root, labels, channels, derived, found)
-    above = [home.name, *(parent.name for parent in home.parents)]
-
-    decided = layout([each.item for each in candidates], above, _looker(candidates), all_images=all_images)
-    found.notes += decided.doubts
-    _left(rest, labels, found)
-    _filed(candidates, decided.decisions, found)
-    _series(series, found, all_images=all_images)
     if root.is_file():
-        _beside(root, found)
-    _classes(candidates, decided.decisions, home, found)
+        found = _alone(root)
+        number = 1
+    else:
+        found = Discovery()
+        files = sorted(walk.files(root, found.failures, without))
+        _decide(files, root, labels, found, all_images=all_images)
+        number = len(files)
     found.failures = list({str(failure): failure for failure in found.failures}.values())
     if labels is not None:
         found.sources = _labelled(found.sources, labels)
         _refuse_ambiguous(found.sources, labels)
     found.sources.sort(key=lambda source: source.path)
-    _counted(found, len(files))
+    _counted(found)
     if not found.sources and not found.failures:
-        raise _nothing(root, found, len(files))
+        raise _nothing(root, found, number)
+    return found
+
+
+def read(what: Source | Path) -> list[Scan]:
+    """The scans of a source, of a file, or of all that is to be read in a folder.
+
+    Raises
+    ------
+    ReadError
+        The first reason met why something cannot be read.
+    LabelsError
+        If the labels table found beside or above it cannot be understood.
+    """
+    if isinstance(what, Source):
+        return readers.read(what)
+    found = discover(what, find_labels(what))
+    if found.failures:
+        raise found.failures[0]
+    return [scan for source in found.sources for scan in readers.read(source)]
+
+
+def _decide(
+    files: Sequence[Path],
+    root: Path,
+    labels: Labels | None,
+    found: Discovery,
+    *,
+    all_images: bool,
+    stacks: bool = True,
+) -> None:
+    """What the files below a folder are."""
+    claimed, rest = _claimed(files, found.failures)
+    named = [file for file in files if file.suffix.lower() == ".json"]
+    channels, derived = sidecars.channels(named), sidecars.derivatives(named)
+    candidates, series = _candidates(claimed, root, labels, channels, derived, found, stacks=stacks)
+    above = [root.name, *(parent.name for parent in root.parents)]
+    look = _looker(candidates) if stacks else lambda item, images: None
+    decided = layout([each.item for each in candidates], above, look, all_images=all_images)
+    found.notes += decided.doubts
+    _left(rest, labels, found)
+    _series(series, found, all_images=all_images)
+    _filed(candidates, decided.decisions, found)
+    _classes(candidates, decided.decisions, found)
+
+
+def _alone(file: Path) -> Discovery:
+    """One file: what it is among those beside it, which say whose it is and what outlines it.
+
+    Whoever names a file wants it, be it a map or a copy; but no outline.
+    """
+    format = next((f for f in formats() if f.claims(file)), None)
+    if format is None:
+        return Discovery()
+    if format.series is not None:
+        found = Discovery()
+        _decide([file], file.parent, None, found, all_images=True)
+        return found
+    folder = _folder(file.parent, _changed(file.parent))
+    found = Discovery(failures=list(folder.failures))
+    found.sources = [source for source in folder.sources if file in source.files]
+    found.regions = [each for each in folder.regions if file in each.files]
+    found.ignored = [each for each in folder.ignored if file in each.files]
+    return found
+
+
+def _changed(folder: Path) -> tuple[object, ...]:
+    """What changes with the files of a folder and with what is said of them."""
+    beside = [folder / sidecars.DATASET, *(above / CONFIG for above in (folder, *folder.parents))]
+    stats = [file.stat() for file in (folder, *beside) if file.exists()]
+    return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
+
+
+@functools.lru_cache(maxsize=8)
+def _folder(folder: Path, _changed: tuple[object, ...]) -> Discovery:
+    """The files of a folder, without those below it and without stacks; asked for once for all of them."""
+    found = Discovery()
+    named = [f for f in formats() if f.series is None]
+    files = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
+    claimed = [file for file in files if any(f.claims(file) for f in named) and file.is_file()]
+    sides = [file for file in files if file.name == sidecars.DATASET]
+    _decide([*claimed, *sides], folder, None, found, all_images=True, stacks=False)
     return found
 
 
@@ -249,11 +324,12 @@ def _claimed(
 def _candidates(
     claimed: Iterable[tuple[Path, Format]],
     home: Path,
-    root: Path,
     labels: Labels | None,
     channels: Sequence[sidecars.Channels],
     derived: set[Path],
     found: Discovery,
+    *,
+    stacks: bool,
 ) -> tuple[list[_Found], list[Source]]:
     """Images by their names (files, stacks), and series by their headers."""
     by_header: dict[str, tuple[Format, list[Path]]] = {}
@@ -262,7 +338,10 @@ def _candidates(
     configs: dict[Path, Config | ReadError | None] = {}
     for file, format in claimed:
         if format.series is not None:
-            by_header.setdefault(format.name, (format, []))[1].append(file)
+            if understood(stem(file.name)).outline:
+                found.ignored.append(Planned((file,), IGNORED, reason="called an outline among series"))
+            else:
+                by_header.setdefault(format.name, (format, []))[1].append(file)
         elif format.pictures:
             pictures[file.parent].append((file, format))
         else:
@@ -273,7 +352,7 @@ def _candidates(
             if files[0] != file:
                 continue  # the other half of a pair
             source = _source(file, file, files, format.kind, config)
-            item = _item(file.parent / stem(file.name), home, channels, derived)
+            item = _item(file.parent / stem(file.name), home, channels, derived, config)
             if config is None or not config.channels:
                 source = _with_channels(source, channels, item)
             volumes.append(_Found(format, source, item))
@@ -281,11 +360,11 @@ def _candidates(
         config = _config(folder, configs, found)
         if isinstance(config, ReadError):
             continue
-        volumes += _pictures(folder, members, config, labels, home, root, found)
+        volumes += _pictures(folder, members, config, labels, home, found, stacks=stacks)
     series: list[Source] = []
     for format, members_ in by_header.values():
         assert format.series is not None
-        sources, failures = format.series(members_, root)
+        sources, failures = format.series(members_, home)
         found.failures += failures
         series += sources
         used = {file for source in sources for file in source.files}
@@ -323,14 +402,37 @@ def _source(path: Path, named: Path, files: tuple[Path, ...], kind: str, config:
     )
 
 
-def _item(path: Path, home: Path, channels: Sequence[sidecars.Channels], derived: set[Path]) -> Item:
+def _item(
+    path: Path,
+    home: Path,
+    channels: Sequence[sidecars.Channels],
+    derived: set[Path],
+    config: Config | None,
+) -> Item:
     parts = path.relative_to(home).parts
     described = next((c for c in channels if path.is_relative_to(c.folder)), None)
     channel = None
     cut = _channel_number(parts[-1])
     if described is not None and cut is not None and cut[1] < len(described.names):
         parts, channel = (*parts[:-1], cut[0]), described.names[cut[1]]
-    return Item(parts, channel=channel, derived=any(path.is_relative_to(folder) for folder in derived))
+    return _stated(
+        Item(parts, channel=channel, derived=any(path.is_relative_to(folder) for folder in derived)),
+        path,
+        config,
+    )
+
+
+def _stated(item: Item, path: Path, config: Config | None) -> Item:
+    """The item with what the pattern of a ``cbir.json`` says of its path."""
+    said = config.said(path) if config is not None else {}
+    if not said:
+        return item
+    sequence = said.get("sequence")
+    return replace(
+        item,
+        person=Person(said["patient"], said.get("visit", "")),
+        channel=understood(sequence).sequence if sequence else item.channel,
+    )
 
 
 def _channel_number(name: str) -> tuple[str, int] | None:
@@ -352,8 +454,9 @@ def _pictures(
     config: Config | None,
     labels: Labels | None,
     home: Path,
-    root: Path,
     found: Discovery,
+    *,
+    stacks: bool,
 ) -> list[_Found]:
     """The pictures of a folder: a stack, or each by itself; outlines beside them apart."""
     format = members[0][1]
@@ -362,12 +465,11 @@ def _pictures(
 
     def single(file: Path) -> _Found:
         source = _source(file, file, (file,), format.kind, config)
-        return _Found(
-            format, source, Item((file.parent / stem(file.name)).relative_to(home).parts, picture=True)
-        )
+        path = file.parent / stem(file.name)
+        return _Found(format, source, _stated(Item(path.relative_to(home).parts, picture=True), path, config))
 
     found_ = [single(file) for file in outlines]
-    if root.is_dir() and is_stack(folder, images, config, labels):
+    if stacks and is_stack(folder, images, config, labels):
         try:
             ordered = in_order(folder, images)
         except ReadError as error:
@@ -375,7 +477,7 @@ def _pictures(
             return found_
         stack = _source(folder, folder, ordered, "stack", config)
         parts = folder.relative_to(home).parts or (folder.name,)
-        return [_Found(format, stack, Item(parts)), *found_]
+        return [_Found(format, stack, _stated(Item(parts), folder, config)), *found_]
     return found_ + [single(file) for file in images]
 
 
@@ -397,6 +499,7 @@ def _looker(candidates: Sequence[_Found]):  # type: ignore[no-untyped-def]
 def _filed(candidates: Sequence[_Found], decisions: Sequence[Decision], found: Discovery) -> None:
     """Sources with the outlines that belong to them; what is left out."""
     outlines: dict[Person, list[tuple[_Found, Decision]]] = defaultdict(list)
+    taken = {source.path for source in found.sources}
     for each, decision in zip(candidates, decisions, strict=True):
         person = decision.person
         patient, visit = (person.patient, person.visit) if person else (None, None)
@@ -419,6 +522,11 @@ def _filed(candidates: Sequence[_Found], decisions: Sequence[Decision], found: D
             study_id=person.visit,
             sequence=decision.sequence,
         )
+        if source.path in taken:  # a series, not the pictures that were made of it, has the name of a folder
+            what = each.format.kinds[source.kind]
+            reason = f"is one of the {what}, but holds another format too"
+            found.failures.append(ReadError(source.path, reason, "give each a folder of its own"))
+            continue
         found.sources.append(replace(source, region_files=_outlined(each, decision, outlines[person])))
 
 
@@ -487,13 +595,7 @@ def _series(series: Sequence[Source], found: Discovery, *, all_images: bool) -> 
             found.sources.append(source)
 
 
-def _beside(root: Path, found: Discovery) -> None:
-    """For one file: the outlines beside it that would be its own in its folder."""
-
-
-def _classes(
-    candidates: Sequence[_Found], decisions: Sequence[Decision], home: Path, found: Discovery
-) -> None:
+def _classes(candidates: Sequence[_Found], decisions: Sequence[Decision], found: Discovery) -> None:
     """What folders by class say of the patients in them."""
     of: dict[str, set[str]] = defaultdict(set)
     for each, decision in zip(candidates, decisions, strict=True):
@@ -584,7 +686,7 @@ def _refuse_ambiguous(sources: Sequence[Source], labels: Labels) -> None:
         rows[row] = source.path
 
 
-def _counted(found: Discovery, files: int) -> None:
+def _counted(found: Discovery) -> None:
     kinds = {kind: name for format in formats() for kind, name in format.kinds.items()}
     counts = Counter(kinds[source.kind] for source in found.sources)
     taken = {name: counts[name] for name in dict.fromkeys(kinds.values()) if counts[name]}
@@ -602,8 +704,8 @@ def _nothing(root: Path, found: Discovery, files: int) -> ReadError:
         what = "is not an image of a known format"
         if found.regions or found.ignored:
             reason = found.ignored[0].reason if found.ignored else "a region"
-            return ReadError(root, f"is {reason}, not a scan", "give its image")
+            return ReadError(root, f"is {reason}, no scan", "give its image")
     return ReadError(root, what, "give NIfTI, DICOM, PNG, JPEG, TIFF or WebP files")
 
 
-__all__ = ["STRUCTURAL", "Discovery", "Planned", "discover"]
+__all__ = ["STRUCTURAL", "Discovery", "Planned", "discover", "read"]

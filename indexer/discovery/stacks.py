@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from indexer.discovery.config import Config
 from indexer.discovery.tokens import stem
-from indexer.discovery.vocabulary import GROUPS
+from indexer.discovery.vocabulary import GROUPS, SLICE
 from indexer.errors import ReadError
 from indexer.labels import Labels
-from indexer.readers.names import SLICE, Config
 
 _BEHIND = re.compile(r"[-_ .]?(?:slice|img|image|z|s)?[-_ .]?(\d+)", re.IGNORECASE)
 

@@ -199,6 +199,9 @@ VISIT_ALONE = re.compile(
 
 NUMBERED_VISIT = re.compile(r"(?:v|d|m|y|w|mr)\d{1,4}", re.IGNORECASE)
 
+SLICE = re.compile(r"slice[-_ ]?(\d+)", re.IGNORECASE)
+"""Name of a numbered slice: slice-001, slice_2, slice003."""
+
 DATE = re.compile(
     r"(?:19|20)\d{2}([-._]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
     r"(?:[-_T ]?\d{2}[_:]?\d{2}[_:]?\d{2}(?:\.\d+)?)?"

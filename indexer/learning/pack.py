@@ -120,9 +120,9 @@ def _sources(cohorts: Sequence[Cohort]) -> tuple[list[tuple[Cohort, Source]], li
     found: list[tuple[Cohort, Source]] = []
     failed: list[tuple[str, str]] = []
     for cohort in cohorts:
-        discovery = sandbox.discover(cohort.root, cohort.labels)
-        failed += [(error.where, error.explanation) for error in discovery.failures]
-        found += [(cohort, source) for source in discovery.sources]
+        there = sandbox.discover(cohort.root, cohort.labels)
+        failed += [(error.where, error.explanation) for error in there.failures]
+        found += [(cohort, source) for source in there.sources]
     return found, failed
 
 

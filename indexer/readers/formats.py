@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import indexer.readers.dicom as dicom
+import indexer.readers.nifti as nifti
+import indexer.readers.raster as raster
 from indexer.errors import ReadError
-from indexer.readers import dicom, nifti, raster
 from indexer.readers.source import Source
 from indexer.scan import Scan
 

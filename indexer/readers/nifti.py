@@ -23,8 +23,7 @@ import gzip
 import logging
 import math
 import zlib
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -36,7 +35,6 @@ from numpy.typing import NDArray
 from indexer import watch
 from indexer.errors import ReadError
 from indexer.readers.limits import MAX_RATIO, SHEARED, is_sheared, refuse_size, refuse_values, volumes_kept
-from indexer.readers.names import CONFIG, Config, find_config, patient_and_study, region_of, sequence_of, stem
 from indexer.readers.source import Source
 from indexer.scan import Scan
 
@@ -60,55 +58,6 @@ _QUIET = logging.Logger("nibabel header checks", logging.CRITICAL + 1)
 def claims(file: Path) -> bool:
     """Whether a file is to be read as NIfTI, by its name."""
     return file.name.lower().endswith((".nii", ".nii.gz"))
-
-
-def volumes(files: Sequence[Path], regions: Sequence[Path]) -> tuple[list[Source], list[ReadError]]:
-    """One source a file; no file is opened.
-
-    ``X_seg`` belongs to X, to X followed by a sequence, and to all X_* of its folder; where several
-    fit, the longest X comes first.
-    """
-    folders: dict[Path, list[Path]] = defaultdict(list)
-    masks: dict[tuple[Path, str | None], list[Path]] = defaultdict(list)
-    for file in files:
-        folders[file.parent].append(file)
-    for region in regions:
-        masks[region.parent, region_of(region.name)].append(region)
-    sources: list[Source] = []
-    failures: list[ReadError] = []
-    for folder, members in folders.items():
-        try:
-            config = find_config(folder)
-        except ReadError as error:
-            failures.append(error)
-        else:
-            sources += [_source(file, masks, config) for file in members]
-    return sources, failures
-
-
-def _source(
-    file: Path, masks: Mapping[tuple[Path, str | None], Sequence[Path]], config: Config | None
-) -> Source:
-    name = stem(file.name)
-    sequence, rest = sequence_of(file.name)
-    patient, study = patient_and_study(rest, file.parent)
-    owners = {name, rest, "", *(name[:i] for i, letter in enumerate(name) if letter == "_")}
-    return Source(
-        path=file,
-        kind="nifti",
-        files=(file,),
-        patient_id=patient,
-        study_id=study,
-        series_id=name,
-        sequence=sequence,
-        channels=config.channels if config else (),
-        region_files=tuple(
-            mask
-            for owner in sorted(owners, key=len, reverse=True)
-            for mask in masks.get((file.parent, owner), ())
-        ),
-        config=config.path if config else None,
-    )
 
 
 def read(source: Source) -> list[Scan]:
@@ -273,7 +222,7 @@ def _refuse_vectors(path: Path, header: Any, named: bool) -> None:
         what = "vectors"
     else:
         return
-    remedy = f"leave it out, or name its channels in {CONFIG}"
+    remedy = "leave it out, or name its channels in cbir.json"
     raise ReadError(path, f"holds {what} (a displacement field?), and no image", remedy)
 
 

@@ -1,18 +1,9 @@
 """PNG, JPEG, TIFF and WebP images, read by Pillow: single images, and folders of numbered slices.
 
-**Which images are slices of one scan.** A folder with two or more images (masks and subfolders not
-counted) is asked, and the first of these that knows decides for all of them:
-
-1. ``"stack": true`` or ``false`` in the nearest ``cbir.json``, in the folder or above it;
-2. the labels table: if it names one of the files, each image is a scan on its own; if one of its
-   participants is called like the folder, they are one scan;
-3. the file names: if each is the word ``slice`` and a number (``slice-001``, ``slice_2``, ``slice003``),
-   they are one scan;
-4. else each image is a scan on its own.
-
 Slices are ordered by the last number in their names. A stack in which a number is missing or comes twice,
 or whose slices differ in size or type, is refused: nobody can know what its third axis means. A
-multi-page TIFF is a scan by itself.
+multi-page TIFF is a scan by itself. Which images are slices of one scan, :mod:`indexer.discovery.stacks`
+decides.
 
 **Grey and colour.** Grey images keep their type: 8 bits, 16 bits, or float32 for all wider ones. A colour
 image is turned into luminance, unless ``cbir.json`` names three channels: then red, green and blue become
@@ -20,17 +11,13 @@ a scan each (one with the same value everywhere holds no image and is left out).
 channel: Pillow reduces deeper ones. Transparent parts are black, EXIF orientation is applied, palettes are
 looked up.
 
-**Masks.** ``X_mask.png`` outlines X.png or X.jpg beside it: what is not black is inside. In a JPEG, which
-is never exact, it is what is brighter than half.
+**Masks.** ``X_mask.png``, or X.png in a folder of masks, outlines X.png or X.jpg: what is not black is
+inside. In a JPEG, which is never exact, it is what is brighter than half.
 """
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +27,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from indexer import watch
 from indexer.errors import ReadError
-from indexer.labels import Labels
 from indexer.readers.limits import MAX_PAGES, refuse_ratio, refuse_size, refuse_values
-from indexer.readers.names import (
-    SLICE,
-    Config,
-    find_config,
-    patient_and_study,
-    region_of,
-    sequence_of,
-    stem,
-)
+from indexer.readers.quiet import quiet
 from indexer.readers.source import Source
 from indexer.scan import Scan, stacked
 
@@ -71,72 +49,6 @@ _BYTES = {"1": 1 / 8, "I": 4, "F": 4} | dict.fromkeys(("I;16", "I;16L", "I;16B",
 def claims(file: Path) -> bool:
     """Whether a file is to be read as a raster image, by its name."""
     return file.suffix.lower() in FORMATS
-
-
-def images(
-    files: Sequence[Path], regions: Sequence[Path], labels: Labels | None
-) -> tuple[list[Source], list[ReadError]]:
-    """One source for each stack and each single image, by the rule above; no file is opened."""
-    folders: dict[Path, list[Path]] = defaultdict(list)
-    masks: dict[Path, dict[str, Path]] = defaultdict(dict)
-    for file in files:
-        folders[file.parent].append(file)
-    for region in regions:
-        masks[region.parent].setdefault(region_of(region.name) or "", region)
-    sources: list[Source] = []
-    failures: list[ReadError] = []
-    for folder, members in folders.items():
-        try:
-            config = find_config(folder)
-            if is_stack(folder, members, config, labels):
-                sources.append(_source(folder, "stack", in_order(folder, members), masks[folder], config))
-            else:
-                sources += [_source(file, "raster", (file,), masks[folder], config) for file in members]
-        except ReadError as error:
-            failures.append(error)
-    return sources, failures
-
-
-def is_stack(folder: Path, files: Sequence[Path], config: Config | None, labels: Labels | None) -> bool:
-    """Whether the images of a folder are slices of one scan (the rule at the top of this module)."""
-    if len(files) < 2:
-        return False
-    if config is not None and config.stack is not None:
-        return config.stack
-    if labels is not None:
-        if any(labels.names_file(file) for file in files):
-            return False
-        if labels.names_folder(folder):
-            return True
-    return all(SLICE.fullmatch(stem(file.name)) for file in files)
-
-
-def in_order(folder: Path, files: Sequence[Path]) -> tuple[Path, ...]:
-    """Slices by their numbers.
-
-    Raises
-    ------
-    ReadError
-        If a slice has no number, or a number is missing or comes twice.
-    """
-    remedy = (
-        'mend the names, or write {"stack": false} to a cbir.json there if they are not slices of one scan'
-    )
-    numbers: dict[Path, int] = {}
-    for file in files:
-        found = re.findall(r"\d+", stem(file.name))
-        if not found:
-            raise ReadError(folder, f"is a stack of slices, but {file.name} has no number", remedy)
-        numbers[file] = int(found[-1])
-    number, times = Counter(numbers.values()).most_common(1)[0]
-    if times > 1:
-        twice = " and ".join(sorted(file.name for file in files if numbers[file] == number))
-        raise ReadError(folder, f"slice {number} comes {times} times ({twice})", remedy)
-    there = sorted(numbers.values())
-    gap = next((a for a, b in pairwise(there) if b != a + 1), None)
-    if gap is not None:
-        raise ReadError(folder, f"slice {gap + 1} is missing", remedy)
-    return tuple(sorted(files, key=numbers.__getitem__))
 
 
 def read(source: Source) -> list[Scan]:
@@ -172,27 +84,20 @@ def read(source: Source) -> list[Scan]:
     return scans
 
 
-def _source(
-    path: Path, kind: str, files: tuple[Path, ...], masks: Mapping[str, Path], config: Config | None
-) -> Source:
-    sequence, rest = sequence_of(path.name, folder=kind == "stack")
-    patient, study = patient_and_study(rest, path.parent)
-    return Source(
-        path=path,
-        kind=kind,
-        files=files,
-        patient_id=patient,
-        study_id=study,
-        series_id=stem(path.name) if kind == "raster" else path.name,
-        sequence=sequence,
-        channels=config.channels if config else (),
-        region_files=tuple(masks[name] for name in map(_name, files) if name in masks),
-        config=config.path if config else None,
-    )
+def outlined(files: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
+    """The mask of each file: of those that are called like it and more, the first of the longest match."""
+    found: dict[Path, Path] = {}
+    for mask in masks:
+        name = mask.stem.lower()
+        owners = [file for file in files if _begins(name, file.stem.lower())]
+        if owners:
+            found.setdefault(max(owners, key=lambda file: len(file.stem)), mask)
+    return found
 
 
-def _name(file: Path) -> str:
-    return stem(file.name)
+def _begins(name: str, start: str) -> bool:
+    """Whether a name is another one, or goes on behind it with a new word."""
+    return name.startswith(start) and not name[len(start) : len(start) + 1].isalnum()
 
 
 def _planes(source: Source) -> NDArray[Any]:
@@ -231,27 +136,27 @@ def _pages(file: Path, split: bool, files: int = 1) -> list[NDArray[Any]]:
     """
     watch.at(file)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # opened here: Pillow maps a file it opens, and misplaces the rows of a TIFF that lies on its side
-            with (
-                file.open("rb") as stream,
-                Image.open(stream, formats=sorted(set(FORMATS.values()))) as image,
-            ):
-                count = 1 if image.format == "MPO" else _count(file, image)
-                length = file.stat().st_size
-                if count > 1 and image.format != "TIFF":
-                    raise ReadError(file, f"is an animation of {count} frames", "save its frames as slices")
-                pages = []
-                for page in range(count):
-                    image.seek(page)
-                    bands = len(image.getbands())
-                    refuse_size(file, (image.height, image.width), bands * count * files)
-                    width = _BYTES.get(image.mode, 1) * bands
-                    refuse_ratio(file, image.height * image.width * width * count, length)
-                    pages.append(_pixels(image, split))
-                return pages
+        # opened here: Pillow maps a file it opens, and misplaces the rows of a TIFF that lies on its side
+        with (
+            quiet(),
+            file.open("rb") as stream,
+            Image.open(stream, formats=sorted(set(FORMATS.values()))) as image,
+        ):
+            count = 1 if image.format == "MPO" else _count(file, image)
+            length = file.stat().st_size
+            if count > 1 and image.format != "TIFF":
+                raise ReadError(file, f"is an animation of {count} frames", "save its frames as slices")
+            pages = []
+            for page in range(count):
+                image.seek(page)
+                if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                    raise Image.DecompressionBombError
+                bands = len(image.getbands())
+                refuse_size(file, (image.height, image.width), bands * count * files)
+                width = _BYTES.get(image.mode, 1) * bands
+                refuse_ratio(file, image.height * image.width * width * count, length)
+                pages.append(_pixels(image, split))
+            return pages
     except ReadError:
         raise
     except UnidentifiedImageError as error:
@@ -259,7 +164,7 @@ def _pages(file: Path, split: bool, files: int = 1) -> list[NDArray[Any]]:
         raise ReadError(
             file, f"is not a {kinds} image, whatever its name says", "check what it holds"
         ) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise ReadError(file, "declares more pixels than Pillow's limit", "crop or split it") from error
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         system = getattr(error, "strerror", None)
@@ -303,11 +208,11 @@ def _pixels(image: Image.Image, split: bool) -> NDArray[Any]:
 
 def _region(source: Source, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
     """The masks of a source's files on its grid; None where there is none, or all are empty."""
-    masks = {region_of(mask.name): mask for mask in source.region_files}
+    masks = outlined(source.files, source.region_files)
     planes = np.zeros(shape, dtype=bool)
     pages = shape[0] // len(source.files)
     for i, file in enumerate(source.files):
-        if (mask := masks.get(_name(file))) is None:
+        if (mask := masks.get(file)) is None:
             continue
         values = np.stack(_pages(mask, split=True, files=len(source.files)))
         block = planes[i * pages : (i + 1) * pages]

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.composite import COMPOSITE
+from indexer.discovery import Discovery
 from indexer.errors import PoisonError
 from indexer.labels import Labels
 from indexer.preprocess import Preprocessing
-from indexer.readers import Discovery
 from indexer.readers.source import Source
 from indexer.reading import Read
 from indexer.sandbox.pool import Limits, Sandbox, shared, within
@@ -43,7 +43,7 @@ __all__ = [
 
 
 def discover(root: Path, labels: Labels | None = None, **options: Any) -> Discovery:
-    """As :func:`indexer.readers.discover`; a file whose header ends the process is one of the failures."""
+    """As :func:`indexer.discovery.discover`; a file whose header ends the process is one of the failures."""
     found: Discovery = shared().discover("discover", root, labels, options)
     return found
 
@@ -55,7 +55,7 @@ def load_labels(path: Path) -> Labels:
 
 
 def read(source: Source | Path) -> list[Scan]:
-    """As :func:`indexer.readers.read`; each source of a path has limits of its own."""
+    """As :func:`indexer.discovery.read`; each source of a path has limits of its own."""
     if isinstance(source, Source):
         scans: list[Scan] = shared().call(
             "read", source, where=source.path, size=_size([*source.files, *source.region_files])

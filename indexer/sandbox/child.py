@@ -23,11 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers, reading, watch
+from indexer import readers, reading, runtime, watch
+from indexer.discovery import Discovery, discover
 from indexer.errors import CbirError, ReadError
 from indexer.labels import Labels, find_labels, load_labels
-from indexer.readers import Discovery
-from indexer.runtime import trim
 from indexer.sandbox.protocol import (
     ANSWER,
     COMMAND,
@@ -51,6 +50,7 @@ PR_SET_PDEATHSIG = 1
 
 def main(descriptor: int) -> None:
     """The nursery: forks workers and ends them, as it is told, until nobody is there to tell it."""
+    runtime.prepare()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     control = socket.socket(fileno=descriptor)
@@ -100,7 +100,7 @@ def _work(connection: socket.socket, page: int, memory: int) -> None:
         socket.send_fds(connection, [ANSWER], [answer])
         os.close(answer)
         if _resident() > ROOMY:
-            trim()
+            runtime.trim()
 
 
 def _asked(connection: socket.socket) -> Request | None:
@@ -151,11 +151,11 @@ def _resident() -> int:
 
 
 def _discover_labelled(root: Path) -> Discovery:
-    return readers.discover(root, find_labels(root))
+    return discover(root, find_labels(root))
 
 
 def _discover(root: Path, labels: Labels | None, options: Mapping[str, Any]) -> Discovery:
-    return readers.discover(root, labels, **options)
+    return discover(root, labels, **options)
 
 
 def _mask(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64] | None, source: Path) -> Any:

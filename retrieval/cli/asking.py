@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from indexer.errors import CbirError
-from retrieval.cli.options import DEFAULT_INDEX, IndexOption, JsonOption, WhereOption, usage
+from retrieval.cli.options import DEFAULT_INDEX, MOST, IndexOption, JsonOption, WhereOption, usage
 from retrieval.cli.printing import say, show, show_json, show_table
 from retrieval.cli.progress import spinner
 from retrieval.parsing import parse_region, parse_where
@@ -16,12 +16,15 @@ from retrieval.parsing import parse_region, parse_where
 if TYPE_CHECKING:
     from retrieval.answer import Answer
 
+LAST_RANK = 10_000
+"""To cut at in ``cbir eval``."""
+
 
 def query(
     context: typer.Context,
     source: Annotated[Path | None, typer.Argument(metavar="FILE|DIR", help="The scan to ask with.")] = None,
     index: IndexOption = DEFAULT_INDEX,
-    k: Annotated[int, typer.Option("-k", min=1, help="Hits to show.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, max=MOST, help="Hits to show.")] = 10,
     region: Annotated[
         str | None,
         typer.Option(metavar="X0,Y0,X1,Y1[@SLICE]", help="Look only at this box (pixels from the top left)."),
@@ -57,8 +60,8 @@ def query(
 
     Example: `cbir query scan.nii -k 5 --report hits.html`
     """
+    from cbir import open_index, reference_index
     from indexer import reference
-    from retrieval.search import open_index, open_reference
 
     if (source is None) == (not like):
         raise typer.BadParameter("ask with a file or folder, or with --like: one of them")
@@ -74,7 +77,7 @@ def query(
         raise CbirError(source, "does not exist", "name a file or folder to ask with")
     unnamed = getattr(context.get_parameter_source("index"), "name", "") == "DEFAULT"
     borrowed = unnamed and not index.exists() and reference.available()
-    with open_reference() if borrowed else open_index(index, recall=recall) as opened:
+    with reference_index() if borrowed else open_index(index, recall=recall) as opened:
         for patient in exclude_patient or []:
             if not opened.has_patient(patient):
                 say(f"note: no patient {patient} is in the index: nobody is left out for it")
@@ -100,12 +103,7 @@ def query(
                 f"that come with cbir ({known}; no others); `cbir index FOLDER` makes your own",
             )
         if report:
-            from retrieval.explain import explanation
-            from retrieval.report import write_report
-
-            why = explanation(opened, answer, mask)
-            name = "the reference cases of cbir" if borrowed else str(index)
-            write_report(answer, report, load=opened.read, index=name, explain=why)
+            opened.report(answer, report, name="the reference cases of cbir" if borrowed else str(index))
     for note in answer.notes:
         say(f"note: {note}")
     if as_json:
@@ -128,7 +126,9 @@ def evaluate(
         typer.Option(metavar="COLUMN", help="Rank each fold's cases among the other folds' only."),
     ] = None,
     by: Annotated[str, typer.Option(metavar="case|scan", help="What asks and is ranked.")] = "case",
-    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of patients for the interval.")] = 1000,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, max=MOST, help="Resamples of patients for the interval.")
+    ] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
     plot: Annotated[Path | None, typer.Option(metavar="OUT.png|svg", help="Draw precision at k.")] = None,
     as_json: JsonOption = False,
@@ -145,8 +145,8 @@ def evaluate(
         ks = tuple(sorted({int(part) for part in k.split(",")}))
     except ValueError:
         raise typer.BadParameter(f"{k!r} is not a list of ranks such as 1,5,10") from None
-    if not ks or ks[0] < 1:
-        raise typer.BadParameter("ranks start at 1")
+    if not 1 <= ks[0] <= ks[-1] <= LAST_RANK:
+        raise typer.BadParameter(f"ranks go from 1 to {LAST_RANK}")
     if by not in ("case", "scan"):
         raise typer.BadParameter("--by is case or scan")
     with CaseIndex.open(index) as opened, spinner("comparing all with all"):

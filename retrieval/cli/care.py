@@ -175,7 +175,7 @@ def copy(
     from indexer.transfer import transfer
 
     named = engines(engine, uri, catalog)
-    chosen = {option: wanted for option, wanted in named.items() if wanted is not None}
+    chosen: dict[str, Any] = {option: wanted for option, wanted in named.items() if wanted is not None}
     with CaseIndex.open(index) as opened, spinner("copying"):
         transfer(opened, to.absolute(), **chosen)
     with CaseIndex.open(to) as opened:

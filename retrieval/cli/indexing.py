@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -71,14 +71,13 @@ def index(
 
     Example: `cbir index ./mri --labels grades.csv`
     """
+    from cbir import Index
     from indexer import reference
     from indexer.case_index import CaseIndex
     from indexer.encoder import DEFAULT, load_encoder
     from indexer.ingest import ingest
     from indexer.labels import load_labels
     from indexer.remote import is_address
-    from retrieval.calibration import calibrate, due
-    from retrieval.search import Index
 
     named = engines(engine, uri, catalog)
     table = load_labels(labels) if labels else None
@@ -106,7 +105,7 @@ def index(
         model = load_encoder(encoder or DEFAULT)
         if with_reference:  # before there is a folder
             reference.require(model)
-    chosen = {option: wanted for option, wanted in named.items() if wanted is not None}
+    chosen: dict[str, Any] = {option: wanted for option, wanted in named.items() if wanted is not None}
     with (
         _workers(ray, model) as workers,  # before there is a folder
         existing or CaseIndex.create(index, model, keep_ids=keep_ids, **chosen) as case_index,
@@ -124,12 +123,12 @@ def index(
                 progress=progress,
             )
         except KeyboardInterrupt:
-            say("cbir: stopped; what was committed stays, run it again to go on")
-            raise typer.Exit(130) from None
+            raise KeyboardInterrupt("what was committed stays, run it again to go on") from None
         learnt = None
-        if due(case_index):
+        filled = Index(case_index, model, lazy=True)
+        if filled.calibration_due:
             with spinner("learning what the votes are worth"):
-                learnt = calibrate(Index(case_index, model))
+                learnt = filled.calibrate()
     for failure in report.failed:
         say(f"not indexed: {failure['source']}: {failure['reason']}")
     for note in report.notes:
@@ -158,7 +157,8 @@ def _show_plan(
     roots: Sequence[Path | str], labels: Labels | None, *, all_images: bool, as_json: bool
 ) -> None:
     """What ``cbir index`` would do."""
-    from indexer.discovery import discover, summary
+    from indexer import sandbox
+    from indexer.discovery import summary
     from indexer.labels import find_labels
 
     planned: list[Planned] = []
@@ -166,7 +166,7 @@ def _show_plan(
         if isinstance(root, str):
             raise CbirError(root, "cannot be planned: it is in a store", "plan a local copy of a part")
         given = labels or find_labels(root)
-        found = discover(root, given, all_images=all_images)
+        found = sandbox.discover(root, given, all_images=all_images)
         planned += found.planned(given)
         for failure in found.failures:
             say(f"not read: {failure}")

@@ -37,17 +37,16 @@ WhereOption = Annotated[
     list[str] | None,
     typer.Option("--where", metavar="LABEL=VALUE", help="Only cases with this label; repeatable."),
 ]
+MOST = 2**31 - 1
+"""Of anything that is counted."""
 DEFAULT_INDEX = Path("cbir-index")
 
 
 def engines(engine: str | None, uri: str | None, catalog: str | None) -> dict[str, str | None]:
-    """What was said about where an index lies; an address of Milvus says that it is Milvus."""
-    engine = engine or ("milvus" if uri else None)
-    if engine not in (None, "faiss", "milvus"):
-        raise typer.BadParameter(f"--engine is faiss or milvus, not {engine}")
-    if (engine == "milvus") != bool(uri):
-        raise typer.BadParameter("--engine milvus and --uri go together")
-    return {"engine": engine, "uri": uri, "catalog": catalog}
+    """What was said about where an index lies: in which store, and in which catalog."""
+    from indexer.stores import address
+
+    return {"store": address(engine, uri), "catalog": catalog}
 
 
 @contextmanager

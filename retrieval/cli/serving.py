@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from retrieval.cli.options import DEFAULT_INDEX, IndexOption, JsonOption, extra
+from retrieval.cli.options import DEFAULT_INDEX, MOST, IndexOption, JsonOption, extra
 from retrieval.cli.printing import say, show, show_json
 
 
@@ -34,13 +34,15 @@ def serve(
         Path | None,
         typer.Option(metavar="DIR", help="Folder of the audit trail; else `audit` in the index folder."),
     ] = None,
-    max_upload: Annotated[int, typer.Option(metavar="MIB", min=1, help="Largest request.")] = 512,
+    max_upload: Annotated[int, typer.Option(metavar="MIB", min=1, max=MOST, help="Largest request.")] = 512,
     max_unpacked: Annotated[
-        int, typer.Option(metavar="MIB", min=1, help="Largest archive, unpacked.")
+        int, typer.Option(metavar="MIB", min=1, max=MOST, help="Largest archive, unpacked.")
     ] = 4096,
-    workers: Annotated[int, typer.Option(min=1, help="Queries that run at a time.")] = 2,
-    queue: Annotated[int, typer.Option(min=0, help="Queries that wait at most.")] = 32,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=1, help="For an upload, a query.")] = 120,
+    workers: Annotated[int, typer.Option(min=1, max=MOST, help="Queries that run at a time.")] = 2,
+    queue: Annotated[int, typer.Option(min=0, max=MOST, help="Queries that wait at most.")] = 32,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, max=MOST, help="For an upload, a query.")
+    ] = 120,
 ) -> None:
     """Answer over HTTP, with a viewer in the browser.
 

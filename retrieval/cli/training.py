@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from indexer.errors import CbirError
-from retrieval.cli.options import JsonOption
+from retrieval.cli.options import MOST, JsonOption
 from retrieval.cli.printing import say, show, show_json
 from retrieval.cli.progress import bars
 
@@ -23,9 +23,9 @@ def train(
             metavar="FILE", help="One table for all folders, or one each; else their participants.tsv."
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="How often the images are gone through.")] = 12,
+    epochs: Annotated[int, typer.Option(min=1, max=MOST, help="How often the images are gone through.")] = 12,
     draws: Annotated[
-        int | None, typer.Option(min=1, help="Images of an epoch; default as many as there are.")
+        int | None, typer.Option(min=1, max=MOST, help="Images of an epoch; default as many as there are.")
     ] = None,
     without: Annotated[
         list[str] | None,
@@ -83,8 +83,8 @@ def train(
                 ),
             )
         except KeyboardInterrupt:
-            say("cbir: stopped; repeat the command with --resume to go on after the last whole epoch")
-            raise typer.Exit(130) from None
+            how = "repeat the command with --resume to go on after the last whole epoch"
+            raise KeyboardInterrupt(how) from None
     for source, reason in report.failed:
         say(f"not read: {source}: {reason}")
     if as_json:
@@ -101,7 +101,7 @@ def train(
 
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it.")],
-    patients: Annotated[int, typer.Option(min=3, help="Patients in the cohort.")] = 24,
+    patients: Annotated[int, typer.Option(min=3, max=100_000, help="Patients in the cohort.")] = 24,
     seed: Annotated[int, typer.Option(help="Seed of the phantoms.")] = 0,
     as_json: JsonOption = False,
 ) -> None:

@@ -15,19 +15,20 @@ from typing import IO, Any
 import filelock
 import numpy as np
 
+from cbir.index import Index
 from indexer import reference
 from indexer.case_index import CaseIndex
+from indexer.discovery.config import CONFIG
 from indexer.encoder import DEFAULT, Encoder, Explainer, load_encoder
 from indexer.errors import CaseIndexError, CbirError, QueryError, WriterBusyError
 from indexer.preprocess import with_region
-from indexer.readers.names import CONFIG
 from indexer.runtime import trim
-from indexer.scan import Scan, displayed
+from indexer.scan import Scan, ScanRef, displayed
 from retrieval.answer import Answer
-from retrieval.calibration import calibrate, due
+from retrieval.calibration import due
 from retrieval.explain import ExplainedScan
 from retrieval.parsing import Box
-from retrieval.search import REGION, WHOLE, Index
+from retrieval.question import Question as Asked
 from retrieval.service.audit import Audit
 from retrieval.service.intake import Taken, discovered, read, scrubbing, take_in
 from retrieval.service.jobs import Job, Jobs
@@ -36,6 +37,7 @@ from retrieval.service.queries import Kept, Queries
 from retrieval.service.settings import Settings
 from retrieval.service.spool import SPOOL, settle, sweep, unspool
 from retrieval.service.uploads import Unreadable, scrubbed, unpack
+from retrieval.state import REGION, WHOLE
 
 SCRATCH = "cbir-serve-"
 """Beginning of the temporary folder's name; the process's number follows."""
@@ -258,16 +260,17 @@ class Service:
             raise
 
     def _ask(self, scans: Sequence[Scan], source: str, question: Question, own: str | None = None) -> Answer:
-        return self.index.ask(
+        asked = Asked(
+            source,
             scans,
-            question.k,
-            source=source,
+            k=question.k,
             where=question.where,
             region=question.region,
             region_slice=question.region_slice,
             exclude_patient=[patient for patient in (question.exclude_patient, own) if patient],
             all_cases=question.all_cases,
         )
+        return self.index.query(asked)
 
     # ---- what is there -------------------------------------------------------------------------
 
@@ -330,7 +333,8 @@ class Service:
             asked = with_region(asked, pair.region, pair.region_slice)
         scan, position = (asked, pair.slice) if of_query else (self._images(row), pair.case_slice)
         view = WHOLE if pair.region is None else REGION
-        values, stored = None, self.index.vector(row["source"], row["sequence"], pair.case_slice, view)
+        ref = ScanRef(row["source"], row["number"])
+        values, stored = None, self.index.vector(ref, pair.case_slice, view)
         if stored is not None and of_query:
             values = ExplainedScan(encoder, asked).map(position, stored[0], view)
         elif stored is not None:
@@ -359,15 +363,15 @@ class Service:
         if reference.is_reference(row["source"]):
             raise Missing("scan", "a reference case comes without pictures: see its collection and id")
         try:
-            scan: Scan = self.index.read(row["source"])[row["number"]]
-        except (CbirError, IndexError):
+            scan: Scan = self.index.scan(ScanRef(row["source"], row["number"]))
+        except CbirError:
             raise Missing("scan", "the images of this scan are gone") from None
         return scan
 
     def read(self, source: str | Path, kept: Kept | None) -> list[Scan]:
         """The scans of a hit's or a query's source, for a report."""
         number = None if kept is None else kept.number(str(source))
-        return self.index.read(source) if kept is None or number is None else [kept.scan(number)]
+        return self.index.scans(source) if kept is None or number is None else [kept.scan(number)]
 
     def pseudonym(self, patient_id: str) -> str:
         """A patient's keyed hash, also where the index keeps ids as they are."""
@@ -575,8 +579,8 @@ class Service:
             self._renew(now=False)
         elif self._calibrated != self._revision:
             self._calibrated = self._revision
-            if due(self._writer, self.index.contents) and calibrate(self.index):
-                self.index.refresh()
+            if due(self._writer, self.index.contents):
+                self.index.calibrate()
 
     @contextmanager
     def _folder(self) -> Iterator[Path]:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from indexer import sandbox
 from indexer.case_index import CaseIndex
+from indexer.discovery import Discovery
 from indexer.encoder import Encoder
 from indexer.errors import CbirError
 from indexer.ingest import GROUP, ingest_sources
 from indexer.labels import PARTICIPANTS, Labels
-from indexer.readers import Discovery, Source
+from indexer.readers import Source
 from indexer.scan import Scan
 from retrieval.service.log import tell
 from retrieval.service.spool import is_uid, spool, take_out

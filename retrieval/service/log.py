@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 
-log = logging.getLogger("cbir.service")
+log = logging.getLogger(__name__)
 
 
 def tell(error: BaseException) -> None:

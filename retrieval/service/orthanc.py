@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +14,6 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from indexer.errors import CbirError
-
-# httpx logs addresses, which hold the ids of resources
-logging.getLogger("httpx").setLevel(logging.WARNING)
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")

@@ -14,7 +14,6 @@ from indexer.encoder import Explainer
 from indexer.scan import Scan
 from retrieval.answer import NOTICE, Answer, Hit, Query
 from retrieval.evidence import class_columns
-from retrieval.explain import explanation
 from retrieval.report import report_page
 from retrieval.service.core import Service
 from retrieval.service.queries import Kept
@@ -38,7 +37,7 @@ def answered(
     for hit, told in zip(answer.hits, reply["hits"], strict=True):
         found = service.index.case_index.catalog.case(hit.case_id)  # None: removed in this moment
         of_case = _number(asdict(found)["scans"] if found else (), hit.source, hit.sequence)
-        told["source"] = hit.case_id
+        told |= {"source": hit.case_id, "scan": _named(hit.case_id, of_case)}
         told |= _pictures(_case(hit.case_id), hit.sequence, of_case, hit.slice)
         place, number, told["query_source"] = "", None, answer.query.source
         if kept is not None:
@@ -49,6 +48,7 @@ def answered(
             if number is None and _number(scans, hit.query_source, hit.query_sequence) is not None:
                 place, number = _case(case), _number(scans, hit.query_source, hit.query_sequence)
                 told["query_source"] = case
+        told["query_scan"] = _named(told["query_source"], number)
         asked = _pictures(place, hit.query_sequence, number, hit.query_slice)
         told |= {f"query_{name}": address for name, address in asked.items()}
     return reply
@@ -60,7 +60,7 @@ def page(service: Service, answer: Answer, kept: Kept | None) -> str:
     return report_page(
         replace(answer, query=asked),
         load=lambda path: service.read(path, kept),
-        explain=explanation(service.index, answer),
+        explain=service.index.explain(answer),
     )
 
 
@@ -138,6 +138,11 @@ def _case(case_id: str) -> str:
 def _number(scans: Sequence[Mapping[str, Any]], source: str, sequence: str | None) -> int | None:
     matches = (n for n, s in enumerate(scans) if (s["source"], s["sequence"]) == (source, sequence))
     return next(matches, None)
+
+
+def _named(place: str, number: int | None) -> str | None:
+    """A scan as clients see it: among those of a case or a query, without a word of files."""
+    return None if number is None else f"{place}#{number}"
 
 
 def _maps(place: str, asked: Query, hit: Hit, number: int, of_case: int) -> dict[str, str]:

@@ -145,7 +145,10 @@ def take_out(index: CaseIndex, paths: Sequence[Path]) -> int:
     if not paths:
         return 0
     with index.writing("remove"):
+        # the next series of the visit makes another composite
+        together = index.catalog.composites_beside([str(path) for path in paths])
         gone = index.catalog.remove_sources([str(path) for path in paths])
+        index.catalog.remove_sources(together)
     for path in paths:
         _unlink(path)
     return gone

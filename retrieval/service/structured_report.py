@@ -7,7 +7,6 @@ patient: no case ids, no labels of a single hit.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from io import BytesIO
@@ -34,10 +33,8 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 from pydicom.valuerep import validate_value
 
+from indexer.readers.quiet import quiet
 from retrieval.answer import Answer, Evidence
-
-# highdicom's warnings quote patients' names
-warnings.filterwarnings("ignore", module=r"highdicom(\.|$)")
 
 SCHEME = "99CBIR"
 """Designator of the codes that no standard has."""
@@ -59,6 +56,7 @@ _IDENTITY = ("PatientID", "PatientName")
 _TEXTS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UC", "UT")
 
 
+@quiet()
 def structured_report(
     answer: Answer, files: Sequence[Path], encoder: str, *, where: Mapping[str, str] | None = None
 ) -> bytes:

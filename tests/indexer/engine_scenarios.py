@@ -12,17 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cbir import Index
 from indexer import case_index, catalog, ingest, milvus, transfer, vectors
 from indexer.case_index import CaseIndex
 from indexer.catalog import Catalog
 from indexer.errors import CaseIndexError, StaleError
-from retrieval import search
+from indexer.policy import SearchPolicy
 from retrieval.cli import main
-from retrieval.search import Index
 from tests.indexer.test_case_index import Four, fill, ids, unit
 from tests.indexer.test_catalog import entry
 from tests.support.encoders import TinyEncoder
 from tests.support.images import phantom, write_nifti
+
+LISTS = SearchPolicy(exact_below=0)
+"""Questions go by the partition's lists."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +44,6 @@ def by_lists(monkeypatch):
         monkeypatch.setattr(module, "EXACT_BELOW", 1)
         monkeypatch.setattr(module, "EXACT_SHARE", 0)
         monkeypatch.setattr(module, "DEEP_SHARE", np.inf)
-    monkeypatch.setattr(search, "EXACT_BELOW", 0)
 
 
 @pytest.fixture
@@ -203,7 +205,7 @@ def test_entries_that_were_lost_or_spoilt_are_told_and_mended(create):
 
 def test_a_reader_answers_from_the_new_state_where_a_writer_took_cases_out(create, images, by_lists):
     tiny = TinyEncoder()
-    with Index(filled(create, images, tiny), tiny) as reader:
+    with Index(filled(create, images, tiny), tiny, policy=LISTS) as reader:
         query = images / "P-00" / "P-00_t1.nii"
         first = reader.query(query, 8).hits
         with CaseIndex.open(reader.case_index.folder) as writer, writer.writing("remove"):
@@ -229,7 +231,7 @@ def test_a_server_that_is_lost_and_comes_back(create, images, servers, monkeypat
     monkeypatch.setattr(ingest, "GROUP", 20)
     monkeypatch.setattr(case_index, "load_encoder", lambda name: tiny)
     index = filled(create, images, tiny)
-    reader = Index(CaseIndex.open(index.folder), tiny)
+    reader = Index(CaseIndex.open(index.folder), tiny, policy=LISTS)
     ask = partial(reader.query, images / "P-00" / "P-00_t1.nii", 5)
     before = [hit.case_id for hit in ask().hits]
     more = images.with_name("more")
@@ -271,7 +273,7 @@ def test_a_server_that_is_lost_and_comes_back(create, images, servers, monkeypat
 
     server.start()
     monkeypatch.setattr(milvus, "PATIENCE", 60)
-    with Index(CaseIndex.open(index.folder), tiny) as fresh:
+    with Index(CaseIndex.open(index.folder), tiny, policy=LISTS) as fresh:
         now = fresh.query(images / "P-00" / "P-00_t1.nii", 5)
     # a reader whose state cannot be had any more answers from what was committed meanwhile
     assert [hit.case_id for hit in ask().hits] in (before, [hit.case_id for hit in now.hits])

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from indexer import readers, registration
+from indexer import discovery, registration
 from indexer.alignment import aligned, coarsened, mutual_information, resampled
 from indexer.composite import CHANNELS, LEADERS, groups
 from indexer.errors import ReadError
@@ -267,7 +267,7 @@ def test_a_study_as_the_scanner_sends_it_is_the_volumes_it_was_made_of(real: Pat
         [sys.executable, tool, real / "volumes", tmp_path, *names], check=True, capture_output=True
     )
     for name in names:
-        (sent,) = groups(readers.read(tmp_path / name), 96)
+        (sent,) = groups(discovery.read(tmp_path / name), 96)
         assert sent.left_out == {}
         leader = sent.scans[CHANNELS.index("flair")]
         assert leader is not None

@@ -6,11 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from indexer.case_index import CaseIndex, Manifest, _drift
+from indexer.case_index import CaseIndex, Manifest
 from indexer.catalog.schema import slices
 from indexer.errors import CaseIndexError, EncoderError, PartitionError
 from indexer.partition import Partition
-from indexer.vectors import Vectors
+from indexer.policy import SearchPolicy
+from indexer.recall import drift
+from indexer.stores.faiss import store as faiss_store
+from indexer.stores.faiss.vectors import Vectors
 from tests.indexer.test_catalog import entry, scan
 from tests.indexer.test_vectors import only_by_lists
 
@@ -28,9 +31,13 @@ def unit(n=6, seed=0, **where):
     return type(raw)(**{**vars(raw), "embeddings": vectors})
 
 
+EARLY = SearchPolicy(exact_below=300)
+"""A partition of little."""
+
+
 @pytest.fixture
 def index(tmp_path):
-    with CaseIndex.create(tmp_path / "index", Four()) as index:
+    with CaseIndex.create(tmp_path / "index", Four(), policy=EARLY) as index:
         yield index
 
 
@@ -142,7 +149,7 @@ def test_vectors_without_rows_and_rows_without_vectors_are_told(index):
     index.catalog.put([entry("/9", unit(case="c9", patient="p9", seed=9))], {})
     manifest["vectors"]["revision"] = index.catalog.revision
     (index.folder / "manifest.json").write_text(json.dumps(manifest))
-    with CaseIndex.open(index.folder) as claimed:
+    with CaseIndex.open(index.folder, EARLY) as claimed:
         told = " ".join(p.what for p in claimed.verify())
     assert "6 slices have no vector" in told
     assert "6 vectors have no slice" in told
@@ -167,7 +174,7 @@ def test_a_crash_while_the_manifest_is_replaced_leaves_the_old_one(index, monkey
     with pytest.raises(OSError, match="no space"):
         index.file_vectors()
     monkeypatch.undo()
-    with CaseIndex.open(index.folder) as reopened:
+    with CaseIndex.open(index.folder, EARLY) as reopened:
         assert reopened.manifest.vectors == held.vectors
         snapshot = reopened.snapshot()
         assert ids(snapshot) == snapshot.contents.slice_ids.tolist()
@@ -192,12 +199,12 @@ def test_no_index_a_foreign_folder_and_another_format_are_one_line(tmp_path, ind
     with pytest.raises(CaseIndexError, match="holds no index"):
         CaseIndex.create(tmp_path / "photos", Four())
     path = index.folder / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 99'))
     with pytest.raises(CaseIndexError, match="format 99"):
-        CaseIndex.open(index.folder)
+        CaseIndex.open(index.folder, EARLY)
     path.write_text("{}")
     with pytest.raises(CaseIndexError, match="manifest cannot be read"):
-        CaseIndex.open(index.folder)
+        CaseIndex.open(index.folder, EARLY)
 
 
 def test_a_key_that_others_may_read_is_told_and_mended(index):
@@ -210,7 +217,6 @@ def test_a_key_that_others_may_read_is_told_and_mended(index):
 
 
 def test_vectors_that_cannot_be_partitioned_are_all_compared(index, monkeypatch):
-    monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
     same = unit()  # a scan that is filed under many names
     filed = [entry(f"/{i}", type(same)(**{**vars(same), "case_id": f"c{i}"})) for i in range(80)]
     index.catalog.put(filed, {})
@@ -223,14 +229,13 @@ def test_vectors_that_cannot_be_partitioned_are_all_compared(index, monkeypatch)
 
 
 def test_enough_vectors_are_partitioned_and_answers_stay(index, monkeypatch):
-    monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
     fill(index, sources=80)
     index.file_vectors()
     assert index.manifest.vectors.partition
     check = index.check()
     assert check["recall_at_10"] >= 0.9
     assert "of the way to the limit" in check["fuzzifier_reason"]
-    if index.manifest.engine == "faiss":
+    if index.manifest.store == "faiss":
         assert {path.suffix for path in index.folder.glob("vectors-*")} == {".faiss", ".rows"}
     assert index.verify() == []
     fitted = index.manifest.vectors.partition_sha256
@@ -256,7 +261,7 @@ def same_answers(index):
     assert ids(snapshot) == held.tolist()
     x = index.catalog.embeddings(held)
     np.testing.assert_array_equal(snapshot.vectors.gather(held), x)
-    with only_by_lists():
+    with only_by_lists(snapshot.vectors):
         scores, _ = snapshot.vectors.search(x, 1)
     assert np.mean(scores[:, 0] > 1 - 1e-5) > 0.95
     assert index.verify() == []
@@ -264,7 +269,6 @@ def same_answers(index):
 
 @pytest.mark.local
 def test_what_comes_and_goes_rewrites_no_large_file(index, monkeypatch):
-    monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
     fill(index, sources=80)
     index.file_vectors()
     first = files(index)
@@ -289,8 +293,7 @@ def test_what_comes_and_goes_rewrites_no_large_file(index, monkeypatch):
 
 @pytest.mark.local
 def test_many_pieces_are_merged_and_nothing_is_filed_again(index, monkeypatch):
-    monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
-    monkeypatch.setattr("indexer.case_index.PIECES", 2)
+    monkeypatch.setattr(faiss_store, "PIECES", 2)
     fill(index, sources=80)
     index.file_vectors()
     fitted = index.manifest.vectors.partition_sha256
@@ -313,7 +316,6 @@ def test_many_pieces_are_merged_and_nothing_is_filed_again(index, monkeypatch):
 
 @pytest.mark.local
 def test_drift_is_told_and_compacting_mends_it_while_questions_go_on(index, monkeypatch):
-    monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
     fill(index, sources=80)
     index.file_vectors()
     assert index.check()["drift"] == "none"
@@ -331,12 +333,12 @@ def test_drift_is_told_and_compacting_mends_it_while_questions_go_on(index, monk
     assert before.vectors.search(x, 1)[1][:, 0].tolist() == before.contents.slice_ids[:5].tolist()
 
 
-def test_recall_below_the_calibrated_one_is_drift():
+def test_recall_below_the_calibrated_one_isdrift():
     partition = Partition.fit(unit(n=400).embeddings.astype(np.float32), lists=8)
     partition.calibrate(unit(n=100, seed=1).embeddings.astype(np.float32), partition.centroids.repeat(20, 0))
     asked = partition.probing(10).recall
-    assert _drift(partition, partition.sizes, asked - 0.01, 200, 10) is None
-    assert "run `cbir compact`" in (_drift(partition, partition.sizes, asked - 0.03, 200, 10) or "")
+    assert drift(partition, partition.sizes, asked - 0.01, 200, 10) is None
+    assert "run `cbir compact`" in (drift(partition, partition.sizes, asked - 0.03, 200, 10) or "")
 
 
 def counting(write, calls):
@@ -349,7 +351,6 @@ def counting(write, calls):
 
 @pytest.mark.local
 def test_compacting_an_unchanged_index_leaves_its_files_until_the_manifest_names_others(index, monkeypatch):
-    monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
     fill(index, sources=80)
     index.file_vectors()
     held = files(index)
@@ -362,14 +363,13 @@ def test_compacting_an_unchanged_index_leaves_its_files_until_the_manifest_names
         with pytest.raises(OSError, match="no space"):
             index.compact()
     assert files(index).items() >= held.items()
-    with CaseIndex.open(index.folder) as reopened:
+    with CaseIndex.open(index.folder, EARLY) as reopened:
         same_answers(reopened)
 
 
 @pytest.mark.local
 @pytest.mark.parametrize("name", ["file", "rows", "partition"])
 def test_a_flipped_bit_in_codes_vectors_or_partition_is_told_and_mended(index, monkeypatch, name):
-    monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
     fill(index, sources=80)
     index.file_vectors()
     path = index.folder / getattr(index.manifest.vectors, name)
@@ -385,7 +385,6 @@ def test_a_flipped_bit_in_codes_vectors_or_partition_is_told_and_mended(index, m
 
 
 def test_a_partition_of_another_version_is_told_and_fitted_anew(index, monkeypatch):
-    monkeypatch.setattr("indexer.case_index.EXACT_BELOW", 300)
     fill(index, sources=80)
     index.file_vectors()
     path = index.folder / index.manifest.vectors.partition
@@ -395,7 +394,7 @@ def test_a_partition_of_another_version_is_told_and_fitted_anew(index, monkeypat
     manifest = json.loads((index.folder / "manifest.json").read_text())
     manifest["vectors"]["partition_sha256"] = checksum
     (index.folder / "manifest.json").write_text(json.dumps(manifest))
-    with CaseIndex.open(index.folder) as reopened:
+    with CaseIndex.open(index.folder, EARLY) as reopened:
         with pytest.raises(PartitionError, match="--repair"):
             reopened.snapshot()
         assert [p.sound for p in reopened.verify()] == [False]
@@ -409,7 +408,7 @@ def test_a_catalog_without_its_manifest_is_not_taken_for_a_new_index(index):
     fill(index)
     (index.folder / "manifest.json").unlink()
     with pytest.raises(CaseIndexError, match="the manifest is missing"):
-        CaseIndex.open(index.folder)
+        CaseIndex.open(index.folder, EARLY)
     with pytest.raises(CaseIndexError, match="without its manifest"):
         CaseIndex.create(index.folder, Four())
 

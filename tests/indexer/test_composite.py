@@ -21,13 +21,16 @@ from pydicom.uid import generate_uid
 from safetensors.numpy import load_file, save_file
 from scipy.ndimage import gaussian_filter, zoom
 
-from indexer import encoder, readers
+from cbir import Index
+from indexer import discovery, encoder
 from indexer.case_index import CaseIndex
 from indexer.composite import CHANNELS, COMPOSITE, LEADING, Group, beside, composite, groups
+from indexer.discovery.roles import understood
+from indexer.discovery.tokens import stem
 from indexer.encoder import Composer, TrainedEncoder, load_encoder, look, write_weights
 from indexer.encoder import batch as batches
 from indexer.errors import CbirError, EncoderError, ReadError
-from indexer.ingest import IngestReport, ingest
+from indexer.ingest import IngestReport, ingest, ingest_sources
 from indexer.labels import load_labels
 from indexer.learning import augmentation, fitting, looks, network, pack, tasks, training
 from indexer.learning.cohort import Cohort
@@ -36,11 +39,12 @@ from indexer.learning.recipe import Recipe
 from indexer.learning.samples import Samples
 from indexer.learning.targets import ClassVectors
 from indexer.learning.tasks import CompositeTask, SliceTask
+from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing, prepared, prepared_composite
 from indexer.readers import Source
-from indexer.scan import Scan, stacked
-from retrieval import ranking, report
-from retrieval.search import Index
+from indexer.scan import Scan, ScanRef, stacked
+from retrieval import report
+from retrieval.ranking import Matches, Ranking
 from tests.support.encoders import TinyEncoder
 from tests.support.images import phantom, write_dicom, write_nifti
 
@@ -145,7 +149,7 @@ def test_a_composite_stands_for_its_first_scan() -> None:
 
 
 def file_of(path: str, patient: str = "P", **other: Any) -> Source:
-    sequence, _ = readers.names.sequence_of(Path(path).name)
+    sequence = understood(stem(Path(path).name)).sequence
     told = {"kind": "nifti", "files": (Path(path),), "study_id": patient, "sequence": sequence}
     return Source(Path(path), patient_id=patient, **(told | other))
 
@@ -723,7 +727,7 @@ def test_composites_of_a_cohort_are_packed_once(tmp_path: Path) -> None:
 
     def read(source: Source) -> list[Scan]:
         calls.append(source.patient_id)
-        return readers.read(source)
+        return discovery.read(source)
 
     cohort = replace(cohort_of(root), read=read)
     found = pack.load_composites([cohort], 32, tmp_path / "cache")
@@ -732,7 +736,7 @@ def test_composites_of_a_cohort_are_packed_once(tmp_path: Path) -> None:
     assert found.classes == {"who_grade": ("2", "3")}
     for name, grade in (("P-1", 0), ("P-2", 1), ("P-3", 0)):
         mine = found.chosen(found.patients == name)
-        (group,) = groups(readers.read(root / name), 32)
+        (group,) = groups(discovery.read(root / name), 32)
         ready = prepared_composite(group.scans, 32)
         whole = ready.views == 0
         np.testing.assert_array_equal(mine.pixels[mine.rows], ready.pixels[whole])
@@ -846,7 +850,7 @@ def stored(index: CaseIndex, case: str, sequence: str, view: int = 0) -> tuple[N
 
 def expected(composer: TinyComposer, *paths: Path, view: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
     """What is to be filed of the only composite of some files."""
-    (group,) = groups([scan for path in paths for scan in readers.read(path)], composer.composite_size)
+    (group,) = groups([scan for path in paths for scan in discovery.read(path)], composer.composite_size)
     ready = prepared_composite(group.scans, composer.composite_size)
     rows = ready.views == view
     vectors, chance = composer.compose(ready.pixels[rows])
@@ -887,7 +891,7 @@ def test_a_case_has_its_scans_and_no_composite(
         case = index.catalog.case(name)
         assert case is not None
         assert [scan.sequence for scan in case.scans] == sequences
-        assert [scan["channel"] for scan in case["scans"]] == list(range(len(sequences)))
+        assert [scan.number for scan in case.scans] == list(range(len(sequences)))
 
 
 def test_without_names_or_without_a_composer_there_are_none(
@@ -1014,8 +1018,8 @@ def test_outlined_composites_have_regions(index: CaseIndex, composer: TinyCompos
 # -- ranking -------------------------------------------------------------------------------------------
 
 
-def test_what_is_seen_together_weighs_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "COMPOSITE_WEIGHT", 4.0)
+def test_what_is_seen_together_weighs_more() -> None:
+    ranking = Ranking(composite_weight=4.0)
     scores = np.array([[0.2, 0.2, np.nan, np.nan], [0.4, np.nan, 0.4, np.nan], [0.9, 0.9, np.nan, np.nan]])
     found = ranking.fused(scores, ["t1", "t2", COMPOSITE])
     assert found.dtype == np.float32
@@ -1025,15 +1029,14 @@ def test_what_is_seen_together_weighs_more(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_allclose(ranking.fused(deep, ["t1", "t2", COMPOSITE]), [found, found], rtol=1e-6)
     plain = ranking.fused(scores, ["t1", "t2", None])
     np.testing.assert_allclose(plain, [0.5, 0.55, 0.4, np.nan], rtol=1e-6)
-    assert ranking.COMPOSITE_WEIGHT > 1
+    assert Ranking().composite_weight > 1
 
 
-def test_cases_are_ranked_by_all_and_shown_by_single_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "COMPOSITE_WEIGHT", 4.0)
+def test_cases_are_ranked_by_all_and_shown_by_single_sequences() -> None:
+    ranking = Ranking(composite_weight=4.0)
 
-    def matches(scores: dict[int, float]) -> ranking.Matches:
-        place = np.zeros(len(scores), np.int64)
-        return ranking.Matches(np.array([*scores]), np.array([*scores.values()], np.float32), place, place)
+    def matches(scores: dict[int, float]) -> Matches:
+        return Matches(np.array([*scores]), np.array([*scores.values()], np.float32))
 
     cases, scores, best = ranking.fuse(
         [matches({1: 0.5, 4: -0.9}), matches({1: 0.6, 2: 0.95, 4: -0.8}), matches({1: 0.9, 3: 0.99, 4: 0.4})],
@@ -1095,14 +1098,14 @@ def by_hand(
 def asking(composer: TinyComposer, *paths: Path, view: int = 0) -> dict[str, Stack]:
     """What a query of files is, by sequence."""
     found: dict[str, Stack] = {}
-    for scan in (scan for path in paths for scan in readers.read(path)):
+    for scan in (scan for path in paths for scan in discovery.read(path)):
         ready = prepared(scan, Preprocessing.of(composer))
         rows = ready.views == view
         found[str(scan.sequence)] = composer.encode(ready.pixels[rows]), ready.weights[rows]
     return found | {COMPOSITE: expected(composer, *paths, view=view)}
 
 
-WEIGHT = {COMPOSITE: ranking.COMPOSITE_WEIGHT}
+WEIGHT = {COMPOSITE: Ranking().composite_weight}
 
 
 @pytest.fixture
@@ -1121,12 +1124,11 @@ def test_scores_are_the_weighted_mean_over_sequences_and_composites(
     make: Callable[..., Index],
     mixed: Path,
     composer: TinyComposer,
-    monkeypatch: pytest.MonkeyPatch,
     approximate: bool,
 ) -> None:
     index = make(mixed / "stacks", mixed / "files")
     if approximate:
-        monkeypatch.setattr("retrieval.search.EXACT_BELOW", 0)
+        index = Index(index.case_index, composer, policy=SearchPolicy(exact_below=0))
     files = write_files(mixed / "new", "new", "t1", "t1ce", seed=100)
     asked = asking(composer, *files)
     wanted = by_hand(index, asked, WEIGHT)
@@ -1188,7 +1190,7 @@ def test_a_query_without_a_sequence_is_not_compared_with_composites(
 ) -> None:
     index = make(mixed / "stacks", mixed / "files")
     file = write_nifti(mixed / "new.nii.gz", phantom(300, 3))
-    (scan,) = readers.read(file)
+    (scan,) = discovery.read(file)
     assert scan.sequence is None
     ready = prepared(scan, Preprocessing.of(composer))
     asked = composer.encode(ready.pixels), ready.weights
@@ -1232,12 +1234,11 @@ def test_where_nobody_who_may_answer_has_a_composite(
     make: Callable[..., Index],
     mixed: Path,
     composer: TinyComposer,
-    monkeypatch: pytest.MonkeyPatch,
     approximate: bool,
 ) -> None:
     index = make(mixed / "stacks", mixed / "files")
     if approximate:
-        monkeypatch.setattr("retrieval.search.EXACT_BELOW", 0)
+        index = Index(index.case_index, composer, policy=SearchPolicy(exact_below=0))
     files = write_files(mixed / "new", "new", "t1", "t1ce", seed=100)
     answer = index.query(mixed / "new", k=9, exclude_patient=["P-1", "P-2", "Q-1", "Q-2"])
     (hit,) = answer.hits
@@ -1286,23 +1287,31 @@ def test_a_composite_that_is_all_they_share_is_shown_by_its_leading_sequence(
     assert hit.score == pytest.approx(by_hand(index, asked, WEIGHT)["P-2"], abs=1e-5)
     assert hit.score == pytest.approx(cosine(asked[COMPOSITE], expected(composer, *other)), abs=1e-5)
     # its source can be read, and the report shows pictures of all
-    scans = index.read(hit.source)
-    assert {scan.sequence for scan in scans} == {"t2", "flair"}
-    assert report._chosen(scans, (hit.source, hit.sequence, hit.slice)).sequence == "flair"
-    pictures, _ = report._pictures(answer, index.read, None)
+    assert index.scan(hit.scan).sequence == "flair"
+    assert index.scan(hit.query_scan).sequence == "t1ce"
+    pictures, _ = report._pictures(answer, index.scans, None)
     assert len(pictures) == 4
     for key, picture in pictures.items():
         assert picture.jpeg, (key, picture.reason)
 
 
-def test_the_leading_sequence_of_a_composite_is_chosen() -> None:
-    scans = [scan_of(name) for name in ("t1", "t1ce", "adc", "t2", "flair")]
-    for last, name in ((5, "flair"), (4, "t2"), (3, "t1ce"), (1, "t1")):
-        assert report._chosen(scans[:last], ("a", COMPOSITE, 2)).sequence == name
-    with pytest.raises(CbirError, match="no composite scan with a slice 2"):
-        report._chosen([scan_of("adc")], ("a", COMPOSITE, 2))
-    with pytest.raises(CbirError, match="slice 5"):
-        report._chosen(scans, ("a", COMPOSITE, 5))
+def test_the_leading_sequence_of_a_composite_is_shown() -> None:
+    scans = [scan_of(name) for name in ("t1", "t1ce", "t2", "flair")]
+    for last, name in ((4, "flair"), (3, "t2"), (2, "t1ce"), (1, "t1")):
+        assert Group([None, *scans[:last]]).leader.sequence == name
+
+
+@pytest.mark.parametrize("channels", [("t1", "t1ce"), ("adc", "t2", "t1", "t1ce")])
+def test_a_composite_of_channels_means_the_channel_that_leads_it(
+    make: Callable[..., Index], tmp_path: Path, channels: tuple[str, ...]
+) -> None:
+    index = make(write_stacks(tmp_path / "stacks", ("P-1",), channels))
+    contents = index.contents
+    (place,) = [n for n, name in enumerate(contents.scan_sequence) if name == COMPOSITE]
+    scan = index.scan(contents.scan_ref(place))
+    assert scan.sequence == ("t2" if "t2" in channels else "t1ce")
+    single = ScanRef(contents.scan_source[place], channels.index(scan.sequence))
+    np.testing.assert_array_equal(scan.voxels, index.scan(single).voxels)
 
 
 # -- what an odd channel, or an odd call, costs ---------------------------------------------------------
@@ -1427,7 +1436,7 @@ def test_a_study_of_series_on_grids_of_their_own_has_a_composite(
     contents = index.catalog.contents()
     assert contents.scan_sequence.count(COMPOSITE) == 4
     study = write_study(tmp_path / "new", 2, "Q", APART)
-    (group,) = groups([scan for folder in sorted(study.iterdir()) for scan in readers.read(folder)], 24)
+    (group,) = groups([scan for folder in sorted(study.iterdir()) for scan in discovery.read(folder)], 24)
     assert group.left_out == {}
     assert all(scan is not None for scan in group.scans)
     with Index(index, composer) as opened:
@@ -1464,3 +1473,41 @@ def test_a_broken_series_costs_the_composite_no_more_than_its_channel(
     report = ingest(index, [tmp_path / "mri"], composer)
     assert [failure["source"] for failure in report.failed] == [str(tmp_path / "mri" / "t2")]
     assert sorted(map(str, index.catalog.contents().scan_sequence)) == [COMPOSITE, "flair", "t1", "t1ce"]
+
+
+def test_series_that_come_one_by_one_are_seen_together_once_there_are_two(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    write_study(tmp_path / "mri", 3, "P", TOGETHER)
+    series = {source.sequence: source for source in discovery.discover(tmp_path / "mri").sources}
+
+    def composites_after(*sequences: str) -> NDArray[Any]:
+        ingest_sources(index, [series[sequence] for sequence in sequences], composer)
+        return stored(index, index.case("P", series["t1"].study_id), COMPOSITE)[0]
+
+    assert len(composites_after("t1")) == 0
+    two = composites_after("flair")
+    late = composites_after("t1ce", "t2")
+    assert index.catalog.contents().scan_sequence.count(COMPOSITE) == 1
+    assert len(two)
+    assert not np.array_equal(two, late)
+    scans = [scan for source in series.values() for scan in discovery.read(source)]
+    (group,) = groups(scans, composer.composite_size)
+    vectors, _ = composer.compose(prepared_composite(group.scans, composer.composite_size).pixels)
+    np.testing.assert_allclose(late, vectors, atol=1e-6)
+    again = ingest_sources(index, [series["t2"]], composer)
+    assert (again.unchanged, again.embedded) == (1, 0)
+    assert index.verify() == []
+
+
+def test_a_composite_of_what_is_gone_goes_too(
+    index: CaseIndex, composer: TinyComposer, tmp_path: Path
+) -> None:
+    write_study(tmp_path / "mri", 3, "P", TOGETHER)
+    series = {source.sequence: source for source in discovery.discover(tmp_path / "mri").sources}
+    ingest_sources(index, [series["t1"], series["flair"]], composer)
+    with index.writing("test"):
+        index.catalog.remove_sources([series["flair"].name])
+    assert COMPOSITE in index.catalog.contents().scan_sequence
+    ingest_sources(index, [series["t1"]], composer)
+    assert index.catalog.contents().scan_sequence == ["t1"]

@@ -9,8 +9,8 @@ import pytest
 
 from indexer import demo
 from indexer.demo import Cohort, write_cohort
+from indexer.discovery import discover, read
 from indexer.errors import CbirError
-from indexer.readers import discover, read
 
 PATIENTS = 6
 

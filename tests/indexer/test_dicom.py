@@ -997,7 +997,7 @@ def test_real_series() -> None:
 
 
 def test_reports_and_segmentations_are_counted_as_ignored(tmp_path: Path) -> None:
-    from indexer.readers import discover
+    from indexer.discovery import discover
     from tests.support.images import phantom, write_dicom
 
     folder = write_dicom(tmp_path / "study", phantom(1))

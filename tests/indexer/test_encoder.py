@@ -297,7 +297,7 @@ def test_no_encoder_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(code: str, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True, env=environment
     )
     return done.stdout.strip()
 
@@ -309,20 +309,29 @@ class Watch:
         if name == "torch":
             print(os.environ.get("OMP_WAIT_POLICY"))
 sys.meta_path.insert(0, Watch())
-import indexer.{}
+{}
 """
+COMMAND = WATCH.format("""
+sys.argv = ["cbir", "info", "--index", "none"]
+from contextlib import suppress
+from retrieval.cli import main
+with suppress(SystemExit):
+    main()
+if "torch" not in sys.modules:
+    import torch
+""")
 
 
-def test_waiting_is_set_before_torch_is_imported() -> None:
-    assert run(WATCH.format("learning.network")) == "PASSIVE"
+def test_the_command_line_sets_waiting_before_torch_is_imported() -> None:
+    assert run(COMMAND) == "PASSIVE"
 
 
 def test_the_users_own_choice_stays() -> None:
-    assert run(WATCH.format("learning.network"), OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
+    assert run(COMMAND, OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
 
 
 def test_the_protocol_comes_without_torch() -> None:
-    assert run(WATCH.format("encoder")) == ""
+    assert run(WATCH.format("import indexer.encoder")) == ""
 
 
 @pytest.mark.parametrize("elsewhere", ["ctypes.CDLL = lambda name: object()", "sys.platform = 'darwin'"])

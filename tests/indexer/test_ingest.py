@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer import readers
+from indexer import discovery, readers
 from indexer.case_index import CaseIndex
 from indexer.errors import CaseIndexError, EncoderError, LabelsError, ReadError
 from indexer.ingest import ingest, ingest_sources
@@ -142,7 +142,6 @@ def test_a_file_that_became_unreadable_keeps_its_last_good_state(index, tiny, co
 
 @pytest.mark.usefixtures("in_process")
 def test_an_odd_error_of_a_library_ends_one_source_and_tells_no_content(index, tiny, cohort, monkeypatch):
-    from indexer import readers
 
     root, read = cohort(3), readers.read
 
@@ -206,7 +205,7 @@ def test_a_table_that_does_not_know_a_patient_leaves_the_labels(index, tiny, coh
 
 
 def test_single_sources_are_filed_into_a_living_index(index, tiny, cohort, tmp_path):
-    from indexer.readers import discover
+    from indexer.discovery import discover
 
     ingest(index, [cohort(30)], tiny)
     filed = index.manifest.vectors
@@ -326,7 +325,7 @@ def test_an_encoder_that_looks_is_told_the_regions_and_weighs_the_slices(tmp_pat
         contents = index.catalog.contents()
         stored = index.catalog.embeddings(contents.slice_ids)
         assert contents.in_sample.tolist() == [True, False]
-        (scan,) = readers.read(tmp_path / "mri" / "P-01_t1ce.nii.gz")
+        (scan,) = discovery.read(tmp_path / "mri" / "P-01_t1ce.nii.gz")
         ready = prepared(scan, Preprocessing.of(looking))
         mine = contents.scan_case[contents.slice_scan] == 0
         found = looking.analyse(ready.pixels, ready.boxes)

@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from indexer import milvus
 from indexer.case_index import CaseIndex
 from indexer.errors import CaseIndexError
-from indexer.milvus import Milvus, MilvusVectors
+from indexer.stores.milvus import server
+from indexer.stores.milvus.server import Milvus
+from indexer.stores.milvus.vectors import MilvusVectors
 from tests.indexer.test_case_index import Four, unit
 
 
@@ -31,16 +32,15 @@ def test_an_address_that_is_none_is_one_line_without_its_password(uri, told):
 
 def test_a_server_that_is_away_leaves_no_index(tmp_path, monkeypatch):
     pytest.importorskip("pymilvus")
-    monkeypatch.setattr(milvus, "PATIENCE", 1)
+    monkeypatch.setattr(server, "PATIENCE", 1)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{probe.getsockname()[1]}"
     with pytest.raises(CaseIndexError, match="Milvus cannot be used.*repeat") as caught:
-        CaseIndex.create(tmp_path / "index", Four(), engine="milvus", uri=uri)
+        CaseIndex.create(tmp_path / "index", Four(), store=f"milvus+{uri}")
     assert "\n" not in str(caught.value)
-    with CaseIndex.create(
-        tmp_path / "index", Four(), engine="faiss", uri=None
-    ) as index:  # nothing is in the way
+    assert list(tmp_path.iterdir()) == []
+    with CaseIndex.create(tmp_path / "index", Four(), store="faiss") as index:  # nothing is in the way
         assert index.verify() == []
 
 
@@ -73,7 +73,7 @@ def test_what_this_state_does_not_know_is_neither_found_nor_in_the_way():
     known = np.arange(0, 600, 20)
     shelf = Shelf(x)
     vectors = MilvusVectors(shelf, "name", 4, None, known, lambda ids: x[ids])
-    vectors.add(np.array([1000]), x[7:8])
+    vectors = vectors.changed(np.array([1000]), x[7:8], known[:0])
     assert len(vectors) == 31
     q = x[[7, 11]]
     scores, found = vectors.search(q, 5)
@@ -84,7 +84,7 @@ def test_what_this_state_does_not_know_is_neither_found_nor_in_the_way():
         assert found[row].tolist() == held[best].tolist()
         np.testing.assert_allclose(scores[row], truth[row][best], atol=1e-6)
     assert len(shelf.asked) > 1  # looked further where others stood before
-    vectors.remove(np.append(known[1:], 1000))
+    vectors = vectors.changed(known[:0], x[:0], np.append(known[1:], 1000))
     scores, found = vectors.search(q, 3)
     assert found.tolist() == [[0, -1, -1]] * 2
     assert np.isneginf(scores[:, 1:]).all()

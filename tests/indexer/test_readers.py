@@ -17,11 +17,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from indexer.discovery import discover, read
+from indexer.discovery.config import find_config
+from indexer.discovery.layout import Item, layout
+from indexer.discovery.people import Person
+from indexer.discovery.roles import understood
+from indexer.discovery.tokens import stem
 from indexer.errors import LabelsError, ReadError
 from indexer.labels import load_labels
-from indexer.readers import discover, limits, read
+from indexer.readers import limits
 from indexer.readers.limits import MAX_VOLUMES
-from indexer.readers.names import find_config, patient_and_study, region_of, sequence_of, stem
 from tests.support.images import write_dicom
 
 RNG = np.random.default_rng(0)
@@ -70,7 +75,7 @@ def reason(path: Path) -> str:
 @pytest.mark.parametrize(
     ("name", "sequence", "rest"),
     [
-        ("sub-01_ses-1_T1w.nii.gz", "t1", "sub-01_ses-1"),
+        ("sub-01_ses-1_T1w.nii.gz", "t1", "sub-01"),
         ("sub-01_ce-gadolinium_T1w.nii", "t1ce", "sub-01"),
         ("sub-01_FLAIR.nii.gz", "flair", "sub-01"),
         ("BraTS20_Training_001_t1ce.nii", "t1ce", "BraTS20_Training_001"),
@@ -80,12 +85,13 @@ def reason(path: Path) -> str:
         ("T2W.NII.GZ", "t2", ""),
         ("x.1_t2.nii.gz", "t2", "x.1"),
         ("scant1.nii", None, "scant1"),
-        ("t1_brain.nii", None, "t1_brain"),
+        ("t1_brain.nii", "t1", ""),
         ("", None, ""),
     ],
 )
-def test_sequence_of(name: str, sequence: str | None, rest: str) -> None:
-    assert sequence_of(name) == (sequence, rest)
+def test_a_name_says_sequence_and_person(name: str, sequence: str | None, rest: str) -> None:
+    said = understood(stem(name))
+    assert (said.sequence, said.id) == (sequence, rest)
 
 
 @pytest.mark.parametrize(
@@ -93,39 +99,36 @@ def test_sequence_of(name: str, sequence: str | None, rest: str) -> None:
     [
         ("ID_seg.nii.gz", "ID"),
         ("BraTS-GLI-00000-000-seg.nii.gz", "BraTS-GLI-00000-000"),
-        ("slice-001_mask.png", "slice-001"),
         ("sub-1_dseg.nii", "sub-1"),
         ("seg.nii.gz", ""),
         ("ID_SEG.nii", "ID"),
         ("myseg.nii.gz", None),
-        ("seg_t1.nii.gz", None),
     ],
 )
-def test_region_of(name: str, owner: str | None) -> None:
-    assert region_of(name) == owner
+def test_a_name_says_that_it_outlines(name: str, owner: str | None) -> None:
+    said = understood(stem(name))
+    assert said.outline is (owner is not None)
+    assert owner is None or said.id == owner
 
 
 @pytest.mark.parametrize(
-    ("path", "patient", "study"),
+    ("path", "patient", "visit"),
     [
-        ("/d/sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz", "sub-01", "sub-01_ses-2"),
-        ("/d/sub-01/anat/scan.nii", "sub-01", "sub-01"),
-        ("/d/BraTS-GLI-00001-002/BraTS-GLI-00001-002-t1c.nii.gz", "BraTS-GLI-00001", "BraTS-GLI-00001-002"),
-        (
-            "/d/BraTS20_Training_001/BraTS20_Training_001_t1.nii",
-            "BraTS20_Training_001",
-            "BraTS20_Training_001",
-        ),
-        ("/d/sub-7/BraTS-GLI-00001-002-t1c.nii.gz", "sub-7", "sub-7"),
-        ("/d/Smith/t1.nii.gz", "Smith", "Smith"),
-        ("/d/Smith/ses-1_t1.nii.gz", "Smith", "Smith_ses-1"),
-        ("/d/Smith/slice-003.png", "Smith", "Smith"),
-        ("/d/0001.jpg", "0001", "0001"),
+        ("/d/sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz", "sub-01", "ses-2"),
+        ("/d/sub-01/anat/scan.nii", "sub-01", ""),
+        ("/d/BraTS-GLI-00001-002/BraTS-GLI-00001-002-t1c.nii.gz", "BraTS-GLI-00001", "002"),
+        ("/d/BraTS20_Training_001/BraTS20_Training_001_t1.nii", "BraTS20_Training_001", ""),
+        ("/d/Smith/t1.nii.gz", "Smith", ""),
+        ("/d/Smith/ses-1_t1.nii.gz", "Smith", "ses-1"),
+        ("/d/Smith/slice-003.png", "Smith", ""),
+        ("/d/0001.jpg", "0001", ""),
     ],
 )
-def test_patient_and_study(path: str, patient: str, study: str) -> None:
+def test_patient_and_visit_of_a_single_file(path: str, patient: str, visit: str) -> None:
     file = Path(path)
-    assert patient_and_study(sequence_of(file.name)[1], file.parent) == (patient, study)
+    above = [folder.name for folder in file.parents]
+    item = Item((stem(file.name),), picture=file.suffix in (".png", ".jpg"))
+    assert layout([item], above).decisions[0].person == Person(patient, visit)
 
 
 def test_the_nearest_config_counts_whole(tmp_path: Path) -> None:
@@ -273,8 +276,8 @@ def test_regions_on_the_same_grid_are_attached(tmp_path: Path) -> None:
     )
     volume(tmp_path / "ID_flair_mask.nii.gz", (BLOCK > 22).astype(np.uint8))
     volume(tmp_path / "ID2_seg.nii.gz", np.zeros_like(BLOCK))
-    volume(tmp_path / "IDX" / "t1.nii.gz")
-    volume(tmp_path / "IDX" / "seg.nii.gz", (BLOCK > 1).astype(np.uint8))
+    volume(tmp_path / "IDY" / "t1.nii.gz")
+    volume(tmp_path / "IDY" / "seg.nii.gz", (BLOCK > 1).astype(np.uint8))
     found = discover(tmp_path)
     assert found.taken == {"NIfTI volumes": 6, "region files": 4}
     regions = {stem(source.path.name): read(source)[0].region for source in found.sources}
@@ -752,7 +755,7 @@ def test_a_slice_asked_for_alone_is_one_image_of_its_patient(tmp_path: Path) -> 
 
 def test_what_was_taken_as_what(tmp_path: Path) -> None:
     volume(tmp_path / "sub-1" / "sub-1_T1w.nii.gz")
-    volume(tmp_path / "sub-1" / "sub-1_seg.nii.gz")
+    volume(tmp_path / "sub-1" / "sub-1_seg.nii.gz", (BLOCK > 22).astype(np.uint8))
     slices(tmp_path / "P1", "slice-1.png", "slice-2.png")
     slices(tmp_path / "P1" / "more", "x.png")
     slices(tmp_path / ".hidden", "y.png")
@@ -780,7 +783,7 @@ def test_formats_share_a_folder(tmp_path: Path) -> None:
     volume(tmp_path / "P1" / "x.nii")
     (tmp_path / "P1" / "000_seg").write_bytes((tmp_path / "P1" / "000").read_bytes())
     found = discover(tmp_path)
-    assert found.taken == {"NIfTI volumes": 1, "DICOM series": 1, "region files": 1}
+    assert found.taken == {"NIfTI volumes": 1, "DICOM series": 1, "ignored files": 1}
     assert [(source.kind, len(source.files)) for source in found.sources] == [("dicom", 4), ("nifti", 1)]
     slices(tmp_path / "P1", "slice-1.png", "slice-2.png")
     both = discover(tmp_path)
@@ -859,9 +862,9 @@ def test_labels_name_the_patient(tmp_path: Path) -> None:
     labels = load_labels(tmp_path / "participants.tsv")
     ids = [(source.patient_id, source.study_id) for source in discover(tmp_path, labels).sources]
     assert ids == [
-        ("BraTS-GLI-00000", "BraTS-GLI-00000-001"),
-        ("TCGA-02-0006", "TCGA-02-0006"),
-        ("01", "01_ses-2"),
+        ("BraTS-GLI-00000", "001"),
+        ("TCGA-02-0006", ""),
+        ("01", "ses-2"),
     ]
     assert read(tmp_path / "TCGA-02-0006_lesion-2.nii.gz")[0].patient_id == "TCGA-02-0006"
 
@@ -910,8 +913,8 @@ def test_a_fingerprint_changes_with_each_file_and_moves_with_the_folder(tmp_path
         source.fingerprint()
 
 
-def test_no_image_is_opened_by_discovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    volume(tmp_path / "a.nii.gz")
+def test_no_image_with_a_telling_name_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume(tmp_path / "a_t1.nii.gz")
     slices(tmp_path, "b.png")
     opened = []
     monkeypatch.setattr(Path, "open", lambda path, *_, **__: opened.append(path))

@@ -8,16 +8,16 @@ import sys
 import numpy as np
 import pytest
 
+from cbir import open_index, reference_index
 from indexer import encoder as encoders
 from indexer import reference
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan
+from indexer.discovery import discover, read
 from indexer.errors import EncoderError, ReadError
 from indexer.ingest import ingest, ingest_sources
 from indexer.preprocess import Preprocessing, prepared
-from indexer.readers import discover, read
 from indexer.reading import input_hash
-from retrieval import open_index, open_reference
 from retrieval.cli import main
 from retrieval.report import report_page
 from tests.support.encoders import TinyEncoder
@@ -107,7 +107,7 @@ def test_the_package_is_read_where_it_lies_and_never_written(packaged):
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in packaged.iterdir()}
     for mode in (0o755, 0o555):
         packaged.chmod(mode)
-        with open_reference() as index:
+        with reference_index() as index:
             assert index.contents.case_ids == IDS
             assert index.contents.in_sample.all()
             assert not index.case_index.verify()[1:]  # it needs no key
@@ -156,7 +156,7 @@ def test_an_index_that_was_named_must_be_there(packaged, cbir, tmp_path, monkeyp
 
 
 def test_a_query_that_is_a_reference_case_has_no_vote(packaged, tmp_path):
-    with open_reference() as index:
+    with reference_index() as index:
         answer = index.query(tmp_path / "public" / "PUB-2_t1ce.nii.gz")
     assert answer.hits[0].case_id == "PUB-2"
     assert "the query itself is in the index (case PUB-2)" in answer.notes[0]
@@ -168,7 +168,7 @@ def test_another_encoder_than_made_them_is_refused_in_one_line(packaged, cbir, t
     other = TinyEncoder()
     setattr(other, part, "other")
     with pytest.raises(EncoderError, match="the reference cases: were made by encoder tiny 1, not by"):
-        open_reference(other)
+        reference_index(other)
     with (
         CaseIndex.create(tmp_path / "other", other) as index,
         pytest.raises(EncoderError, match="or do without the reference cases"),
@@ -196,7 +196,7 @@ def test_they_join_an_index_once(joined, tiny, tmp_path):
     seen = dict(zip(contents.case_ids, contents.in_sample, strict=True))
     assert sorted(case for case in seen if seen[case]) == IDS
     assert index.verify() == []
-    with open_reference() as package, open_index(index.folder, tiny) as mine:
+    with reference_index() as package, open_index(index.folder, tiny) as mine:
         scan = write_nifti(tmp_path / "scan_t1ce.nii.gz", phantom(500, 4))
         alone = {h.case_id: h.score for h in package.query(scan).hits}
         among = {h.case_id: h.score for h in mine.query(scan).hits}
@@ -306,8 +306,8 @@ def test_without_a_picture_the_report_says_why(joined, tiny, tmp_path):
     with open_index(index.folder, tiny) as mine:
         answer = mine.query(write_nifti(tmp_path / "scan_t1ce.nii.gz", phantom(500, 4)))
         with pytest.raises(ReadError, match="a reference case comes without pictures"):
-            mine.read("reference:PUBLIC/PUB-0")
-        page = report_page(answer, load=mine.read)
+            mine.scans("reference:PUBLIC/PUB-0")
+        page = report_page(answer, load=mine.scans)
     assert page.count("no picture") == sum(hit.case_id in IDS for hit in answer.hits) > 0
 
 
@@ -351,14 +351,14 @@ def test_every_shipped_case_says_where_it_comes_from(shipped):
 
 
 def test_the_shipped_cases_were_made_by_the_shipped_encoder(shipped):
-    with open_reference() as index:
+    with reference_index() as index:
         assert index.encoder.version == shipped.manifest.encoder_version
         assert len(index.contents.case_ids) > 300
 
 
 @pytest.mark.real
 def test_a_shipped_case_is_known_when_it_asks(shipped, real):
-    with open_reference() as index:
+    with reference_index() as index:
         answer = index.query(real / "tcga-lgg" / "TCGA-CS-4941")
     assert answer.hits[0].case_id == "TCGA-CS-4941"
     assert "the query itself is in the index (case TCGA-CS-4941)" in answer.notes[0]

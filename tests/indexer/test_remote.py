@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFile
 
+from cbir import Index
 from indexer import remote
 from indexer.case_index import CaseIndex
 from indexer.cluster import LOCAL, cluster
@@ -20,7 +21,6 @@ from indexer.errors import CbirError, DiskFullError
 from indexer.ingest import ingest
 from retrieval.cli import main
 from retrieval.report import report_page
-from retrieval.search import Index
 from tests.support.encoders import TinyEncoder
 from tests.support.images import phantom, write_dicom, write_nifti
 from tests.support.paths import ROOT
@@ -217,13 +217,13 @@ def test_a_report_shows_pictures_from_the_store(store, mixed, tmp_path, tiny):
         ingest(index, ["memory://bucket"], tiny)
         opened = Index(index, tiny)
         answer = opened.query(mixed / "P-00" / "P-00_t1ce.nii.gz", 3)
-        (scan,) = opened.read(answer.hits[0].source)
+        (scan,) = opened.scans(answer.hits[0].source)
         assert scan.voxels.shape == (24, 28, 10)
-        page = report_page(answer, load=opened.read, index="index")
+        page = report_page(answer, load=opened.scans, index="index")
         assert page.count("data:image/jpeg") >= 4
         store.rm("/bucket/P-01", recursive=True)
         with pytest.raises(CbirError, match="memory://bucket/P-01/P-01_t1ce.nii.gz"):
-            opened.read("memory://bucket/P-01/P-01_t1ce.nii.gz")
+            opened.scans("memory://bucket/P-01/P-01_t1ce.nii.gz")
 
 
 def test_ray_workers_read_from_a_store(mixed, tmp_path, monkeypatch, scratch):

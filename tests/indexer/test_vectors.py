@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer import vectors as module
 from indexer.errors import CaseIndexError, PartitionError
 from indexer.partition import Partition, Probing
-from indexer.vectors import Vectors
+from indexer.policy import ONLY_BY_LISTS, SearchPolicy
+from indexer.stores.faiss import vectors as module
+from indexer.stores.faiss.vectors import Vectors
 
 
 def unit(x):
@@ -26,13 +27,14 @@ def clustered(n, seed, d=32, clusters=60, spread=1.3):
 
 
 @contextmanager
-def only_by_lists():
+def only_by_lists(*several):
     """No exact search: whatever the size, the filter or the depth."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "EXACT_BELOW", 1)
-        patch.setattr(module, "EXACT_SHARE", 0)
-        patch.setattr(module, "DEEP_SHARE", np.inf)
-        yield
+    held = [vectors.policy for vectors in several]
+    for vectors in several:
+        vectors.policy = ONLY_BY_LISTS
+    yield
+    for vectors, policy in zip(several, held, strict=True):
+        vectors.policy = policy
 
 
 def hand_made(x, c, seed, *, everything=True):
@@ -107,7 +109,7 @@ def test_search_is_brute_force_through_adds_removals_and_filters(data):
     keep = rng.choice(np.append(ids, highest + 2), data.draw(st.integers(0, n + 1)), replace=False)
     for asked in (None, keep):
         check(vectors, truth, q, k, asked)
-        with only_by_lists():
+        with only_by_lists(vectors):
             check(vectors, truth, q, k, asked)
     left = rng.permutation(np.array(list(truth), np.int64))
     np.testing.assert_array_equal(
@@ -116,7 +118,7 @@ def test_search_is_brute_force_through_adds_removals_and_filters(data):
 
 
 def test_exact_search_goes_on_past_its_block(monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 7)
+    monkeypatch.setattr(module, "GATHERED", 7)
     x = clustered(50, 0)
     ids = np.arange(50) * 3
     vectors = Vectors.build(ids, x, hand_made(x, 5, 0))
@@ -148,22 +150,21 @@ def test_lists_find_what_exact_search_finds(collection):
     assert 1.05 * len(x) < sizes.sum() <= 1.5 * len(x)  # some are in two lists
     assert flat.list_sizes().tolist() == [len(x)]
     truth = flat.search(q, 10)[1]
-    with only_by_lists():
+    with only_by_lists(vectors):
         scores, found = vectors.search(q, 10)
         assert recall(found, truth) >= 0.94
         assert all(len(set(row)) == 10 for row in found.tolist())
         assert (np.diff(scores, axis=1) <= 0).all()
         # fewer lists find fewer: it is the lists that are searched
         partition_of_one = replace(partition, probings=(Probing(1.0, 1, 1),))
-        assert recall(Vectors.build(ids, x, partition_of_one).search(q, 10)[1], truth) < 0.9
+        assert recall(Vectors.build(ids, x, partition_of_one, ONLY_BY_LISTS).search(q, 10)[1], truth) < 0.9
     np.testing.assert_array_equal(np.sort(vectors.search(q, 10)[1]), np.sort(truth))
 
 
-def test_filters_that_keep_little_and_deep_rankings_are_exact(collection, monkeypatch):
+def test_filters_that_keep_little_and_deep_rankings_are_exact(collection):
     x, ids, partition, q = collection
-    vectors, flat = Vectors.build(ids, x, partition), Vectors.build(ids, x)
+    vectors, flat = Vectors.build(ids, x, partition, SearchPolicy(exact_below=0)), Vectors.build(ids, x)
     few = ids[:300]
-    monkeypatch.setattr(module, "EXACT_BELOW", 0)
     np.testing.assert_allclose(vectors.search(q, 10, few)[0], flat.search(q, 10, few)[0], atol=1e-6)
     np.testing.assert_allclose(vectors.search(q, 400)[0], flat.search(q, 400)[0], atol=1e-6)
     half = ids[:2000]
@@ -179,7 +180,7 @@ def test_what_was_removed_never_comes_back(collection, tmp_path):
     vectors.remove(gone)
     vectors.save(tmp_path / "index", tmp_path / "rows")
     for index in (vectors, Vectors.load(tmp_path / "index", partition, tmp_path / "rows")):
-        with only_by_lists():
+        with only_by_lists(index):
             assert not np.isin(index.search(x[::3], 5)[1], gone).any()
         assert not np.isin(index.search(x[::3], 5)[1], gone).any()
         assert index.list_sizes().sum() < 1.5 * len(index)
@@ -201,7 +202,7 @@ def test_an_index_comes_back_from_its_file_and_grows_on(collection, tmp_path, by
         index.add(ids[3000:], x[3000:])
     np.testing.assert_array_equal(back.ids(), np.sort(ids))
     np.testing.assert_array_equal(back.gather(ids), x)
-    with only_by_lists():
+    with only_by_lists(vectors, back):
         for one, two in zip(vectors.search(q, 20), back.search(q, 20), strict=True):
             np.testing.assert_array_equal(one, two)
 
@@ -214,9 +215,10 @@ def test_files_written_block_by_block_are_those_of_the_whole(collection, tmp_pat
         Vectors.write(tmp_path / "index", tmp_path / "rows", iter(blocks), x.shape[1], used)
         back = Vectors.load(tmp_path / "index", used, tmp_path / "rows")
         np.testing.assert_array_equal(back.gather(ids), x)
-        with only_by_lists():
+        whole = Vectors.build(ids, x, used, ONLY_BY_LISTS)
+        with only_by_lists(back):
             scores, found = back.search(q, 20)
-            again, same = Vectors.build(ids, x, used).search(q, 20)
+            again, same = whole.search(q, 20)
         np.testing.assert_allclose(scores, again, atol=1e-6)
         assert recall(found, same) > 0.999
 
@@ -224,7 +226,7 @@ def test_files_written_block_by_block_are_those_of_the_whole(collection, tmp_pat
 def test_scores_are_those_of_the_vectors_and_not_of_the_codes(collection):
     x, ids, partition, q = collection
     vectors = Vectors.build(ids, x, partition.at(1.0))
-    with only_by_lists():
+    with only_by_lists(vectors):
         scores, found = vectors.search(q, 10)
     np.testing.assert_allclose(
         scores, np.einsum("qd,qkd->qk", q, vectors.gather(found.ravel()).reshape(*found.shape, -1)), atol=1e-6
@@ -235,7 +237,7 @@ def test_scores_are_those_of_the_vectors_and_not_of_the_codes(collection):
 def test_threads_get_the_same_answers(collection):
     x, ids, partition, q = collection
     vectors = Vectors.build(ids, x, partition)
-    with only_by_lists(), ThreadPoolExecutor(8) as pool:
+    with only_by_lists(vectors), ThreadPoolExecutor(8) as pool:
         jobs = [(q[i : i + 1 + i % 7], 5 + i % 3, None if i % 2 else ids[i:]) for i in range(100)]
         alone = [vectors.search(*job) for job in jobs]
         for (one, two), (scores, found) in zip(

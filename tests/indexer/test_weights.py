@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.data import get_testdata_file
 
-from indexer import readers
+from indexer import discovery
 from indexer.encoder import SHIPPED, TrainedEncoder, load_encoder, look
 from indexer.learning.strangeness import LIMIT
 from indexer.preprocess import Preprocessing, prepared
@@ -66,7 +66,7 @@ def test_noise_and_phantoms_are_strange(encoder: TrainedEncoder, seed: int) -> N
 
 def test_photos_are_strange(encoder: TrainedEncoder) -> None:
     matplotlib = pytest.importorskip("matplotlib")
-    (scan,) = readers.read(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
+    (scan,) = discovery.read(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
     assert strangeness(encoder, scan) > LIMIT
 
 
@@ -80,4 +80,4 @@ def test_another_body_part_is_strange(encoder: TrainedEncoder) -> None:
 @pytest.mark.real
 def test_brain_tumours_are_not_strange(encoder: TrainedEncoder, real: Path) -> None:
     for patient in sorted(path for path in (real / "volumes").iterdir() if path.is_dir()):
-        assert strangeness(encoder, *readers.read(patient)) < LIMIT, patient.name
+        assert strangeness(encoder, *discovery.read(patient)) < LIMIT, patient.name

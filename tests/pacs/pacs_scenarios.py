@@ -23,6 +23,7 @@ import pydicom
 import pytest
 from PIL import Image
 
+from cbir import open_index
 from indexer.case_index import CaseIndex
 from indexer.demo import write_cohort
 from indexer.encoder import load_encoder
@@ -30,7 +31,6 @@ from indexer.errors import CbirError
 from indexer.ingest import ingest
 from pacs.installation import Installation, free_port, missing, until
 from pacs.sample import write_study
-from retrieval.search import open_index
 from tests.retrieval.test_report import FLAGS
 from tests.service.test_deployment import block, proxy
 from tests.support.paths import ARTIFACTS, REAL

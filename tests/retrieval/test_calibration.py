@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-import retrieval.calibration
+import retrieval.conformal
+import retrieval.leave_one_out
+from cbir import Index
 from indexer.case_index import CaseIndex
 from indexer.demo import write_cohort
 from indexer.encoder import load_encoder
 from indexer.ingest import ingest
+from indexer.policy import SearchPolicy
 from retrieval.answer import Evidence
 from retrieval.calibration import (
     ENOUGH,
@@ -24,30 +27,22 @@ from retrieval.calibration import (
     SIMILARITY,
     SURE,
     TYPICALITY,
-    Asked,
     Calibration,
     Fit,
     Kind,
-    Known,
-    Votes,
-    asked,
-    calibrate,
-    chosen,
-    conformal_quantile,
     due,
-    lowest_usual,
-    temperature,
-    tempered,
-    votes,
 )
 from retrieval.cli.app import app
+from retrieval.conformal import conformal_quantile, lowest_usual, temperature, tempered
+from retrieval.learning import calibrate, chosen, leave_one_out
+from retrieval.leave_one_out import Gallery, LeaveOneOut, Votes, votes
 from retrieval.metrics import chance_calibration_error, expected_calibration_error
-from retrieval.search import Index
 from tests.support.images import phantom, write_nifti
 
 
-def test_worked_examples_in_the_docstrings():
-    result = doctest.testmod(retrieval.calibration)
+@pytest.mark.parametrize("module", [retrieval.conformal, retrieval.leave_one_out])
+def test_worked_examples_in_the_docstrings(module):
+    result = doctest.testmod(module)
     assert result.attempted > 0
     assert result.failed == 0
 
@@ -145,9 +140,10 @@ def test_a_calibrated_vote_says_so_and_may_leave_no_value():
 
 
 def test_a_patient_never_votes_on_itself():
-    known = Known(np.array(["a", "a", "b", "c"]), [{"g": "1"}, {"g": "1"}, {"g": "2"}, {"g": "2"}])
+    gallery = Gallery(np.array(["a", "a", "b", "c"]), [{"g": "1"}, {"g": "1"}, {"g": "2"}, {"g": "2"}])
     similarity = np.array([[1.0, 0.99, 0.5, 0.4], [0.5, 0.6, 1.0, -np.inf]], np.float32)
-    one = Asked(known, np.array(["a", "b"]), [{"g": "1"}, {"g": "2"}], similarity, ["", ""], np.array([0, 2]))
+    labels = [{"g": "1"}, {"g": "2"}]
+    one = LeaveOneOut(gallery, np.array(["a", "b"]), labels, similarity, ["", ""], np.array([0, 2]))
     assert [ranking.tolist() for ranking in one.rankings] == [[2, 3], [1]]  # the better case of a patient
     np.testing.assert_allclose(one.nearest, [0.45, 0.6])
     said = votes(one, "g")
@@ -195,7 +191,7 @@ def test_an_index_learns_keeps_and_uses_it(index, tmp_path):
     assert before.familiar is None
     assert before.evidence["who_grade"].calibrated is False
     assert due(index.case_index)
-    learnt = calibrate(index)
+    learnt = calibrate(index.case_index, index.state)
     assert learnt is not None
     assert not due(index.case_index)
     assert set(learnt.kinds) == {"scan", "case"}  # no outlines
@@ -213,14 +209,13 @@ def test_an_index_learns_keeps_and_uses_it(index, tmp_path):
     assert after.to_dict()["evidence"]["who_grade"]["calibrated_on"] == 42
 
 
-def test_the_questions_are_those_that_users_would_ask(index, monkeypatch):
+def test_the_questions_are_those_that_users_would_ask(index):
     """Scores as the search gives them, exact or approximate, and never of the patient's own."""
     cases = [3, 17]
     for approximate in (False, True):
         if approximate:
-            for module in ("search", "calibration"):
-                monkeypatch.setattr(f"retrieval.{module}.EXACT_BELOW", 0)
-        found = asked(index, cases, np.random.default_rng(0))["case"]
+            index = Index(index.case_index, index.encoder, policy=SearchPolicy(exact_below=0))
+        found = leave_one_out(index.state, cases, np.random.default_rng(0))["case"]
         for place, case in enumerate(cases):
             name = index.contents.case_ids[case]
             hits = index.like(name, k=42).hits
@@ -232,7 +227,7 @@ def test_the_questions_are_those_that_users_would_ask(index, monkeypatch):
 
 
 def test_votes_of_the_fit_are_those_of_the_answers(index):
-    found = votes(asked(index, [5], np.random.default_rng(0))["case"], "who_grade")
+    found = votes(leave_one_out(index.state, [5], np.random.default_rng(0))["case"], "who_grade")
     answer = index.like(index.contents.case_ids[5])
     expected = answer.evidence["who_grade"].probabilities
     np.testing.assert_allclose(found.probabilities[0], [expected[v] for v in found.values], atol=1e-6)
@@ -242,30 +237,29 @@ def test_a_patient_of_the_training_answers_but_does_not_ask(index):
     contents = index.contents
     contents.in_sample[:32] = True
     assert chosen(contents, np.random.default_rng(0)) == list(range(32, 42))
-    learnt = calibrate(index)
+    learnt = calibrate(index.case_index, index.state)
     assert learnt is not None
     assert learnt.patients == 10
     assert not learnt.kinds["scan"].columns  # ten are too few for the labels
     contents.in_sample[:33] = True
     (index.case_index.folder / FILE).unlink()
-    assert calibrate(index) is None
+    assert calibrate(index.case_index, index.state) is None
     assert not (index.case_index.folder / FILE).exists()
 
 
-def test_of_many_patients_a_bounded_number_asks_with_rare_values_among_them(index, monkeypatch):
-    monkeypatch.setattr("retrieval.calibration.ASKING", 12)
+def test_of_many_patients_a_bounded_number_asks_with_rare_values_among_them(index):
     contents = index.contents
     for case, row in enumerate(contents.labels):
         row["rare"] = "yes" if case in (7, 30) else "no"
     for seed in range(5):
-        asking = chosen(contents, np.random.default_rng(seed))
+        asking = chosen(contents, np.random.default_rng(seed), 12)
         assert len(set(asking)) == 12
         assert {7, 30} & set(asking)
-        assert asking == chosen(contents, np.random.default_rng(seed))
+        assert asking == chosen(contents, np.random.default_rng(seed), 12)
 
 
 def test_it_is_due_again_when_a_tenth_has_changed(index):
-    assert calibrate(index) is not None
+    assert calibrate(index.case_index, index.state) is not None
     index.case_index.catalog.remove_cases(set(index.contents.case_ids[:4]))
     assert not due(index.case_index)
     index.case_index.catalog.remove_cases(set(index.contents.case_ids[:5]))
@@ -273,7 +267,7 @@ def test_it_is_due_again_when_a_tenth_has_changed(index):
 
 
 def test_it_is_due_when_labels_change(index, tiny):
-    assert calibrate(index) is not None
+    assert calibrate(index.case_index, index.state) is not None
     contents = index.contents
     root = Path(contents.scan_source[0]).parents[1]
     table = root / "participants.tsv"
@@ -284,7 +278,7 @@ def test_it_is_due_when_labels_change(index, tiny):
 
 @pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"kinds": 3}', '{"kinds": {"scan": {}}}'])
 def test_a_damaged_file_means_uncalibrated(index, damage):
-    calibrate(index)
+    calibrate(index.case_index, index.state)
     (index.case_index.folder / FILE).write_text(damage)
     index.refresh()
     assert Calibration.load(index.case_index) is None
@@ -293,7 +287,7 @@ def test_a_damaged_file_means_uncalibrated(index, damage):
 
 
 def test_that_of_another_encoder_is_not_taken(index):
-    calibrate(index)
+    calibrate(index.case_index, index.state)
     path = index.case_index.folder / FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"encoder_version": "2"}))
     assert Calibration.load(index.case_index) is None
@@ -301,12 +295,12 @@ def test_that_of_another_encoder_is_not_taken(index):
 
 def test_while_another_process_writes_nothing_is_kept(index):
     with CaseIndex.open(index.case_index.folder) as other, other.writing("index"):
-        assert calibrate(index) is None
+        assert calibrate(index.case_index, index.state) is None
 
 
 def test_a_further_signal_calls_strangers_too(index):
     typicality = np.linspace(0, 1, len(index.contents.scan_ids))
-    learnt = calibrate(index, signals={"typicality": typicality})
+    learnt = calibrate(index.case_index, index.state, signals={"typicality": typicality})
     assert learnt is not None
     near = [("t1ce", 1.0)]
     assert learnt.strange({SIMILARITY: near, "typicality": [("t1ce", -2.0)]}) is True
@@ -318,7 +312,7 @@ def test_nothing_is_learnt_from_a_handful(tmp_path, tiny, cohort):
     ingest(case_index, [cohort(ENOUGH - 1)], tiny)
     with Index(case_index, tiny) as opened:
         assert not due(case_index)
-        assert calibrate(opened) is None
+        assert opened.calibrate() is None
 
 
 # ---- strangers, with the real encoder --------------------------------------------------------------

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cbir import Index
 from indexer.case_index import CaseIndex
 from indexer.errors import QueryError
 from indexer.ingest import ingest
 from retrieval.crossmatch import CrossMatch
-from retrieval.search import Index
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
+from cbir import Index
 from indexer.case_index import CaseIndex
 from indexer.ingest import ingest
 from retrieval.answer import Answer, Evidence, Query
-from retrieval.calibration import SIMILARITY, Calibration, Fit, Kind, calibrate
+from retrieval.calibration import SIMILARITY, Calibration, Fit, Kind
 from retrieval.cli.asking import show_answer
-from retrieval.search import Index
 from tests.support.images import phantom, write_nifti
 
 
@@ -91,7 +91,7 @@ def test_outlines_are_learnt_apart(tmp_path, tiny, cohort):
     case_index = CaseIndex.create(tmp_path / "outlined", tiny, keep_ids=True)
     ingest(case_index, [root], tiny)
     with Index(case_index, tiny) as opened:
-        found = calibrate(opened)
+        found = opened.calibrate()
         assert found is not None
         assert set(found.kinds) == {"scan", "region"}
         usual = {name: kind.usual[SIMILARITY]["t1ce"] for name, kind in found.kinds.items()}

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks import explanation as benchmark
+from cbir import Index
 from indexer.case_index import CaseIndex
+from indexer.discovery import read
 from indexer.encoder import Encoder, Explainer, TrainedEncoder, load_encoder
 from indexer.ingest import ingest
 from indexer.learning import explanation as contributions
@@ -27,11 +29,10 @@ from indexer.learning import looks, network
 from indexer.learning.explanation import GRID
 from indexer.learning.network import INPUT, RetrievalNetwork, from_imagenet
 from indexer.preprocess import Preprocessing, crop_box, pixel_spacing, prepared, squared
-from indexer.readers import read
-from indexer.scan import Scan, stacked
-from retrieval.explain import ExplainedScan, explanation, over_slice
+from indexer.scan import Scan, ScanRef, stacked
+from retrieval.explain import ExplainedScan, over_slice
 from retrieval.report import HEAT, PIXELS, overlay, picture, write_report
-from retrieval.search import REGION, WHOLE, Index
+from retrieval.state import REGION, WHOLE
 from tests.support.encoders import TinyAnalyser, TinyEncoder
 from tests.support.images import phantom, write_nifti
 
@@ -332,11 +333,10 @@ def by_hand(scan: Scan, position: int, other: NDArray[np.float32]) -> NDArray[np
 
 def test_both_slices_of_a_pair_are_explained_towards_each_other(index: Index, query: Path) -> None:
     answer = index.query(query, 3)
-    why = explanation(index, answer)
+    why = index.explain(answer)
     assert why is not None
     for hit in answer.hits:
-        asking = chosen(index.read(hit.query_source), hit.query_sequence)
-        found = chosen(index.read(hit.source), hit.sequence)
+        asking, found = index.scan(hit.query_scan), index.scan(hit.scan)
         embeddings = [
             ExplainedScan(TinyExplainer(), scan).embedding(position)
             for scan, position in ((asking, hit.query_slice), (found, hit.slice))
@@ -355,25 +355,25 @@ def test_the_querys_map_needs_no_pixels_of_the_hit(index: Index, query: Path) ->
     answer = index.query(query, 1)
     hit = answer.hits[0]
     Path(hit.source).unlink()
-    why = explanation(index, answer)
+    why = index.explain(answer)
     assert why is not None
     assert why(hit, chosen(read(query), hit.query_sequence), True) is not None
 
 
 def test_a_hit_is_explained_only_after_its_query(index: Index, query: Path) -> None:
     answer = index.query(query, 1)
-    why = explanation(index, answer)
+    why = index.explain(answer)
     assert why is not None
     hit = answer.hits[0]
-    assert why(hit, chosen(index.read(hit.source), hit.sequence), False) is None
+    assert why(hit, index.scan(hit.scan), False) is None
 
 
 def test_what_is_gone_from_the_index_is_not_explained(index: Index, query: Path) -> None:
     answer = index.query(query, 1)
-    why = explanation(index, answer)
+    why = index.explain(answer)
     assert why is not None
     scan = chosen(read(query), answer.hits[0].query_sequence)
-    assert why(replace(answer.hits[0], source="gone.nii"), scan, True) is None
+    assert why(replace(answer.hits[0], scan=ScanRef("gone.nii", 0)), scan, True) is None
     assert why(replace(answer.hits[0], slice=99), scan, True) is None
 
 
@@ -390,7 +390,7 @@ def test_a_marked_region_is_explained_inside_its_crop(index: Index, tmp_path: Pa
     asked: list[dict[str, Any]] = [{"region": (46, 38, 56, 48), "region_slice": 3}, {"mask": mask}]
     for question in asked:
         answer = index.query(source, 1, **question)
-        why = explanation(index, answer, question.get("mask"))
+        why = index.explain(answer)
         assert why is not None
         found = why(answer.hits[0], read(source)[0], True)
         assert found is not None
@@ -415,9 +415,9 @@ def test_a_box_is_not_taken_for_the_outline_of_the_same_file(tmp_path: Path) -> 
     ingest(case_index, [source.parent], encoder)
     with Index(case_index, encoder) as opened:
         answer = opened.query(source, 1, region=(50, 50, 60, 60), region_slice=3)
-        why = explanation(opened, answer)
+        why = opened.explain(answer)
         assert why is not None
-        (scan,) = opened.read(source)
+        (scan,) = opened.scans(source)
         asked, found = why(answer.hits[0], scan, True), why(answer.hits[0], scan, False)
     assert asked is not None
     assert found is not None
@@ -434,7 +434,7 @@ def test_an_encoder_that_cannot_explain_explains_nothing(
     ingest(case_index, [cohort(2)], tiny)
     with Index(case_index, tiny) as opened:
         answer = opened.like(opened.contents.case_ids[0])
-        assert explanation(opened, answer) is None
+        assert opened.explain(answer) is None
 
 
 # -- the report ----------------------------------------------------------------------------------------
@@ -447,13 +447,13 @@ def overlays(html: str) -> list[Image.Image]:
 
 def test_the_report_shows_what_explains_it(index: Index, query: Path, tmp_path: Path) -> None:
     answer = index.query(query, 3)
-    write_report(answer, tmp_path / "a.html", load=index.read, explain=explanation(index, answer))
+    write_report(answer, tmp_path / "a.html", load=index.scans, explain=index.explain(answer))
     html = (tmp_path / "a.html").read_text()
     assert len(overlays(html)) == 6
     assert html.count('id="why"') == 1
     assert "where the similarity comes from" in html
     assert "<script" not in html
-    write_report(answer, tmp_path / "b.html", load=index.read)
+    write_report(answer, tmp_path / "b.html", load=index.scans)
     html = (tmp_path / "b.html").read_text()
     assert 'id="why"' not in html
     assert not overlays(html)
@@ -463,15 +463,15 @@ def test_a_query_that_is_also_a_hit_is_explained_as_both(index: Index, tmp_path:
     source = index.contents.scan_source[0]
     answer = index.query(source, 2)
     assert answer.hits[0].source == source
-    why = explanation(index, answer)
-    write_report(answer, tmp_path / "a.html", load=index.read, explain=why)
+    why = index.explain(answer)
+    write_report(answer, tmp_path / "a.html", load=index.scans, explain=why)
     assert len(overlays((tmp_path / "a.html").read_text())) == 4
 
 
 def test_a_file_that_is_gone_leaves_the_others_explained(index: Index, query: Path, tmp_path: Path) -> None:
     answer = index.query(query, 2)
     Path(answer.hits[0].source).unlink()
-    write_report(answer, tmp_path / "a.html", load=index.read, explain=explanation(index, answer))
+    write_report(answer, tmp_path / "a.html", load=index.scans, explain=index.explain(answer))
     assert len(overlays((tmp_path / "a.html").read_text())) == 3
 
 

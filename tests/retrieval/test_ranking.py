@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import retrieval.evidence
 import retrieval.ranking
 from retrieval.evidence import class_columns, vote
-from retrieval.ranking import Stacks, compared, fuse, late_interaction
+from retrieval.ranking import RULES, Matches, Ranking, Stacks, grouped, late_interaction, shown_pair
 
 
 @pytest.mark.parametrize("module", [retrieval.ranking, retrieval.evidence])
@@ -20,24 +20,26 @@ def test_worked_examples_in_the_docstrings(module):
     assert result.failed == 0
 
 
-@given(st.integers(1, 6), st.integers(1, 20), st.integers(0, 2**32 - 1))
-def test_late_interaction_is_the_weighted_mean_of_best_matches(q, n, seed):
+@given(st.integers(1, 6), st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(0, 2**32 - 1))
+def test_late_interaction_is_the_weighted_mean_of_best_matches(q, filed, seed):
     rng = np.random.default_rng(seed)
-    similarity = rng.uniform(-1, 1, (q, n)).astype(np.float32)
-    weights = rng.uniform(0.01, 1, q).astype(np.float32)
-    cases = rng.integers(0, 4, n)
-    found = late_interaction(similarity, weights, cases)
-    assert found.cases.tolist() == sorted(set(cases.tolist()))
-    for case, score, query_row, row in zip(
-        found.cases, found.scores, found.query_rows, found.rows, strict=True
-    ):
-        of_case = [j for j in range(n) if cases[j] == case]
-        best = [max(similarity[i, j] for j in of_case) for i in range(q)]
-        expected = sum(w * b for w, b in zip(weights, best, strict=True)) / sum(weights)
+    query, stored = stacks(rng, [q]), stacks(rng, filed)
+    (scores,) = late_interaction(query, stored)
+    similarity = query.embeddings @ stored.embeddings.T
+    of_slice = np.repeat(np.arange(len(filed)), filed)
+    for case, score in enumerate(scores):
+        best = [max(similarity[i, of_slice == case]) for i in range(q)]
+        expected = sum(w * b for w, b in zip(query.weights, best, strict=True)) / sum(query.weights)
         assert score == pytest.approx(expected, abs=1e-5)
-        pairs = {(i, j): weights[i] * similarity[i, j] for i in range(q) for j in of_case}
-        top = max(weights[i] * best[i] for i in range(q))
-        assert pairs[query_row, row] == pytest.approx(top, abs=1e-6)
+
+
+@given(st.integers(1, 6), st.integers(1, 8), st.integers(0, 2**32 - 1))
+def test_the_pair_that_is_shown_has_the_largest_weight_times_similarity(q, n, seed):
+    rng = np.random.default_rng(seed)
+    query, stored = stacks(rng, [q]), stacks(rng, [n])
+    row, found = shown_pair(query.embeddings, query.weights, stored.embeddings)
+    pairs = query.weights[:, None] * (query.embeddings @ stored.embeddings.T)
+    assert pairs[row, found] == pytest.approx(pairs.max(), abs=1e-6)
 
 
 def stacks(rng, sizes):
@@ -65,7 +67,7 @@ def test_stacks_are_compared_as_wholes_and_single_slices_by_their_best_match(ask
     queries, stored = stacks(rng, asking), stacks(rng, filed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrieval.ranking, "BLOCK", block)
-        scores = queries.scores(stored)
+        scores = Ranking().scores(queries, stored)
     parts = [
         (s.embeddings[at : at + n], s.weights[at : at + n])
         for s, sizes in ((queries, asking), (stored, filed))
@@ -76,60 +78,56 @@ def test_stacks_are_compared_as_wholes_and_single_slices_by_their_best_match(ask
             expected = defined(*parts[q], *parts[len(asking) + c])
             assert scores[q, c] == pytest.approx(expected, abs=1e-5)
     some = rng.permutation(len(asking))
-    np.testing.assert_allclose(queries.chosen(some).scores(stored), scores[some], atol=1e-6)
+    np.testing.assert_allclose(Ranking().scores(queries.chosen(some), stored), scores[some], atol=1e-6)
 
 
-@given(st.integers(1, 4), SIZES, st.integers(0, 2**32 - 1))
-def test_one_question_scores_as_many_do_and_shows_the_most_telling_pair(n, filed, seed):
+@given(SIZES, st.integers(0, 2**32 - 1))
+def test_slices_in_any_order_are_gathered_by_their_cases(filed, seed):
     rng = np.random.default_rng(seed)
-    query, stored = stacks(rng, [n]), stacks(rng, filed)
+    stored = stacks(rng, filed)
     cases = np.repeat(np.arange(len(filed)) * 3, filed)
     order = rng.permutation(len(cases))
-    found = compared(
-        query.embeddings, query.weights, stored.embeddings[order], stored.weights[order], cases[order]
-    )
-    assert found.cases.tolist() == list(range(0, 3 * len(filed), 3))
-    np.testing.assert_allclose(found.scores, query.scores(stored)[0], atol=1e-6)
-    pairs = query.weights[:, None] * (query.embeddings @ stored.embeddings[order].T)
-    for case, query_row, row in zip(found.cases, found.query_rows, found.rows, strict=True):
-        mine = cases[order] == case
-        assert mine[row]
-        assert pairs[query_row, row] == pytest.approx(pairs[:, mine].max(), abs=1e-6)
+    found, gathered = grouped(stored.embeddings[order], stored.weights[order], cases[order])
+    assert found.tolist() == list(range(0, 3 * len(filed), 3))
+    query = stacks(rng, [2])
+    scores = [Ranking().scores(query, cases)[0] for cases in (stored, gathered)]
+    np.testing.assert_allclose(*scores, atol=1e-6)
 
 
 def test_nothing_filed_scores_nothing():
     nothing = np.empty((0, 3), np.float32)
-    for n in (1, 2):
-        found = compared(
-            np.eye(3, dtype=np.float32)[:n],
-            np.ones(n, np.float32),
-            nothing,
-            nothing[:, 0],
-            np.empty(0, np.int64),
-        )
-        assert len(found.cases) == len(found.scores) == 0
+    found, gathered = grouped(nothing, nothing[:, 0], np.empty(0, np.int64))
+    assert len(found) == 0
+    for rule in RULES:
+        for n in (1, 2):
+            query = Stacks.one(np.eye(3, dtype=np.float32)[:n], np.ones(n, np.float32))
+            assert Ranking(rule).scores(query, gathered).shape == (1, 0)
 
 
 def test_a_case_gains_nothing_by_repeating_a_slice():
-    similarity = np.array([[0.5, 0.9], [0.4, 0.2]], np.float32)
-    once = late_interaction(similarity, np.ones(2, np.float32), np.array([0, 1]))
-    many = late_interaction(similarity[:, [0, 1, 1, 1]], np.ones(2, np.float32), np.array([0, 1, 1, 1]))
-    np.testing.assert_allclose(once.scores, many.scores)
+    rng = np.random.default_rng(0)
+    query, once = stacks(rng, [2]), stacks(rng, [1, 1])
+    many = Stacks(once.embeddings[[0, 1, 1, 1]], once.weights[[0, 1, 1, 1]], np.array([0, 1]))
+    for rule in RULES:
+        np.testing.assert_allclose(
+            Ranking(rule).scores(query, once), Ranking(rule).scores(query, many), atol=1e-6
+        )
+
+
+def matches(**scores):
+    return Matches(np.array([int(case[1:]) for case in scores]), np.array([*scores.values()], np.float32))
 
 
 def test_fusion_averages_over_shared_sequences():
-    ones = np.ones(1, np.float32)
-    t1 = late_interaction(np.array([[0.8, 0.6]], np.float32), ones, np.array([3, 5]))
-    t2 = late_interaction(np.array([[0.9, 0.4]], np.float32), ones, np.array([5, 8]))
-    cases, scores, best = fuse([t1, t2], ["t1", "t2"])
+    cases, scores, best = Ranking().fuse([matches(c3=0.8, c5=0.6), matches(c5=0.9, c8=0.4)], ["t1", "t2"])
     assert cases.tolist() == [3, 5, 8]
     np.testing.assert_allclose(scores, [0.8, 0.75, 0.4])
     assert best.tolist() == [0, 1, 1]
 
 
 def test_fusion_of_nothing_is_nothing():
-    nothing = late_interaction(np.empty((2, 0), np.float32), np.ones(2, np.float32), np.empty(0, np.int64))
-    cases, scores, _ = fuse([nothing], ["t1"])
+    nothing = Matches(np.empty(0, np.int64), np.empty(0, np.float32))
+    cases, scores, _ = Ranking().fuse([nothing], ["t1"])
     assert len(cases) == len(scores) == 0
 
 

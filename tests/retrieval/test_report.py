@@ -15,7 +15,7 @@ from PIL import Image
 
 from indexer.demo import SPACING, phantom
 from indexer.errors import CbirError, ReadError
-from indexer.scan import Scan, displayed, stacked
+from indexer.scan import Scan, ScanRef, displayed, stacked
 from retrieval.answer import NOTICE, Answer, Evidence, Hit, Query
 from retrieval.report import BOX, OUTLINE, PIXELS, picture, windowed, write_report
 from tests.support.paths import ARTIFACTS
@@ -50,10 +50,10 @@ def hit(rank: int = 1, **changes: Any) -> Hit:
         "patient_id": f"patient-{rank}",
         "labels": {"who_grade": "4"},
         "sequence": "t1ce",
-        "source": f"hit-{rank}.nii",
+        "scan": ScanRef(changes.pop("source", f"hit-{rank}.nii"), changes.pop("number", 0)),
         "slice": 3,
         "query_slice": 2,
-        "query_source": "query.nii",
+        "query_scan": ScanRef(changes.pop("query_source", "query.nii"), changes.pop("query_number", 0)),
         "query_sequence": "t1ce",
     }
     return Hit(**fields | changes)
@@ -208,9 +208,9 @@ def test_every_text_is_escaped(tmp_path: Path) -> None:
             notice=text,
         )
 
-        def load(path: Path) -> list[Scan]:
-            if path.name == "gone":
-                raise ReadError(path, text)
+        def load(source: str) -> list[Scan]:
+            if source == "gone":
+                raise ReadError(source, text)
             return [volume(sequence="t1ce"), volume(sequence=text)]
 
         return written(of, tmp_path, load=load, index=text)
@@ -223,10 +223,10 @@ def test_every_text_is_escaped(tmp_path: Path) -> None:
 
 
 def test_hits_are_not_named_by_their_files(tmp_path: Path) -> None:
-    def load(path: Path) -> list[Scan]:
-        if path.name == "query.nii":
+    def load(source: str) -> list[Scan]:
+        if source == "query.nii":
             return [volume()]
-        raise ReadError(path, "is damaged", "copy it again")
+        raise ReadError(source, "is damaged", "copy it again")
 
     html = written(answer([hit(1, source="data/JOHN-DOE.nii.gz")]), tmp_path, load=load)
     assert "JOHN" not in html
@@ -234,12 +234,12 @@ def test_hits_are_not_named_by_their_files(tmp_path: Path) -> None:
 
 
 def test_missing_sources_leave_a_box_with_the_reason(tmp_path: Path) -> None:
-    def load(path: Path) -> list[Scan]:
-        match path.stem:
+    def load(source: str) -> list[Scan]:
+        match Path(source).stem:
             case "query":
                 return [volume()]
             case "hit-1":
-                raise FileNotFoundError(2, "No such file or directory", str(path))
+                raise FileNotFoundError(2, "No such file or directory", source)
             case "hit-2":
                 return []
             case "hit-3":
@@ -250,22 +250,23 @@ def test_missing_sources_leave_a_box_with_the_reason(tmp_path: Path) -> None:
     html = written(answer([hit(n) for n in (1, 2, 3, 4)]), tmp_path, load=load)
     assert len(images(html)) == 4, "the query's own"
     assert "no picture: No such file or directory" in html
-    assert html.count("no picture: no t1ce scan with a slice 3 in it any more") == 2
+    assert "no picture: has no scan 0 any more" in html
+    assert "no picture: has no slice 3 any more" in html
     assert "no picture: cannot be shown (MemoryError)" in html
 
 
-def test_each_source_is_read_once_and_the_sequence_chosen(tmp_path: Path) -> None:
-    calls: list[Path] = []
+def test_each_source_is_read_once_and_the_scan_chosen(tmp_path: Path) -> None:
+    calls: list[str] = []
     bright = np.full((8, 8, 4), 5, np.int16)
     bright[:4] = 9
 
-    def load(path: Path) -> list[Scan]:
-        calls.append(path)
-        return [volume(), Scan(bright, path, sequence="flair")]
+    def load(source: str) -> list[Scan]:
+        calls.append(source)
+        return [volume(), Scan(bright, Path(source), sequence="flair")]
 
-    hits = [hit(1), hit(2), hit(3, source="hit-1.nii", sequence="flair"), hit(4, query_slice=5)]
+    hits = [hit(1), hit(2), hit(3, source="hit-1.nii", number=1, sequence="flair"), hit(4, query_slice=5)]
     html = written(answer(hits), tmp_path, load=load)
-    assert sorted(p.name for p in calls) == ["hit-1.nii", "hit-2.nii", "hit-4.nii", "query.nii"]
+    assert sorted(calls) == ["hit-1.nii", "hit-2.nii", "hit-4.nii", "query.nii"]
     t1ce, flair = images(html)[1], images(html)[5]
     assert t1ce.size != flair.size, "the flair scan is square"
     assert "flair, slice 3" in html
@@ -332,6 +333,7 @@ def cases() -> dict[str, list[Scan]]:
 @pytest.fixture
 def full_report(cases: dict[str, list[Scan]], tmp_path: Path) -> Path:
     long = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+    flair = [scan.sequence for scan in cases["query.nii"]].index("flair")
     lesion = cases["query.nii"][0].region
     assert lesion is not None
     asked = int(lesion.sum((0, 1)).argmax())
@@ -350,7 +352,9 @@ def full_report(cases: dict[str, list[Scan]], tmp_path: Path) -> Path:
                 case_id=long[number : 16 + number],
                 patient_id=long if number == 2 else long[:12],
                 sequence="flair" if number == 3 else "t1ce",
+                number=flair if number == 3 else 0,
                 query_sequence="flair" if number == 3 else "t1ce",
+                query_number=flair if number == 3 else 0,
                 slice=int(region.sum((0, 1)).argmax()),
                 query_slice=asked,
             )
@@ -373,10 +377,10 @@ def full_report(cases: dict[str, list[Scan]], tmp_path: Path) -> Path:
         notes=["the index has no outlined regions: the region is compared with whole slices"],
     )
 
-    def load(path: Path) -> list[Scan]:
-        if path.name not in cases:
-            raise ReadError(path, "does not exist", "index it again")
-        return cases[path.name]
+    def load(source: str) -> list[Scan]:
+        if source not in cases:
+            raise ReadError(source, "does not exist", "index it again")
+        return cases[source]
 
     path = tmp_path / "a report.html"
     write_report(shown, path, load=load, index="cbir-index")
@@ -397,10 +401,10 @@ def test_each_side_of_a_pair_has_its_own_explanation(tmp_path: Path) -> None:
 
     hits = [hit(1), hit(2), hit(3, source="gone.nii")]
 
-    def load(path: Path) -> list[Scan]:
-        if path.name == "gone.nii":
+    def load(source: str) -> list[Scan]:
+        if source == "gone.nii":
             raise FileNotFoundError
-        return [volume(source=path)]
+        return [volume(source=Path(source))]
 
     html = written(answer(hits), tmp_path, load=load, explain=explain)
     queries = [(rank, "query.nii", True) for rank in (1, 2, 3)]

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cbir import Index, open_index
 from indexer.case_index import CaseIndex
+from indexer.discovery import read
 from indexer.errors import EncoderError, QueryError, ReadError
 from indexer.ingest import ingest
+from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing, prepared, with_region
-from indexer.readers import read
-from retrieval.search import Index, open_index
 from tests.support.images import phantom, write_nifti
 
 
@@ -60,10 +61,10 @@ def brute_force(index, path, tiny, view=0):
 
 
 @pytest.mark.parametrize("approximate", [False, True])
-def test_scores_are_those_of_the_definition(make, cohort, tiny, tmp_path, monkeypatch, approximate):
+def test_scores_are_those_of_the_definition(make, cohort, tiny, tmp_path, approximate):
     index = make(cohort(9, ("t1ce", "flair")))
     if approximate:
-        monkeypatch.setattr("retrieval.search.EXACT_BELOW", 0)
+        index = Index(index.case_index, tiny, policy=SearchPolicy(exact_below=0))
     query = write_nifti(tmp_path / "new" / "new_t1ce.nii.gz", phantom(500, 4))
     answer = index.query(query, k=9)
     expected = sorted(brute_force(index, query, tiny).items(), key=lambda item: -item[1])
@@ -315,15 +316,17 @@ def test_a_sequence_that_only_the_excluded_patient_has_is_compared_with_all_and_
 
 def test_a_large_index_is_searched_with_the_recall_asked_for(make, cohort, monkeypatch):
     index = make(cohort(40, ("t1ce",)))
-    for name in ("indexer.case_index", "indexer.vectors", "retrieval.search"):
-        monkeypatch.setattr(f"{name}.EXACT_BELOW", 100)
-    with index.case_index.writing("compact"):
-        index.case_index.compact()
+    policy = SearchPolicy(exact_below=100)
+    with (
+        CaseIndex.open(index.case_index.folder, policy) as writer,
+        writer.writing("compact"),
+    ):
+        writer.compact()
     case = index.contents.case_ids[3]
     exact = index.like(case, k=5)
     for recall in (0.9, 1.0):
-        with open_index(index.case_index.folder, index.encoder, recall=recall) as opened:
-            partition = opened._state.vectors.partition
+        with open_index(index.case_index.folder, index.encoder, recall=recall, policy=policy) as opened:
+            partition = opened.state.vectors.partition
             assert partition.recall == recall
             assert partition.probing(10).recall >= recall or recall == 1
             found = opened.like(case, k=5)

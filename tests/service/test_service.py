@@ -42,17 +42,17 @@ with warnings.catch_warnings():
 
 from fastapi.routing import APIRoute
 
+from cbir import Index, open_index
 from indexer import reference
 from indexer.case_index import CaseIndex
+from indexer.discovery import read
 from indexer.encoder import load_encoder
 from indexer.errors import CaseIndexError, CbirError
 from indexer.ingest import ingest
-from indexer.readers import read
 from indexer.scan import Scan, displayed
 from retrieval.cli import main
-from retrieval.explain import ExplainedScan, explanation
+from retrieval.explain import ExplainedScan
 from retrieval.report import report_page
-from retrieval.search import Index, open_index
 from retrieval.service import app, core, intake, jobs, queries
 from retrieval.service.app import create_app
 from retrieval.service.routes import ROUTES
@@ -126,7 +126,7 @@ def plain(answer: dict[str, Any]) -> dict[str, Any]:
     """An answer without what may differ between the ways to ask: where the scan came from, addresses."""
     query = {k: v for k, v in answer["query"].items() if k not in ("source", "id", "scans")}
     hits = [
-        {k: v for k, v in hit.items() if k not in {"source", "query_source"} | ADDED}
+        {k: v for k, v in hit.items() if k not in {"source", "query_source", "scan", "query_scan"} | ADDED}
         for hit in answer["hits"]
     ]
     return {**answer, "query": query, "hits": hits}
@@ -306,7 +306,7 @@ def test_the_report_explains_like_that_of_the_command_line(explaining, filled, n
     reply = explaining.post("/report", files=sent(new), data={"k": "2", "region": "4,5,16,20@5"})
     with open_index(filled, TinyExplainer()) as index:
         answer = index.query(new, 2, region=(4, 5, 16, 20), region_slice=5)
-        page = report_page(answer, load=index.read, explain=explanation(index, answer))
+        page = report_page(answer, load=index.scans, explain=index.explain(answer))
     maps = re.findall('data:image/png;base64,[^"]+', reply.text)
     assert len(set(maps)) == 4
     assert maps == re.findall('data:image/png;base64,[^"]+', page)
@@ -474,7 +474,7 @@ def test_maps_are_those_of_the_engine_on_the_grids_of_the_volumes(explaining, fi
     of_query, of_hit = maps(explaining, hit)
     with open_index(filled, TinyExplainer()) as index:
         (found,) = index.query(new, 1).hits
-        towards, view = index.vector(found.source, found.sequence, found.slice)
+        towards, view = index.vector(found.scan, found.slice)
         query, case = (ExplainedScan(TinyExplainer(), read(path)[0]) for path in (new, Path(found.source)))
     assert (found.query_slice, found.slice, view) == (hit["query_slice"], hit["slice"], 0)
     np.testing.assert_array_equal(of_query, query.map(found.query_slice, towards))
@@ -500,8 +500,8 @@ def test_a_region_is_explained_as_in_the_report(tmp_path, outlined):
         assert query.status_code == 404, "the region is on another slice"
     with open_index(tmp_path / "index", TinyExplainer()) as index:
         answer = index.query(new, 1, region=box, region_slice=2)
-        why = explanation(index, answer)
-        (scan,) = index.read(answer.hits[0].source)
+        why = index.explain(answer)
+        (scan,) = index.scans(answer.hits[0].source)
         np.testing.assert_array_equal(of_query, why(answer.hits[0], read(new)[0], True))
         np.testing.assert_array_equal(of_hit, why(answer.hits[0], scan, False))
     inside = np.zeros(of_query.shape, bool)
@@ -1032,7 +1032,7 @@ def scratch_folders() -> set[Path]:
 def test_settings_files_above_an_upload_are_not_taken_for_its_own(client, tmp_path, monkeypatch):
     """A `cbir.json` in the temporary folder of the machine is somebody else's."""
     service = client.app.state.service
-    from indexer.readers.names import find_config
+    from indexer.discovery.config import find_config
 
     with service.new_folder() as folder:
         config = find_config(folder)
@@ -1338,7 +1338,7 @@ def test_an_unforeseen_error_is_one_line_for_both_sides(client, new, monkeypatch
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("Plantedname^Jane in /data/Jane.nii")
 
-    monkeypatch.setattr(Index, "ask", fail)
+    monkeypatch.setattr(Index, "query", fail)
     reply = client.post("/query", files=sent(new))
     assert (reply.status_code, reply.json().keys()) == (500, {"detail"})
     assert "Plantedname" not in reply.text + caplog.text
@@ -1438,8 +1438,8 @@ def test_a_structured_report_says_what_was_asked(pacs):
 
 
 def test_a_report_without_a_hit_is_not_stored(pacs, monkeypatch):
-    ask = Index.ask
-    monkeypatch.setattr(Index, "ask", lambda *a, **b: dataclasses.replace(ask(*a, **b), hits=[]))
+    ask = Index.query
+    monkeypatch.setattr(Index, "query", lambda *a, **b: dataclasses.replace(ask(*a, **b), hits=[]))
     reply = pacs.post("/sr", data={"series": "1.2.3"})
     assert (reply.status_code, "nothing to report" in reply.json()["detail"]) == (422, True)
     assert not Drawer.stored

@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from indexer import readers
+from indexer import discovery, readers
 from indexer.case_index import CaseIndex
 from indexer.ingest import ingest_sources
 from indexer.preprocess import Preprocessing, prepared
@@ -44,7 +44,7 @@ def oblique(folder: Path, **tags: object) -> Scan:
         dataset.ImagePositionPatient = list(np.cross(-turn[:, 0], -turn[:, 1]) * 1.05 * i)
         dataset.SliceThickness = 1.05
         dataset.save_as(file)
-    (scan,) = readers.read(path)
+    (scan,) = discovery.read(path)
     return scan
 
 
@@ -52,7 +52,7 @@ def oblique(folder: Path, **tags: object) -> Scan:
 def test_what_is_kept_reads_back_as_the_same_network_input(index, tmp_path, modality):
     scan = oblique(tmp_path / "series", Modality=modality)
     (source,) = spool(index, [scan])
-    (back,) = readers.read(source)
+    (back,) = discovery.read(source)
     assert back.voxels.dtype == scan.voxels.dtype
     np.testing.assert_array_equal(back.voxels, scan.voxels)
     np.testing.assert_array_equal(back.affine, scan.affine)  # to the last bit
@@ -65,7 +65,7 @@ def test_what_is_kept_reads_back_as_the_same_network_input(index, tmp_path, moda
     )
     assert input_hash(prepared(back, Preprocessing(32))) == input_hash(prepared(scan, Preprocessing(32)))
     # how it is read again from the catalog's record, without ids
-    (again,) = readers.read(readers.Source.from_record(source.path, source.record()))
+    (again,) = discovery.read(readers.Source.from_record(source.path, source.record()))
     assert (again.modality, again.patient_id) == (modality, "")
 
 
@@ -73,7 +73,7 @@ def test_what_is_kept_reads_back_as_the_same_network_input(index, tmp_path, moda
 def test_types_of_voxels_are_kept(index, dtype):
     voxels = (phantom(1) * 10).astype(dtype)
     scan = Scan(voxels, Path("a.nii"), (1, 1, 3), np.diag([1.0, 1, 3, 1]), series_id="1.2.3")
-    (back,) = readers.read(spool(index, [scan])[0])
+    (back,) = discovery.read(spool(index, [scan])[0])
     assert back.voxels.dtype == dtype
     np.testing.assert_array_equal(back.voxels, voxels)
 
@@ -82,7 +82,7 @@ def test_a_picture_keeps_its_pixels_and_says_that_its_unit_is_unknown(index):
     planes = np.random.default_rng(0).integers(0, 256, (1, 20, 30), dtype=np.uint8)
     scan = Scan(stacked(planes), Path("a.png"), patient_id="a", series_id="a")
     (source,) = spool(index, [scan])
-    (back,) = readers.read(source)
+    (back,) = discovery.read(source)
     np.testing.assert_array_equal(back.slice(0).pixels, planes[0])
     assert nib.load(source.path).header.get_xyzt_units()[0] == "unknown"
     assert input_hash(prepared(back, Preprocessing(32))) == input_hash(prepared(scan, Preprocessing(32)))
@@ -93,7 +93,7 @@ def test_regions_come_along(index):
     region[5:9, 6:12, 4:6] = True
     scan = Scan(phantom(1), Path("a"), (1, 1, 3), np.diag([1.0, 1, 3, 1]), series_id="1.2.3", region=region)
     (source,) = spool(index, [scan])
-    (back,) = readers.read(source)
+    (back,) = discovery.read(source)
     np.testing.assert_array_equal(back.region, region)
     spool(index, [replace(scan, region=None)])
     assert kept(index) == [source.path.name]

@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from indexer.scan import ScanRef
 from retrieval.answer import NOTICE, Answer, Evidence, Hit, Query
 from retrieval.service.structured_report import structured_report
 from tests.support.images import phantom, write_dicom
@@ -25,7 +26,19 @@ OTHERS = ("c-other-case", "p-other-patient", "/somewhere/other.nii.gz", "note ab
 def answer(**evidence: Evidence) -> Answer:
     case, patient, source, note = OTHERS
     hits = [
-        Hit(i, 1 - i / 8, case, patient, {"who_grade": "4"}, "t1", source, 3, 2, "query", "t1")
+        Hit(
+            i,
+            1 - i / 8,
+            case,
+            patient,
+            {"who_grade": "4"},
+            "t1",
+            ScanRef(source, 0),
+            3,
+            2,
+            ScanRef("query", 0),
+            "t1",
+        )
         for i in (1, 2)
     ]
     return Answer(Query("query 17", "t1", 10), hits, evidence, [note])

@@ -7,16 +7,17 @@ looked at for the words that name a sequence, and then dropped.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,7 @@ _CREATORS = {
     0x00650010: "Image Private Header",
 }
 """Who a private block has to belong to (PS3.5 7.8.1) for its elements to mean what they are taken for."""
+_PRIVATE = {keyword: tag for tag, (keyword, _) in _WANTED.items() if tag >> 16 & 1}
 _PIXELS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
 _DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "SequenceName", "ContrastBolusAgent")
 _NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "UV": "Q", "OV": "Q"}
@@ -86,8 +88,8 @@ _HEAD = 2**15
 _DEFLATE_RATIO = 1032  # the most that DEFLATE can shrink
 _NUMBER = re.compile(r"[-+0-9.eE]+")
 
-Value = bytes | tuple[float, ...] | list[dict[str, Any]]
-"""Text as it is stored, numbers of binary elements, or the items of a sequence."""
+Value = bytes | tuple[float, ...]
+"""Text as it is stored, or the numbers of a binary element."""
 
 
 class _Short(Exception):
@@ -122,32 +124,30 @@ class Elements:
         self.levels = levels
 
     def get(self, *keywords: str) -> Value | None:
-        """The first of the elements that is there and not empty."""
+        """The first of the elements that is there; empty ones are not."""
         for keyword in keywords:
             for level in self.levels:
-                if value := level.get(keyword):
-                    return value
+                if keyword in level:
+                    return level[keyword]
         return None
 
     def texts(self, *keywords: str) -> tuple[str, ...]:
         """The values of an element as texts; empty if it is not there."""
-        value = self.get(*keywords)
-        if value is None or isinstance(value, list):
-            return ()
-        if isinstance(value, tuple):
-            return tuple(f"{number:.15g}" for number in value)
-        return tuple(part.strip(" \0") for part in self._decoded(value).split("\\"))
+        text = self.text(*keywords)
+        return tuple([part.strip(" \0") for part in text.split("\\")]) if text else ()
 
-    def _decoded(self, value: bytes) -> str:
+    def text(self, *keywords: str) -> str:
+        """The whole element as text; "" if it is not there."""
+        value = self.get(*keywords)
+        if value is None:
+            return ""
+        if isinstance(value, tuple):
+            return "\\".join(f"{number:.15g}" for number in value)
         if value.isascii():
             return value.decode("ascii")
         charset = self.get("SpecificCharacterSet")
         names = charset.decode("ascii", "replace").split("\\") if isinstance(charset, bytes) else [""]
-        return str(decode_bytes(value, convert_encodings([name.strip() for name in names]), set()))
-
-    def text(self, *keywords: str) -> str:
-        """The whole element as text; "" if it is not there."""
-        return "\\".join(self.texts(*keywords)).strip()
+        return str(decode_bytes(value, convert_encodings([name.strip() for name in names]), set())).strip()
 
     def numbers(self, *keywords: str) -> tuple[float, ...]:
         """The values of an element as numbers; empty if it is not there or one of them is not finite.
@@ -158,16 +158,19 @@ class Elements:
             If it holds something else. The message names the element, but does not quote it.
         """
         value = self.get(*keywords)
-        if value is None or isinstance(value, list):
+        if value is None:
             return ()
         if isinstance(value, bytes):
             text = value
             try:
-                value = tuple(float(part.strip(b" \0") or b"nan") for part in text.split(b"\\"))
+                value = tuple([float(part.strip(b" \0") or b"nan") for part in text.split(b"\\")])
             except ValueError:
                 keyword = next(k for k in keywords if self.get(k))
                 raise self._not_numbers(keyword, text) from None
-        return value if all(map(_finite, value)) else ()
+        for number in value:
+            if number - number != 0:  # neither infinite nor not a number
+                return ()
+        return value
 
     def _not_numbers(self, keyword: str, value: bytes) -> ReadError:
         if b"," in value and _NUMBER.sub("", value.decode("latin-1")).strip(" \0\\,") == "":
@@ -194,8 +197,22 @@ class Elements:
         return np.array(numbers) if len(numbers) == size else None
 
 
-def _finite(number: float) -> bool:
-    return number - number == 0
+class Pixels(NamedTuple):
+    """The element that holds a file's pixels.
+
+    Attributes
+    ----------
+    keyword : str
+        ``PixelData``, ``FloatPixelData`` or ``DoubleFloatPixelData``.
+    start, length : int
+        Of its value; a length of 0xFFFFFFFF is undefined. In a deflated file, as if it were not.
+    vr : str
+    """
+
+    keyword: str
+    start: int
+    length: int
+    vr: str
 
 
 @dataclass(eq=False, repr=False)
@@ -215,9 +232,8 @@ class Header:
         Elements of the functional groups that all frames share.
     words : Words
         What the descriptions say.
-    pixels : tuple, optional
-        Keyword of the element that holds the pixels, where its value begins and how long it is
-        (0xFFFFFFFF: undefined); None if the file ends before it.
+    pixels : Pixels, optional
+        Where the pixels are; None if the file ends before them.
     stamp : tuple
         Size and modification time of the file that was parsed.
     """
@@ -228,7 +244,7 @@ class Header:
     frames: list[dict[str, Value]]
     shared: dict[str, Value]
     words: Words
-    pixels: tuple[str, int, int] | None
+    pixels: Pixels | None
     stamp: tuple[int, int]
     big: bool = False
 
@@ -287,22 +303,21 @@ def parse(file: Path) -> Header:
     """
     with guarded(file, "its DICOM header is damaged", EXPORT), open(file, "rb") as stream:  # noqa: PTH123
         stat = os.fstat(stream.fileno())
-        size = min(_HEAD, stat.st_size)
-        data = stream.read(size)
+        data = stream.read(_HEAD)
         if not begins_like_dicom(data[:132]):
             raise ReadError(file, "is not DICOM", "rename or remove it")
+        complete = False
         if uid.DeflatedExplicitVRLittleEndian.encode() in data[:1024]:
-            data, size = inflated(file, stream, data), 0
+            data, complete = inflated(file, stream, data), True
         while True:
+            complete = complete or len(data) >= stat.st_size
             try:
-                return _parsed(
-                    file, data, (stat.st_size, stat.st_mtime_ns), complete=size >= stat.st_size or not size
-                )
-            except _Short:
-                more = stream.read(15 * size)
-                data, size = data + more, size + max(len(more), 1)
-                if not more:
-                    size = stat.st_size
+                return _parsed(file, data, (stat.st_size, stat.st_mtime_ns), complete)
+            except (_Short, struct.error):
+                if complete:
+                    raise
+            more = stream.read(15 * len(data))
+            data, complete = data + more, not more
 
 
 def inflated(file: Path, stream: IO[bytes], head: bytes = b"") -> bytes:
@@ -314,84 +329,108 @@ def inflated(file: Path, stream: IO[bytes], head: bytes = b"") -> bytes:
     return data[:start] + zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[start:])
 
 
+class _Coding(NamedTuple):
+    """How elements are coded: with or without their VR, in which order of bytes."""
+
+    explicit: bool
+    order: str
+    head: Callable[[bytes, int], tuple[int, int, bytes, int]]
+    long: Callable[[bytes, int], tuple[int]]
+
+    @classmethod
+    def of(cls, explicit: bool, order: str = "<") -> _Coding:
+        return cls(
+            explicit,
+            order,
+            struct.Struct(order + "HH2sH").unpack_from,
+            struct.Struct(order + "I").unpack_from,
+        )
+
+    def within(self, vr: bytes) -> _Coding:
+        """Of the items of a sequence: those of an unknown VR are implicit (PS3.5 6.2.2)."""
+        return self if vr != b"UN" else _IMPLICIT
+
+    def element(self, data: bytes, at: int) -> tuple[int, bytes, int, int]:
+        """Tag, VR ("" if implicit), length and start of the value of an element.
+
+        Raises
+        ------
+        struct.error
+            If the bytes end before.
+        """
+        group, element, vr, length = self.head(data, at)
+        if self.explicit and group != 0xFFFE:
+            if vr in _SHORT:
+                return group << 16 | element, vr, length, at + 8
+            if vr in _LONG:
+                return group << 16 | element, vr, self.long(data, at + 8)[0], at + 12
+            raise ValueError("no value representation")
+        return group << 16 | element, b"", self.long(data, at + 4)[0], at + 8
+
+
+_EXPLICIT, _IMPLICIT = _Coding.of(True), _Coding.of(False)
+_EXPLICIT_BIG = _Coding.of(True, ">")
+
+
 def _meta(data: bytes) -> tuple[dict[str, Value], int]:
     """File meta information, and where the dataset begins."""
     at = 132 if data[128:132] == b"DICM" else 0
     values: dict[str, Value] = {}
-    while at + 8 <= len(data) and data[at : at + 2] == b"\x02\0":
-        tag, _, length, start = _element(data, at, True, "<")
+    while data[at : at + 2] == b"\x02\0":
+        tag, _, length, start = _EXPLICIT.element(data, at)
         if (known := _WANTED.get(tag)) is not None:
             values[known[0]] = _value(data, start, length, "UI", "<")
         at = start + length
     return values, at
 
 
-def _element(data: bytes, at: int, explicit: bool, order: str) -> tuple[int, bytes, int, int]:
-    """Tag, VR ("" if implicit), length and start of the value of an element."""
-    if at + 8 > len(data):
-        raise _Short
-    if order == "<":
-        group, element, vr, length = _LITTLE(data, at)
-    else:
-        group, element, vr, length = _BIG(data, at)
-    tag = group << 16 | element
-    if not explicit or group == 0xFFFE:
-        return tag, b"", struct.unpack_from(order + "I", data, at + 4)[0], at + 8
-    if vr in _SHORT:
-        return tag, vr, length, at + 8
-    if vr not in _LONG:
-        raise ValueError("no value representation")
-    if at + 12 > len(data):
-        raise _Short
-    return tag, vr, struct.unpack_from(order + "I", data, at + 8)[0], at + 12
-
-
-_LITTLE, _BIG = struct.Struct("<HH2sH").unpack_from, struct.Struct(">HH2sH").unpack_from
-
-
 def _parsed(file: Path, data: bytes, stamp: tuple[int, int], complete: bool) -> Header:
     values, at = _meta(data)
     syntax = Elements(file, values).text("TransferSyntaxUID")
     explicit = data[at + 4 : at + 6] in _LONG | _SHORT
-    big = syntax == uid.ExplicitVRBigEndian or (
-        not syntax and data[at : at + 1] == b"\0" and data[at + 1] != 0
-    )
-    order = ">" if big else "<"
+    big = syntax == uid.ExplicitVRBigEndian or (not syntax and data[at : at + 2] == b"\0\x08")
+    coding = _EXPLICIT_BIG if big else _EXPLICIT if explicit else _IMPLICIT
     if not syntax:
         syntax = (
             uid.ExplicitVRBigEndian if big
             else uid.ExplicitVRLittleEndian if explicit
             else uid.ImplicitVRLittleEndian
         )  # fmt: skip
-    groups: dict[str, tuple[int, int, bool]] = {}
+    groups: dict[str, tuple[int, int, _Coding]] = {}
+    creators: dict[int, bytes] = {}
     pixels = None
+    size = len(data)
     try:
-        for tag, vr, length, start in _walk(data, at, len(data), explicit, order):
+        while at < size:
+            tag, vr, length, start = coding.element(data, at)
             if tag in _PIXELS:
-                pixels = (_PIXELS[tag], start, length)
+                pixels = Pixels(_PIXELS[tag], start, length, vr.decode() or "OW")
                 break
+            past = at = start + length if length != _UNDEFINED else _end(data, start, coding.within(vr))
+            if past > size:
+                raise _Short
             if length == 0:
                 continue
             if (known := _WANTED.get(tag)) is not None:
                 keyword, usual = known
                 kind = vr.decode() if vr not in (b"", b"UN") else usual
                 if usual == "SQ":
-                    groups[keyword] = (start, length, explicit and vr != b"UN")
-                else:
-                    values[keyword] = _value(data, start, length, kind, order)
+                    groups[keyword] = (start, length, coding.within(vr))
+                elif value := _value(data, start, length, kind, coding.order):
+                    values[keyword] = value
             elif tag in _CREATORS:
-                values[_CREATORS[tag]] = data[start : start + length]
-    except _Short:
+                creators[tag] = data[start : start + length]
+    except (_Short, struct.error):
         if not complete:
-            raise
-    _drop_strangers(values)
+            raise _Short from None
+    _drop_strangers(values, creators)
     shared: dict[str, Value] = {}
     frames: list[dict[str, Value]] = []
-    for keyword, (at, length, explicit) in groups.items():
+    for keyword, (start, length, within) in groups.items():
         if keyword == "SharedFunctionalGroupsSequence":
-            shared = next(_items(data, at, length, explicit, order), {})
+            shared = next(_items(data, start, length, within), {})
         elif keyword == "PerFrameFunctionalGroupsSequence":
-            frames = list(_items(data, at, length, explicit, order))
+            frames = list(_items(data, start, length, within))
         else:
             values[keyword] = b"1"  # that it is there is all that is asked
     words = _words(Elements(file, values))
@@ -400,13 +439,14 @@ def _parsed(file: Path, data: bytes, stamp: tuple[int, int], complete: bool) -> 
     return Header(file, syntax, values, frames, shared, words, pixels, stamp, big)
 
 
-def _drop_strangers(values: dict[str, Value]) -> None:
+def _drop_strangers(values: dict[str, Value], creators: Mapping[int, bytes]) -> None:
     """Forget private elements of blocks that belong to someone else."""
-    for tag, creator in _CREATORS.items():
-        said = values.pop(creator, None)
-        if not isinstance(said, bytes) or said.strip(b" \0").decode("latin-1").upper() != creator.upper():
-            for private in (t for t in _WANTED if t >> 16 == tag >> 16):
-                values.pop(_WANTED[private][0], None)
+    for keyword, tag in _PRIVATE.items():
+        if keyword in values:
+            block = tag >> 16 << 16 | 0x10
+            said = creators.get(block, b"").strip(b" \0").decode("latin-1")
+            if said.upper() != _CREATORS[block].upper():
+                del values[keyword]
 
 
 def _words(elements: Elements) -> Words:
@@ -421,38 +461,10 @@ def _value(data: bytes, at: int, length: int, vr: str, order: str) -> Value:
     return data[at : at + length].strip(b" \0")
 
 
-def _walk(
-    data: bytes, at: int, end: int, explicit: bool, order: str
-) -> Iterator[tuple[int, bytes, int, int]]:
-    """The elements of a dataset: tag, VR, length and start of the value. Stops at the end of an item.
-
-    Raises
-    ------
-    _Short
-        If an element begins or ends behind the end of the bytes.
-    """
-    while at < end:
-        tag, vr, length, start = _element(data, at, explicit, order)
-        if tag == _ITEM_END:
-            yield tag, vr, 0, start
-            return
-        if tag in _PIXELS:
-            yield tag, vr, length, start
-        if length == _UNDEFINED:
-            past = _end(data, start, explicit and vr != b"UN", order)
-            yield tag, vr, length, start
-            at = past
-        else:
-            at = start + length
-            if at > len(data):
-                raise _Short
-            yield tag, vr, length, start
-
-
-def _end(data: bytes, at: int, explicit: bool, order: str) -> int:
+def _end(data: bytes, at: int, coding: _Coding) -> int:
     """Where a sequence of undefined length ends, beginning at its first item."""
     while True:
-        tag, _, length, at = _element(data, at, explicit, order)
+        tag, _, length, at = coding.element(data, at)
         if tag == _SEQUENCE_END:
             return at
         if tag != _ITEM:
@@ -460,40 +472,41 @@ def _end(data: bytes, at: int, explicit: bool, order: str) -> int:
         if length != _UNDEFINED:
             at += length
             continue
-        for tag, _, _, start in _walk(data, at, len(data), explicit, order):  # noqa: B007
-            at = start
-        if tag != _ITEM_END:
-            raise _Short
+        while tag != _ITEM_END:
+            tag, vr, length, at = coding.element(data, at)
+            at = at + length if length != _UNDEFINED else _end(data, at, coding.within(vr))
 
 
-def _items(data: bytes, at: int, length: int, explicit: bool, order: str) -> Iterator[dict[str, Value]]:
+def _items(data: bytes, at: int, length: int, coding: _Coding) -> Iterator[dict[str, Value]]:
     """The wanted elements of each item of a sequence, those of nested sequences behind those above them."""
     end = len(data) if length == _UNDEFINED else at + length
-    while at + 8 <= end:
-        tag, _, size, at = _element(data, at, explicit, order)
+    while at < end:
+        tag, _, size, at = coding.element(data, at)
         if tag != _ITEM:
             return
         found: dict[str, Value] = {}
-        inner: list[tuple[int, int, bool]] = []
-        past = at + size
-        for tag, vr, extent, start in _walk(
-            data, at, end if size == _UNDEFINED else at + size, explicit, order
-        ):
+        inner: list[tuple[int, int, _Coding]] = []
+        past = end if size == _UNDEFINED else at + size
+        while at < past:
+            tag, vr, extent, start = coding.element(data, at)
             if tag == _ITEM_END:
-                past = start
-            elif vr == b"SQ" or extent == _UNDEFINED or (vr in (b"", b"UN") and _is_sequence(tag)):
-                inner.append((start, extent, explicit and vr != b"UN"))
+                at = start
+                break
+            at = start + extent if extent != _UNDEFINED else _end(data, start, coding.within(vr))
+            if vr == b"SQ" or extent == _UNDEFINED or (vr in (b"", b"UN") and _is_sequence(tag)):
+                inner.append((start, extent, coding.within(vr)))
             elif extent and (known := _WANTED.get(tag)) is not None:
                 kind = vr.decode() if vr not in (b"", b"UN") else known[1]
-                found[known[0]] = _value(data, start, extent, kind, order)
-        for where, extent, spelled in inner:
-            for nested in _items(data, where, extent, spelled, order):
-                found = nested | found
+                if value := _value(data, start, extent, kind, coding.order):
+                    found[known[0]] = value
+        for where, extent, within in inner:
+            for nested in _items(data, where, extent, within):
+                found = nested | found if nested else found
                 break
-        at = past
         yield found
 
 
+@functools.cache
 def _is_sequence(tag: int) -> bool:
     try:
         return dictionary_VR(tag) == "SQ"

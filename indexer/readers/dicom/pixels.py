@@ -6,9 +6,7 @@ what else was in the cell, such as an overlay, and knows no sign.
 
 from __future__ import annotations
 
-import logging
 import struct
-import warnings
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -25,11 +23,6 @@ from indexer.errors import ReadError
 from indexer.readers.dicom.headers import EXPORT, Header, guarded, inflated
 from indexer.readers.dicom.planes import Plane
 from indexer.readers.limits import refuse_ratio
-
-# pydicom's warnings and log quote header values, which must not reach a terminal or a log file.
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 _UNDEFINED = 0xFFFFFFFF
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
@@ -107,6 +100,7 @@ def _options(header: Header) -> dict[str, Any]:
         "pixel_representation": elements.count("PixelRepresentation"),
         "photometric_interpretation": elements.text("PhotometricInterpretation"),
         "pixel_keyword": "PixelData",
+        **({"correct_unused_bits": False} if samples == 1 else {}),  # that is done here, whatever decodes
         **({"planar_configuration": elements.count("PlanarConfiguration")} if samples > 1 else {}),
     }
 
@@ -115,7 +109,7 @@ def _native(
     header: Header, syntax: uid.UID, count: int, numbers: Collection[int], stored: int, high: int
 ) -> Iterator[tuple[int, NDArray[Any]]]:
     assert header.pixels is not None
-    keyword, start, length = header.pixels
+    keyword, start, length, vr = header.pixels
     elements = header.elements
     rows, columns = elements.count("Rows"), elements.count("Columns")
     samples, bits = elements.count("SamplesPerPixel", 1), elements.count("BitsAllocated")
@@ -128,30 +122,27 @@ def _native(
         raise ReadError(header.file, "its pixel data is shorter than its header says", EXPORT)
     if there >= size * (count + 1):
         raise ReadError(header.file, "its pixel data has another size than its header says", EXPORT)
-    if bits % 8:
-        for number, pixels in enumerate(_by_pydicom(header, syntax, _bytes(header, start, length), count)):
+    if samples > 1 or bits % 8 or (header.big and bits == 8):
+        options = _options(header) | {"number_of_frames": count, "pixel_vr": vr}
+        decoded = get_decoder(syntax).iter_array(_bytes(header, start, length), **options)
+        for number, (pixels, _) in enumerate(decoded):
             if number in numbers:
-                yield number, pixels
+                yield number, _cut(pixels, stored, high) if samples == 1 and bits > 1 else pixels
         return
     order = ">" if header.big else "<"
-    plain = samples == 1 and (bits > 8 or not header.big)
     if keyword in _FLOATS:
         dtype = np.dtype(order + _FLOATS[keyword])
     else:
         dtype = np.dtype(f"{order}{'i' if elements.count('PixelRepresentation') else 'u'}{bits // 8}")
     for number, data in _chunks(header, start, size, numbers):
-        if plain:
-            pixels = np.frombuffer(data, dtype).reshape(rows, columns)
-            yield number, pixels if keyword in _FLOATS else _cut(pixels, stored, high)
-        else:
-            (pixels,) = _by_pydicom(header, syntax, data, 1)
-            yield number, _cut(pixels, stored, high) if samples == 1 else pixels
+        pixels = np.frombuffer(data, dtype).reshape(rows, columns)
+        yield number, pixels if keyword in _FLOATS else _cut(pixels, stored, high)
 
 
 def _length(header: Header) -> int:
     """Bytes of pixel data that are there."""
     assert header.pixels is not None
-    _, start, length = header.pixels
+    _, start, length, _ = header.pixels
     if header.syntax == uid.DeflatedExplicitVRLittleEndian:
         return len(_bytes(header, start, length))
     return min(length, header.stamp[0] - start)
@@ -178,14 +169,6 @@ def _bytes(header: Header, start: int, length: int) -> bytes:
         return stream.read(-1 if length == _UNDEFINED else length)
 
 
-def _by_pydicom(header: Header, syntax: uid.UID, data: bytes, count: int) -> Iterator[NDArray[Any]]:
-    options = _options(header) | {"number_of_frames": count}
-    if header.big:
-        options["pixel_vr"] = "OW"
-    for pixels, _ in get_decoder(syntax).iter_array(data, **options):
-        yield pixels
-
-
 def _encapsulated(
     header: Header, syntax: uid.UID, count: int, numbers: Collection[int], stored: int, high: int
 ) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -196,18 +179,15 @@ def _encapsulated(
     grey = options["samples_per_pixel"] == 1
     if high != stored - 1 and syntax not in uid.RLETransferSyntaxes:
         # where a codec leaves the bits is not told
-        raise ReadError(
-            header.file,
-            f"stores {stored} bits below bit {high} in compressed form",
-            f"decompress it ({syntax.name})",
-        )
+        reason = f"is compressed, and its highest bit is {high} of {stored} stored"
+        raise ReadError(header.file, reason, "store it uncompressed")
     table = elements.get("ExtendedOffsetTable"), elements.get("ExtendedOffsetTableLengths")
     offsets = None
     if all(isinstance(part, tuple) for part in table):
         offsets = tuple(struct.pack(f"<{len(part)}Q", *part) for part in table)  # type: ignore[arg-type, misc]
     codestreams = list(
         generate_frames(
-            _bytes(header, *header.pixels[1:]),
+            _bytes(header, header.pixels.start, header.pixels.length),
             number_of_frames=count,
             extended_offsets=offsets,  # type: ignore[arg-type]
         )

@@ -16,6 +16,7 @@ from indexer.readers.dicom.pixels import frames, intensities
 from indexer.readers.dicom.planes import Plane, planes_of
 from indexer.readers.dicom.volumes import Incomplete, volumes
 from indexer.readers.limits import MAX_VOXELS, refuse_values
+from indexer.readers.quiet import quiet
 from indexer.readers.source import Source
 from indexer.scan import Scan, stacked
 
@@ -23,6 +24,7 @@ SECTIONAL = {"MR", "CT", "PT"}
 """Modalities whose images are planes in the patient: without a position they are not read."""
 
 
+@quiet()
 def read(source: Source) -> list[Scan]:
     """The volumes of a series; of images without a place in the patient (X-ray, ultrasound) its pictures.
 
@@ -66,12 +68,12 @@ def read(source: Source) -> list[Scan]:
     with guarded(source.path, "its DICOM headers are damaged", EXPORT):
         planes.sort(key=lambda plane: (plane.number("InstanceNumber") or 0, plane.file, plane.frame))
         _refuse_mixed(source.path, planes)
-        incomplete = _incomplete(source.path, planes)
+        incomplete = _incomplete(planes)
         placed = [plane.geometry is not None for plane in planes]
         if all(placed) and (len(planes) > 1 or planes[0].number("SliceThickness")):
             return _volumes(source, planes, incomplete)
         if incomplete:
-            raise incomplete
+            raise incomplete.error(source.path)
         if len(planes) > 1 and any(placed):
             raise ReadError(source.path, "only some of its images say where in the patient they lie", EXPORT)
         if not any(placed) and planes[0].text("Modality") in SECTIONAL:
@@ -100,10 +102,10 @@ def _instances(source: Source) -> Iterator[Header]:
 
 def _same(one: Header, other: Header) -> bool:
     """Whether two files hold the same image."""
-    told = [(h.values, h.frames, h.shared, h.words, h.pixels and h.pixels[0]) for h in (one, other)]
+    told = [(h.values, h.frames, h.shared, h.words, h.pixels and h.pixels.keyword) for h in (one, other)]
     if told[0] != told[1] or one.pixels is None or other.pixels is None:
         return False
-    return one.file.read_bytes()[one.pixels[1] :] == other.file.read_bytes()[other.pixels[1] :]
+    return one.file.read_bytes()[one.pixels.start :] == other.file.read_bytes()[other.pixels.start :]
 
 
 def _refuse_mixed(where: Path, planes: list[Plane]) -> None:
@@ -112,7 +114,7 @@ def _refuse_mixed(where: Path, planes: list[Plane]) -> None:
             raise ReadError(where, f"one series holds images of several {what}", "separate them")
 
 
-def _incomplete(where: Path, planes: list[Plane]) -> Incomplete | None:
+def _incomplete(planes: list[Plane]) -> Incomplete | None:
     """What is wrong with a series whose headers agree on more images than there are."""
     files = {plane.file: plane for plane in planes}.values()
     claims = [("NumberOfSeriesRelatedInstances", len(files))]
@@ -125,7 +127,7 @@ def _incomplete(where: Path, planes: list[Plane]) -> Incomplete | None:
     for keyword, found in claims:
         announced = {plane.number(keyword) for plane in files}
         if len(announced) == 1 and (count := int(announced.pop() or 0)) > found:
-            return Incomplete(where, found, count)
+            return Incomplete(found, count)
     return None
 
 

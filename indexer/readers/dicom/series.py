@@ -15,6 +15,7 @@ import numpy as np
 from indexer.errors import ReadError
 from indexer.readers.dicom.headers import EXPORT, Header, begins_like_dicom, guarded, parse
 from indexer.readers.dicom.planes import Plane
+from indexer.readers.quiet import quiet
 from indexer.readers.source import Source
 
 KEPT = 25_000
@@ -40,6 +41,7 @@ class Objects(NamedTuple):
     failures: list[ReadError]
 
 
+@quiet()
 def is_dicom(path: Path) -> bool:
     """Whether a file is called ``.dcm`` or begins like DICOM, whatever its name.
 
@@ -63,6 +65,7 @@ def series(files: Sequence[Path], root: Path) -> tuple[list[Source], list[ReadEr
     return found.images, found.failures
 
 
+@quiet()
 def objects(files: Sequence[Path], root: Path) -> Objects:
     """Group DICOM files by SeriesInstanceUID, whatever their folder, name and order. Reads no pixels.
 

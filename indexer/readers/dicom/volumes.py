@@ -63,12 +63,21 @@ class Volume:
     affine: NDArray[np.float64]
 
 
-class Incomplete(ReadError):
+@dataclass(frozen=True)
+class Incomplete:
     """A series has fewer images than its headers announce."""
 
-    def __init__(self, where: Path, found: int, announced: int) -> None:
-        super().__init__(where, f"holds {found} of the {announced} images that its headers announce", EXPORT)
-        self.missing = announced - found
+    found: int
+    announced: int
+
+    def error(self, where: Path) -> ReadError:
+        """Its refusal."""
+        reason = f"holds {self.found} of the {self.announced} images that its headers announce"
+        return ReadError(where, reason, EXPORT)
+
+    def explained(self, lacking: int, size: int) -> bool:
+        """Whether a last volume lacks so many planes of its `size`, and maybe whole volumes more."""
+        return lacking > 0 and (self.announced - self.found - lacking) % size == 0
 
 
 def volumes(where: Path, planes: list[Plane], incomplete: Incomplete | None = None) -> list[Volume]:
@@ -84,7 +93,7 @@ def volumes(where: Path, planes: list[Plane], incomplete: Incomplete | None = No
     planes : list of Plane
         In the order of their instance numbers.
     incomplete : Incomplete, optional
-        Raised, unless what is missing is the rest of a last volume that was interrupted.
+        Refused, unless what is missing is the rest of a last volume that was interrupted.
 
     Raises
     ------
@@ -93,8 +102,8 @@ def volumes(where: Path, planes: list[Plane], incomplete: Incomplete | None = No
     """
     split = _Split(where, planes)
     groups = split.groups()
-    if incomplete and not (split.lacking and (incomplete.missing - split.lacking) % split.size == 0):
-        raise incomplete
+    if incomplete and not incomplete.explained(split.lacking, split.size):
+        raise incomplete.error(where)
     kinds: dict[Hashable, list[list[Plane]]] = {}
     for group in groups:
         first = group[0]
@@ -189,13 +198,21 @@ class _Split:
         if len(set(order)) < len(part) or any(number is None for number, _ in order):
             return [part]
         blocks = [part[i : i + places] for i in range(0, len(part), places)]
-        if all(len(self._covered(block)) == len(block) for block in blocks):
+        last = places - 1
+        if all(
+            is_sweep(self._ranks(block, part), last if len(block) == places else None) for block in blocks
+        ):
             return blocks
         times, rest = divmod(len(part), places)
         runs = [part[i : i + times] for i in range(0, len(part), times)]
         if rest == 0 and all(len(self._covered(run)) == 1 for run in runs):
             return [part[i::times] for i in range(times)]
         return [part]
+
+    def _ranks(self, block: list[int], part: list[int]) -> list[int]:
+        """Which of the places of a part each plane has, in order along the normal."""
+        ranks: list[int] = np.searchsorted(sorted(self._covered(part)), self.places[block]).tolist()
+        return ranks
 
     def _stacks(self, part: list[int]) -> list[list[int]] | None:
         """Planes that lie unevenly together, as several even stacks of one kind each, if they are that.
@@ -229,6 +246,43 @@ class _Split:
 
     def _even(self, part: Sequence[int]) -> bool:
         return _evenness(self.distances[part]) is not None
+
+
+def is_sweep(ranks: Sequence[int], last: int | None) -> bool:
+    """Whether slices come in an order in which a scanner acquires a volume, from its beginning.
+
+    That is one after the other, or every k-th in k passes, up or down. Without this, volumes whose first
+    slices are missing would be taken for others, each half of one and half of the next.
+
+    Parameters
+    ----------
+    ranks : sequence of int
+        Places in the order of acquisition, counted along the normal.
+    last : int or None
+        The last place; None for a volume that was interrupted.
+
+    Examples
+    --------
+    >>> is_sweep([0, 2, 4, 1, 3], 4), is_sweep([2, 3, 4, 0, 1], 4)
+    (True, False)
+    """
+    if len(set(ranks)) < len(ranks):
+        return False
+    if last is None or last == 0:
+        return True
+    down = [last - rank for rank in ranks]
+    return any(_in_passes(order, step, last) for step in range(1, (last + 3) // 2) for order in (ranks, down))
+
+
+def _in_passes(ranks: Sequence[int], step: int, last: int) -> bool:
+    """Whether places come in passes upwards, each with every `step`-th from one end to the other."""
+    passes: list[list[int]] = []
+    for rank in ranks:
+        if passes and rank == passes[-1][-1] + step:
+            passes[-1].append(rank)
+        else:
+            passes.append([rank])
+    return all(p[0] < step and p[-1] + step > last for p in passes)
 
 
 def clustered(distances: NDArray[np.float64], apart: float) -> NDArray[np.int64]:

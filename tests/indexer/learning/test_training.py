@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from benchmarks import cohorts, figshare
-from indexer import readers
+from indexer import discovery, readers
 from indexer.encoder import FORMAT, Analyser, Encoder, load_encoder
 from indexer.errors import CbirError, EncoderError, LabelsError, ReadError
 from indexer.labels import load_labels
@@ -126,7 +126,7 @@ def test_an_outline_goes_through_the_same_frame_as_its_slice() -> None:
 
 
 def test_a_scan_without_outlines_says_so(tmp_path: Path) -> None:
-    scan = readers.read(write_nifti(tmp_path / "a.nii.gz", phantom(0)))[0]
+    scan = discovery.read(write_nifti(tmp_path / "a.nii.gz", phantom(0)))[0]
     images, outlines, boxes, outlined = pack.slices_of(scan, Preprocessing(64))
     assert not outlined
     assert not outlines.any()
@@ -140,7 +140,7 @@ def test_cohorts_are_packed_once(tmp_path: Path) -> None:
 
     def read(source: readers.Source) -> list[Scan]:
         calls.append(source.path)
-        return readers.read(source)
+        return discovery.read(source)
 
     cohort = replace(cohort_of(root), read=read)
     first = pack.load([cohort], 64, tmp_path / "cache")
@@ -695,7 +695,7 @@ def test_a_malformed_option_is_wrong_usage(cbir: Any, tmp_path: Path) -> None:
 @pytest.mark.real
 def test_figshare_outlines_lie_on_their_slices(real: Path) -> None:
     folder = real / "figshare"
-    found = readers.discover(folder / "images", load_labels(folder / "slices.tsv"))
+    found = discovery.discover(folder / "images", load_labels(folder / "slices.tsv"))
     for source in found.sources[::700]:
         (scan,) = cohorts.outlined(source)
         region = scan.slice(0).region

@@ -86,7 +86,7 @@ def test_query_prints_the_agreed_json(indexed, cbir, tmp_path):
 
 
 def test_python_and_the_command_line_give_the_same_answer(indexed, cbir, tmp_path):
-    from retrieval import open_index
+    from cbir import open_index
 
     query = write_nifti(tmp_path / "scan_t1ce.nii.gz", phantom(500, 4))
     with open_index(tmp_path / "index") as index:

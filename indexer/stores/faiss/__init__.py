@@ -1,0 +1,1 @@
+"""Vectors in files in the folder of the index, searched by FAISS."""

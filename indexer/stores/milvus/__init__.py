@@ -1,0 +1,1 @@
+"""Vectors in a collection on a Milvus server."""

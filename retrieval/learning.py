@@ -1,0 +1,194 @@
+"""An index learns what its votes are worth: its own patients ask, and the others answer.
+
+They ask with what is filed of them, and are answered as a new patient would be, exactly where queries
+are, else by the index's search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.case_index import CaseIndex
+from indexer.catalog import Contents
+from indexer.composite import is_composite
+from indexer.errors import WriterBusyError
+from retrieval.calibration import ENOUGH, TYPICALITY, Calibration, patients_by_value
+from retrieval.leave_one_out import Gallery, LeaveOneOut
+from retrieval.ranking import Stacks, grouped
+from retrieval.state import REGION, WHOLE, QueryScan, State
+
+ASKING = 500
+"""Patients that ask, at most."""
+SCANS = 4
+"""Scans that a patient asks with one by one, at most."""
+
+
+def calibrate(
+    case_index: CaseIndex,
+    state: State,
+    *,
+    seed: int = 0,
+    most: int = ASKING,
+    signals: Mapping[str, NDArray[np.floating]] | None = None,
+) -> Calibration | None:
+    """Learn from an index's own patients how its votes are to be read, and keep it in the folder.
+
+    The time is bounded by how many ask.
+
+    Parameters
+    ----------
+    case_index : CaseIndex
+        Nobody may be writing to it in this process.
+    state : State
+        Of the index.
+    seed : int
+        Which patients, cases and scans ask, where there are more than may.
+    most : int
+        Patients that ask, at most.
+    signals : mapping of str to ndarray, shape (scans,), optional
+        Further numbers of every scan in the contents, of which lower ones are stranger; NaN where
+        unknown. The scans' :data:`retrieval.calibration.TYPICALITY` is always one.
+
+    Returns
+    -------
+    Calibration or None
+        None where the patients are too few, or another process writes.
+    """
+    contents = state.contents
+    rng = np.random.default_rng(seed)
+    asking = chosen(contents, rng, most)
+    if len(asking) < ENOUGH:
+        return None
+    told = {TYPICALITY: -contents.scan_strangeness, **(signals or {})}
+    questions = {
+        name: (of_kind, {signal: values[of_kind.scans] for signal, values in told.items()})
+        for name, of_kind in leave_one_out(state, asking, rng).items()
+    }
+    learnt = Calibration.of(questions, case_index, contents, seed, state.policy)
+    try:
+        with case_index.writing("calibrate"):
+            learnt.save(case_index.folder)
+    except WriterBusyError:  # the next run comes soon
+        return None
+    return learnt
+
+
+def leave_one_out(state: State, cases: Sequence[int], rng: np.random.Generator) -> dict[str, LeaveOneOut]:
+    """What some cases ask: each by single scans (``scan``), as a whole (``case``), by outlines (``region``).
+
+    A ``case`` is of several scans, and a kind of question that nobody can ask is left out.
+    """
+    patients = np.unique(np.array(state.contents.patient_ids), return_inverse=True)[1]
+    gallery = Gallery(patients, state.contents.labels)
+    found = {}
+    for view, single, joint in ((WHOLE, "scan", "case"), (REGION, "region", "")):
+        filed = state.scans_of(cases, view)
+        asks = [_CaseQuery(case, *map(list, zip(*scans, strict=True))) for case, scans in filed.items()]
+        similarities = _Similarities(state, view, asks)
+        kinds = {single: [one for ask in asks for one in ask.single(rng)]}
+        if joint:
+            kinds[joint] = [ask for ask in asks if len(ask.scans) > 1]
+        for name, questions in kinds.items():
+            if questions:
+                who = np.array([ask.case for ask in questions])
+                found[name] = LeaveOneOut(
+                    gallery,
+                    patients[who],
+                    [state.contents.labels[case] for case in who],
+                    similarities(questions),
+                    [ask.scans[0].sequence or "" for ask in questions],
+                    np.array([ask.places[0] for ask in questions]),
+                    state.ranking,
+                )
+    return found
+
+
+@dataclass(frozen=True)
+class _CaseQuery:
+    """Scans of a case that ask as one question."""
+
+    case: int
+    places: list[int]  # of the scans in the contents
+    scans: list[QueryScan]
+
+    def single(self, rng: np.random.Generator) -> list[_CaseQuery]:
+        """Some of the scans, each asking alone: of every sequence one, then of every sequence another."""
+        by_sequence: dict[str | None, list[int]] = {}
+        for row in rng.permutation(len(self.scans)).tolist():
+            if not is_composite(self.scans[row].sequence):  # which is no scan of its own
+                by_sequence.setdefault(self.scans[row].sequence, []).append(row)
+        turns = [r for turn in zip_longest(*by_sequence.values()) for r in turn if r is not None]
+        return [_CaseQuery(self.case, [self.places[r]], [self.scans[r]]) for r in turns[:SCANS]]
+
+
+class _Similarities:
+    """Of all cases with what asks."""
+
+    def __init__(self, state: State, view: int, asks: Sequence[_CaseQuery]) -> None:
+        self.state, self.view = state, view
+        scans = {id(scan): scan for ask in asks for scan in ask.scans}
+        pools = {
+            s: np.flatnonzero(state.pool(s, view, np.ones(len(state.slice_case), bool), []))
+            for s in {q.sequence for q in scans.values()}
+        }
+        self.rows: dict[int, NDArray[np.float32]] | None = {}
+        if max((len(pool) for pool in pools.values()), default=0) > state.policy.exact_below:
+            self.rows = None
+            return
+        for sequence, pool in pools.items():
+            self.rows |= self._exact([s for s in scans.values() if s.sequence == sequence], pool)
+
+    def _exact(self, scans: list[QueryScan], pool: NDArray[np.int64]) -> dict[int, NDArray[np.float32]]:
+        """Scores (see :mod:`retrieval.ranking`) of many scans with all cases at once."""
+        contents = self.state.contents
+        stored = self.state.vectors.gather(contents.slice_ids[pool])
+        items, filed = grouped(stored, contents.slice_weight[pool], self.state.slice_case[pool])
+        asking = Stacks(
+            np.concatenate([scan.embeddings for scan in scans]),
+            np.concatenate([scan.weights for scan in scans]),
+            np.cumsum([0, *(len(scan.positions) for scan in scans)])[:-1],
+        )
+        rows: dict[int, NDArray[np.float32]] = {}
+        for scan, scores in zip(scans, self.state.ranking.scores(asking, filed), strict=True):
+            row = rows[id(scan)] = np.full(len(contents.case_ids), np.nan, np.float32)
+            row[items] = scores
+        return rows
+
+    def __call__(self, asks: Sequence[_CaseQuery]) -> NDArray[np.float32]:
+        """Shape (asks, cases): the mean over the sequences that a case shares with the question."""
+        everyone = np.ones(len(self.state.contents.case_ids), bool)  # a search without a filter is quicker
+        table = np.full((len(asks), len(everyone)), -np.inf, np.float32)
+        for scores, ask in zip(table, asks, strict=True):
+            if self.rows is None:
+                ranked = self.state.rank(ask.scans, self.view, everyone)
+                scores[ranked.cases] = ranked.scores
+            else:
+                rows = np.array([self.rows[id(scan)] for scan in ask.scans])
+                found = self.state.ranking.fused(rows, [scan.sequence for scan in ask.scans])
+                scores[:] = np.where(np.isnan(found), -np.inf, found)
+        return table
+
+
+def chosen(contents: Contents, rng: np.random.Generator, most: int = ASKING) -> list[int]:
+    """A case of each patient who may ask; of too many, some of each value of each column first."""
+    cases: dict[str, list[int]] = {}
+    for case in np.flatnonzero(~contents.in_sample).tolist():
+        cases.setdefault(contents.patient_ids[case], []).append(case)
+    names = list(cases)
+    one = {name: cases[name][rng.integers(len(cases[name]))] for name in names}
+    if len(names) > most:
+        names = [names[i] for i in rng.permutation(len(names))]
+        groups = [
+            [n for n in names if contents.labels[one[n]].get(column) == value]
+            for column, counts in patients_by_value(contents).items()
+            for value in counts
+        ]
+        in_turn = chain.from_iterable(zip_longest(*groups))
+        first = list(dict.fromkeys(n for n in in_turn if n is not None))[: most // 4]
+        names = list(dict.fromkeys([*first, *names]))[:most]
+    return [one[name] for name in names]
