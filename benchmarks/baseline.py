@@ -19,7 +19,7 @@ from benchmarks.encoders import Pixels, random_network
 from indexer.case_index import CaseIndex
 from indexer.encoder import Encoder, load_encoder
 from indexer.ingest import ingest
-from indexer.labels import load_labels
+from indexer.labels import load_tables
 from retrieval.crossmatch import CrossMatch
 from retrieval.evaluation import Evaluation, evaluate, shuffled_labels
 
@@ -50,7 +50,7 @@ def indexed(task: Task, encoder: Encoder) -> CaseIndex:
     if not (folder / "manifest.json").exists():
         CaseIndex.create(folder, encoder, keep_ids=True).close()
     index = CaseIndex.open(folder)
-    report = ingest(index, [root], encoder, labels=load_labels(root / task.labels) if task.labels else None)
+    report = ingest(index, [root], encoder, labels=load_tables(root / task.labels) if task.labels else ())
     print(
         f"{folder.name}: {report.indexed} indexed, {report.unchanged} unchanged, {len(report.failed)} failed"
     )

@@ -31,7 +31,7 @@ from PIL import Image, ImageDraw
 from benchmarks import results
 from indexer import readers
 from indexer.encoder import SHIPPED, TrainedEncoder, load_weights
-from indexer.labels import load_labels
+from indexer.labels import load_tables
 from indexer.learning import network
 from indexer.learning.cohort import Cohort, validation
 from indexer.learning.fitting import held_out_precision, save
@@ -116,10 +116,10 @@ def samples() -> Samples:
     version = f"thinned {LESION_SLICES} {OTHER_SLICES}"
     return load(
         [
-            Cohort(FIGSHARE / "images", load_labels(FIGSHARE / "slices.tsv"), ("tumour",), outlined, "1", 3),
+            Cohort(FIGSHARE / "images", load_tables(FIGSHARE / "slices.tsv"), ("tumour",), outlined, "1", 3),
             Cohort(
                 data / "brats-lesions",
-                load_labels(data / "brats-lesions" / "lesions.tsv"),
+                load_tables(data / "brats-lesions" / "lesions.tsv"),
                 ("grade_group", "who_grade"),
                 thinned,
                 version,
@@ -127,7 +127,7 @@ def samples() -> Samples:
             ),
             Cohort(
                 data / "tcga-lgg",
-                load_labels(data / "tcga-lgg" / "participants.tsv"),
+                load_tables(data / "tcga-lgg" / "participants.tsv"),
                 ("who_grade",),
                 thinned,
                 version,
@@ -143,7 +143,7 @@ def composites() -> Samples:
     """Composites of BraTS lesions. Those of TCGA-LGG would teach grades 2 and 3, which do not come across."""
     root = results.DATA / "brats-lesions"
     version = f"thinned {LESION_SLICES} {OTHER_SLICES}"
-    cohort = Cohort(root, load_labels(root / "lesions.tsv"), ("grade_group",), thinned, version)
+    cohort = Cohort(root, load_tables(root / "lesions.tsv"), ("grade_group",), thinned, version)
     found = load_composites([cohort], network.VIEW, results.CACHE)
     assert found is not None
     return found
@@ -151,7 +151,7 @@ def composites() -> Samples:
 
 def volumes() -> Samples:
     """Full volumes, most of them skull-stripped: nothing is learnt from them but that they exist."""
-    labels = load_labels(results.DATA / "volumes" / "participants.tsv")
+    labels = load_tables(results.DATA / "volumes" / "participants.tsv")
     cohort = Cohort(results.DATA / "volumes", labels, ("who_grade",), evenly, f"evenly {EVENLY}")
     return load([cohort], network.INPUT, results.CACHE)
 

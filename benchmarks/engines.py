@@ -60,7 +60,7 @@ def compare(near: CaseIndex, far: CaseIndex) -> dict[str, Any]:
     }
     cases = []
 
-    with Index(near, policy=near.policy) as here, Index(far, policy=far.policy) as there:
+    with Index(near) as here, Index(far) as there:
         names = ours.contents.case_ids
         for name in rng.choice(names, 60, replace=False):
             hits = [[hit.case_id for hit in index.like(str(name), 10).hits] for index in (here, there)]

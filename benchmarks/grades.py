@@ -29,7 +29,7 @@ from indexer.case_index import CaseIndex
 from indexer.composite import COMPOSITE
 from indexer.encoder import TrainedEncoder
 from indexer.ingest import ingest
-from indexer.labels import load_labels
+from indexer.labels import load_tables
 from retrieval.crossmatch import CrossMatch
 from retrieval.evaluation import Similarity, evaluate, predicted_class_similarity, shuffled_labels
 
@@ -79,7 +79,7 @@ def items_of(task: Task, encoder: TrainedEncoder) -> CrossMatch:
         CaseIndex.create(folder, encoder, keep_ids=True).close()
     with CaseIndex.open(folder) as index:
         place = root(task)
-        report = ingest(index, [place], encoder, labels=load_labels(place / task.table))
+        report = ingest(index, [place], encoder, labels=load_tables(place / task.table))
         print(f"{folder.name}: {report.indexed} indexed, {len(report.failed)} failed", flush=True)
         return CrossMatch.of(index.snapshot())
 
@@ -150,7 +150,7 @@ def sizes(task: Task, names: Sequence[str]) -> NDArray[np.float32]:
     """Similarity by nothing but the size of the lesion: minus the distance of logarithms."""
     volume = dict.fromkeys(names, 0.0)
     source = results.DATA / task.folder
-    for found in discovery.discover(source, load_labels(source / task.table)).sources:
+    for found in discovery.discover(source, load_tables(source / task.table)).sources:
         scan = readers.read(found)[0]
         inside = scan.region if scan.region is not None else scan.voxels != 0
         spacing = scan.spacing or (1.0, 1.0, 1.0)

@@ -21,7 +21,7 @@ from indexer import discovery, readers
 from indexer.case_index import CaseIndex
 from indexer.encoder import Encoder, load_encoder
 from indexer.ingest import ingest
-from indexer.labels import find_labels
+from indexer.labels import find_tables
 from indexer.preprocess import Preprocessing, prepared
 
 COHORTS = ("volumes", "tcga-lgg", "figshare", "brats-lesions", "dicom-t1")
@@ -44,12 +44,11 @@ print(report.slices, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def roots(folder: Path) -> list[Path]:
     """Files or folders of a cohort, few enough to hold about SLICES slices; single images all at once."""
-    labels = find_labels(folder)
     if folder.name == "figshare":
         return [folder]
     chosen: list[Path] = []
     slices = 0
-    for source in discovery.discover(folder, labels).sources:
+    for source in discovery.discover(folder, find_tables(folder)[0]).sources:
         if slices >= SLICES:
             break
         slices += sum(len(scan) for scan in readers.read(source))
@@ -70,7 +69,7 @@ def bare(paths: list[Path], encoder: Encoder) -> tuple[int, float]:
         count += len(batch)
         blocks.clear()
 
-    for source in (s for path in paths for s in discovery.discover(path, find_labels(path)).sources):
+    for source in (s for path in paths for s in discovery.discover(path, find_tables(path)[0]).sources):
         for scan in readers.read(source):
             blocks.append(prepared(scan, Preprocessing.of(encoder)).pixels)
         if sum(map(len, blocks)) >= 256:

@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 
 from benchmarks import results
 from indexer import discovery, readers
-from indexer.labels import load_labels
+from indexer.labels import load_tables
 from indexer.scan import Scan
 
 COHORT = results.DATA / "tcga-lgg"
@@ -83,10 +83,10 @@ def area(score: Floats, y: Floats) -> float:
 
 
 def main() -> None:
-    labels = load_labels(COHORT / "participants.tsv")
+    found = discovery.discover(COHORT, load_tables(COHORT / "participants.tsv"))
     rows = []
-    for source in discovery.discover(COHORT, labels).sources:
-        row = labels.of(source.patient_id)
+    for source in found.sources:
+        row = found.joined.labels.of(source.patient_id)
         if row.get("who_grade") in ("2", "3"):
             scans = {scan.sequence: scan for scan in readers.read(source)}
             rows.append((measures(scans), row["who_grade"] == "3", row["fold"]))

@@ -30,7 +30,7 @@ from cbir import open_index
 from indexer import discovery, readers, reference
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.encoder import Encoder, TrainedEncoder, load_encoder, look
-from indexer.labels import load_labels
+from indexer.labels import load_tables
 from indexer.preprocess import Prepared, Preprocessing, prepared
 from indexer.readers import Source
 from indexer.reading import input_hash
@@ -166,13 +166,13 @@ def embedded(
 
 def cases(encoder: Encoder, collection: Collection) -> tuple[list[Entry], dict[str, dict[str, str]]]:
     """The cases of a collection, one a patient, and their labels."""
-    table = load_labels(collection.table)
+    found = discovery.discover(collection.root, load_tables(collection.table))
     of_patient: dict[str, list[Source]] = {}
-    for source in discovery.discover(collection.root, table).sources:
+    for source in found.sources:
         of_patient.setdefault(source.patient_id, []).append(source)
     entries, labels = [], {}
     for patient, sources in sorted(of_patient.items()):
-        known = table.of(patient)
+        known = found.joined.labels.of(patient)
         labels[patient] = {name: known[name] for name in collection.labels if name in known}
         labels[patient][reference.COLLECTION] = collection.terms
         path = f"{reference.PREFIX}{collection.name}/{patient}"

@@ -18,8 +18,9 @@ from benchmarks.baseline import TASKS as FROZEN
 from benchmarks.baseline import indexed
 from benchmarks.grades import TASKS, items_of
 from cbir import Index, open_index
+from indexer import discovery
 from indexer.encoder import TrainedEncoder, load_encoder
-from indexer.labels import load_labels
+from indexer.labels import load_tables
 
 VOLUMES = results.DATA / "volumes"
 K = 10
@@ -46,9 +47,9 @@ def main() -> None:
     encoders = cohorts.fold_networks()
     if not encoders:
         sys.exit("nothing is trained yet: python -m benchmarks.cohorts")
-    labels = load_labels(VOLUMES / "participants.tsv")
+    labels = discovery.discover(VOLUMES, load_tables(VOLUMES / "participants.tsv")).joined.labels
     table: dict[str, Any] = {}
-    for patient in labels.patients:
+    for patient in labels.persons:
         unseen = [e for e in encoders.values() if not e.trained_on(patient)]
         if not unseen:
             print(f"{patient}: no network that has not seen it is trained yet")

@@ -16,7 +16,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cbir.index import Index, create_index, open_index, reference_index
+    from cbir.filling import Plan, plan
+    from cbir.index import Index
+    from cbir.opening import create_index, open_index, reference_index
     from indexer.errors import CbirError
     from indexer.policy import SearchPolicy
     from indexer.scan import Scan, ScanRef
@@ -32,15 +34,17 @@ _HOMES = {
     "Evidence": "retrieval.answer",
     "Hit": "retrieval.answer",
     "Index": "cbir.index",
+    "Plan": "cbir.filling",
     "Query": "retrieval.answer",
     "Question": "retrieval.question",
     "Ranking": "retrieval.ranking",
     "Scan": "indexer.scan",
     "ScanRef": "indexer.scan",
     "SearchPolicy": "indexer.policy",
-    "create_index": "cbir.index",
-    "open_index": "cbir.index",
-    "reference_index": "cbir.index",
+    "create_index": "cbir.opening",
+    "open_index": "cbir.opening",
+    "plan": "cbir.filling",
+    "reference_index": "cbir.opening",
 }
 
 __all__ = [
@@ -49,6 +53,7 @@ __all__ = [
     "Evidence",
     "Hit",
     "Index",
+    "Plan",
     "Query",
     "Question",
     "Ranking",
@@ -58,6 +63,7 @@ __all__ = [
     "__version__",
     "create_index",
     "open_index",
+    "plan",
     "reference_index",
 ]
 

@@ -3,53 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import reference
+from cbir import care, filling
+from cbir.filling import AnyPath, Plan, Rows, Tables
 from indexer.case_index import CaseIndex, Problem
 from indexer.catalog import Contents
-from indexer.encoder import DEFAULT, Encoder, Explainer, load_encoder
-from indexer.errors import CaseIndexError, QueryError, StaleError
-from indexer.ingest import IngestReport, Workers, ingest, ingest_sources
-from indexer.labels import Labels, load_labels
-from indexer.policy import SearchPolicy
+from indexer.encoder import Encoder, Explainer
+from indexer.errors import StaleError
+from indexer.ingest import IngestReport, Workers
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
 from indexer.scan import Scan, ScanRef
+from indexer.stores import LOCAL
 from retrieval import images, learning, search
 from retrieval.answer import Answer
-from retrieval.calibration import POLICY, Calibration, due
+from retrieval.calibration import Calibration, due
 from retrieval.crossmatch import CrossMatch, IndexEvaluation
 from retrieval.evidence import RANKING
 from retrieval.explain import Explanation
-from retrieval.question import Box, Question
+from retrieval.question import Fields, Question
 from retrieval.ranking import Ranking
 from retrieval.report import report_page, write_report
 from retrieval.state import WHOLE, State
-
-FOLDER = "cbir-index"
-"""The index where none is named, as on the command line; ``CBIR_INDEX`` in the environment goes first."""
-Path_ = str | os.PathLike[str]
-
-
-class Fields(TypedDict, total=False):
-    """What a :class:`~retrieval.question.Question` has beside what asks and `k`."""
-
-    where: Mapping[str, str] | None
-    region: Box | None
-    region_slice: int | None
-    mask: Path_ | None
-    exclude_patient: str | Sequence[str] | None
-    all_cases: bool
-    visit: str | None
-    recall: float | None
 
 
 class Index:
@@ -61,15 +44,13 @@ class Index:
     Parameters
     ----------
     case_index : CaseIndex
-        Closed with this.
+        Closed with this; it says how the index is searched.
     encoder : Encoder, optional
         Instead of the installed one that the index names; it must be the same.
     recall : float, optional
         Of questions that say nothing else; see :class:`~retrieval.question.Question`.
     ranking : Ranking
         How cases are ranked and vote.
-    policy : SearchPolicy
-        How the index is searched.
     lazy : bool
         Read the state at the first question instead of now: for who fills or mends the index.
     """
@@ -81,11 +62,10 @@ class Index:
         recall: float | None = None,
         *,
         ranking: Ranking = RANKING,
-        policy: SearchPolicy = POLICY,
         lazy: bool = False,
     ) -> None:
         self.case_index = case_index
-        self.ranking, self.policy = ranking, policy
+        self.ranking = ranking
         self._encoder = encoder
         self._recall = recall
         self._state: State | None = None
@@ -97,10 +77,9 @@ class Index:
         """Take up what has been committed since."""
         snapshot = self.case_index.snapshot()
         learnt = Calibration.read(self.case_index.folder)
-        version = self.case_index.manifest.encoder_version
-        stale = learnt.stale(version, self.ranking, self.policy) if learnt else None
+        stale = learnt.stale(self.case_index, self.ranking) if learnt else None
         learnt = None if stale else learnt
-        self._state = State(snapshot, self.ranking, self.policy, learnt, stale).at(self._recall)
+        self._state = State(snapshot, self.ranking, self.case_index.policy, learnt, stale).at(self._recall)
 
     def close(self) -> None:
         """Release the files."""
@@ -148,7 +127,7 @@ class Index:
 
     # ---- questions -----------------------------------------------------------------------------
 
-    def query(self, question: Question | Path_, k: int | None = None, **fields: Unpack[Fields]) -> Answer:
+    def query(self, question: Question | AnyPath, k: int | None = None, **fields: Unpack[Fields]) -> Answer:
         """The cases most similar to a scan, or whatever else a question asks with.
 
         Parameters
@@ -199,7 +178,7 @@ class Index:
 
     # ---- pictures ------------------------------------------------------------------------------
 
-    def scans(self, source: Path_) -> list[Scan]:
+    def scans(self, source: AnyPath) -> list[Scan]:
         """The scans of a hit's or a query's source, in the order in which references count them.
 
         Raises
@@ -241,7 +220,7 @@ class Index:
     def report(
         self,
         answer: Answer,
-        path: Path_,
+        path: AnyPath,
         *,
         name: str | None = None,
         load: Callable[[str], Sequence[Scan]] | None = None,
@@ -274,11 +253,21 @@ class Index:
 
     # ---- filling -------------------------------------------------------------------------------
 
+    def plan(
+        self,
+        paths: AnyPath | Iterable[AnyPath],
+        labels: Tables = (),
+        *,
+        all_images: bool = False,
+    ) -> Plan:
+        """What :meth:`add` would take files and folders as; nothing is embedded. See :func:`cbir.plan`."""
+        return filling.plan(paths, labels, all_images=all_images)
+
     def add(
         self,
-        paths: Path_ | Sequence[Path_ | Source],
+        paths: AnyPath | Iterable[AnyPath | Source],
         *,
-        labels: Path_ | Labels | Mapping[str, Mapping[str, str]] | None = None,
+        labels: Tables | Rows = (),
         prune: bool = False,
         with_reference: bool = False,
         calibrate: bool = True,
@@ -292,9 +281,9 @@ class Index:
         paths : path or sequence of path
             Files or folders of images, or addresses in a store (``s3://…``). Sources that a discovery has
             found are filed as they are.
-        labels : path or Labels, optional
-            A table; else the one that a path was indexed with before, or ``participants.tsv`` beside or
-            above it. With sources, a mapping of patients to their labels.
+        labels : path, or sequence of paths or tables, optional
+            Beside the tables that a path was indexed with before, and those that lie below or beside it
+            (see :func:`indexer.labels.find_tables`). With sources, a mapping of patients to their labels.
         prune : bool
             Take out what lies below the paths no more.
         with_reference : bool
@@ -320,41 +309,34 @@ class Index:
         EncoderError
             If the index was made by another encoder.
         """
-        given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-        sources = [source for source in given if isinstance(source, Source)]
-        if sources:
-            rows = labels if isinstance(labels, Mapping) else None
-            report = ingest_sources(self.case_index, sources, self.encoder, labels=rows)
-        else:
-            from indexer.remote import is_address
-
-            roots = [str(p) if is_address(str(p)) else Path(str(p)).absolute() for p in given]
-            table = load_labels(Path(labels)) if isinstance(labels, str | os.PathLike) else labels
-            assert not isinstance(table, Mapping)
-            report = ingest(
-                self.case_index,
-                roots,
-                self.encoder,
-                labels=table,
-                prune=prune,
-                with_reference=with_reference,
-                workers=workers,
-                progress=progress,
-            )
+        report = filling.add(
+            self.case_index,
+            self.encoder,
+            paths,
+            labels,
+            prune=prune,
+            with_reference=with_reference,
+            workers=workers,
+            progress=progress,
+        )
         if calibrate and self.calibration_due:
             self.calibrate()
-        self._state = None
+        self._changed()
         return report
 
     def remove(
-        self, case_ids: Iterable[str] = (), *, patients: Iterable[str] = (), reference_cases: bool = False
+        self,
+        case_ids: str | Iterable[str] = (),
+        *,
+        patients: str | Iterable[str] = (),
+        reference_cases: bool = False,
     ) -> int:
         """Take cases out of the index; files stay where they are.
 
         Parameters
         ----------
-        case_ids : iterable of str
-        patients : iterable of str
+        case_ids : str or iterable of str
+        patients : str or iterable of str
             All cases of these, by the id in the files or in the index.
         reference_cases : bool
             All that came with cbir.
@@ -371,25 +353,8 @@ class Index:
         CaseIndexError
             If another process writes to the index.
         """
-        index = self.case_index
-        with index.writing("remove"):
-            contents = index.catalog.contents()
-            wanted = set([case_ids] if isinstance(case_ids, str) else case_ids)
-            unknown = ", ".join(sorted(wanted - set(contents.case_ids)))
-            if unknown:
-                raise QueryError(unknown, "the index has no such case", "see `cbir info --cases`")
-            for name in [patients] if isinstance(patients, str) else patients:
-                ids = {name, index.patient(name)}
-                found = {c for c, p in zip(contents.case_ids, contents.patient_ids, strict=True) if p in ids}
-                if not found:
-                    raise QueryError(name, "the index has no such patient", "see `cbir info --cases`")
-                wanted |= found
-            removed = index.catalog.remove_cases(wanted)
-            if reference_cases:
-                removed += reference.leave(index)
-            index.file_vectors()
-            index.catalog.log("remove", {"cases": removed})
-        self._state = None
+        removed = filling.remove(self.case_index, case_ids, patients, reference_cases=reference_cases)
+        self._changed()
         return removed
 
     # ---- what its answers are worth ------------------------------------------------------------
@@ -402,7 +367,7 @@ class Index:
     @property
     def calibration_due(self) -> bool:
         """Whether it never learnt how such answers are to be read, or a tenth has changed since."""
-        return due(self.case_index, ranking=self.ranking, policy=self.policy)
+        return due(self.case_index, ranking=self.ranking)
 
     def calibrate(self, *, seed: int = 0) -> Calibration | None:
         """Learn from the index's own patients how its votes are to be read, and keep it in the folder.
@@ -457,114 +422,52 @@ class Index:
 
     # ---- care ----------------------------------------------------------------------------------
 
-    def info(self, *, check: bool = False) -> dict[str, Any]:
-        """Counts and provenance; with `check` also the recall of the search and the partition's shape."""
-        index = self.case_index
-        return index.about() | (index.check() if check else {})
+    def info(self, *, check: bool = False, cases: bool = False, failures: bool = False) -> dict[str, Any]:
+        """What is in the index: counts and provenance, as ``cbir info --json`` prints them.
+
+        Parameters
+        ----------
+        check : bool
+            Compare the search with exact search, and describe the partition.
+        cases, failures : bool
+            List the cases, and what could not be read.
+        """
+        return care.info(self.case_index, check=check, cases=cases, failures=failures)
 
     def verify(self, *, repair: bool = False) -> list[Problem]:
         """Check every checksum, row and vector; with `repair` mend what can be mended."""
-        if not repair:
-            return self.case_index.verify()
-        with self.case_index.writing("verify --repair"):
-            problems = self.case_index.verify(repair=True)
-        self._state = None
+        problems = care.verify(self.case_index, repair=repair)
+        self._changed(repair)
         return problems
 
+    def compact(self) -> tuple[int, int]:
+        """Fit the partition anew and free unused space; the folder's bytes before and after."""
+        sizes = care.compact(self.case_index)
+        self._changed()
+        return sizes
 
-def open_index(
-    path: Path_ | None = None,
-    encoder: Encoder | None = None,
-    *,
-    recall: float | None = None,
-    ranking: Ranking = RANKING,
-    policy: SearchPolicy = POLICY,
-    lazy: bool = False,
-) -> Index:
-    """Open an index folder.
+    def copy(self, to: AnyPath, *, store: str = LOCAL, catalog: str | None = None) -> dict[str, Any]:
+        """Copy the index to another engine and verify it there: it is whole in the end, or not there.
 
-    Parameters
-    ----------
-    path : path, optional
-        ``cbir-index``, or what the variable ``CBIR_INDEX`` says, if not given.
-    encoder, recall, ranking, policy, lazy
-        As in :class:`Index`.
+        Parameters
+        ----------
+        to : path
+            Folder of the copy; must not exist.
+        store, catalog
+            Where it is to lie, as :func:`cbir.create_index` takes it.
 
-    Raises
-    ------
-    CaseIndexError
-        If there is no index, or it is damaged or of another format.
+        Returns
+        -------
+        dict
+            :meth:`info` of the copy.
+        """
+        return care.copy(self.case_index, Path(to), store, catalog)
 
-    Examples
-    --------
-    >>> with open_index("cbir-index") as index:               # doctest: +SKIP
-    ...     answer = index.query("scan.nii", k=10, where={"who_grade": "4"})
-    ...     answer.hits[0].labels
-    {'who_grade': '4'}
-    """
-    folder = Path(path or os.environ.get("CBIR_INDEX") or FOLDER)
-    return Index(CaseIndex.open(folder, policy), encoder, recall, ranking=ranking, policy=policy, lazy=lazy)
-
-
-def create_index(
-    path: Path_,
-    *,
-    encoder: Encoder | str | None = None,
-    keep_ids: bool = False,
-    ranking: Ranking = RANKING,
-    policy: SearchPolicy = POLICY,
-    **where: str | None,
-) -> Index:
-    """Make an empty index.
-
-    Parameters
-    ----------
-    path : path
-        A new or empty folder.
-    encoder : Encoder or str, optional
-        The one that comes with cbir, if not given; by its name, or a file of weights.
-    keep_ids : bool
-        Patients keep the ids that the files give them.
-    ranking, policy
-        As in :class:`Index`.
-    **where
-        Where it lies, if not in the folder: as in :meth:`indexer.case_index.CaseIndex.create`.
-
-    Raises
-    ------
-    CaseIndexError
-        If there is an index already, or the folder holds something else or cannot be written.
-    EncoderError
-        If there is no such encoder.
-    """
-    folder = Path(path)
-    if (folder / "manifest.json").exists():
-        raise CaseIndexError(folder, "there is an index already", "open it, or name another folder")
-    chosen = load_encoder(encoder or DEFAULT) if encoder is None or isinstance(encoder, str) else encoder
-    given: dict[str, Any] = {name: value for name, value in where.items() if value is not None}
-    made = CaseIndex.create(folder, chosen, keep_ids=keep_ids, policy=policy, **given)
-    return Index(made, chosen, ranking=ranking, policy=policy, lazy=True)
-
-
-def reference_index(encoder: Encoder | None = None) -> Index:
-    """Open the public graded cases that come with cbir (see :mod:`indexer.reference`), for questions only.
-
-    Parameters
-    ----------
-    encoder : Encoder, optional
-        Instead of the installed one that made them; it must be the same.
-
-    Raises
-    ------
-    CaseIndexError
-        If there are none, or they are damaged.
-    EncoderError
-        If the encoder that made them is not installed.
-    """
-    cases = reference.opened()
-    encoder = encoder or cases.load_encoder()
-    reference.require(encoder)
-    return Index(cases, encoder)
+    def _changed(self, changed: bool = True) -> None:
+        """Let questions see what this process has committed."""
+        if changed:
+            with self._lock:
+                self._state = None
 
 
 def _ref(ref: ScanRef | str) -> ScanRef:

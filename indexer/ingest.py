@@ -7,6 +7,7 @@ each whole, so that an interrupted run loses at most one group and a second run 
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,11 +27,12 @@ from indexer.composite import COMPOSITE, beside
 from indexer.encoder import Composer, Encoder, look, trained_on
 from indexer.errors import LabelsError, PoisonError, ReadError
 from indexer.journal import Journal, journal
-from indexer.labels import Labels, find_labels, load_labels, tables_below
+from indexer.labels import Joined, Table, listed, load_tables
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
 from indexer.reading import Read, ReadScan
 from indexer.studies import composites
+from indexer.text import printable
 
 GROUP = 256
 """Slices that are embedded and committed together, at least."""
@@ -180,7 +182,7 @@ def ingest(
     roots: Sequence[Path | str],
     encoder: Encoder,
     *,
-    labels: Labels | None = None,
+    labels: Sequence[Table] = (),
     prune: bool = False,
     all_images: bool = False,
     with_reference: bool = False,
@@ -195,9 +197,9 @@ def ingest(
     roots : sequence of Path or str
         Files or folders; as str, such in a store that fsspec knows (see :mod:`indexer.remote`).
     encoder : Encoder
-    labels : Labels, optional
-        If not given, those that a root was indexed with before, else ``participants.tsv`` beside or
-        above it.
+    labels : sequence of Table
+        Beside those that a root was indexed with before, and those that lie below or beside it (see
+        :func:`indexer.labels.find_tables`).
     prune : bool
         Take sources below `roots` out of the index whose files are gone.
     all_images : bool
@@ -238,20 +240,20 @@ def ingest(
                     index, roots, labels, report, stand_ins, classes, tolerant=prune, all_images=all_images
                 )
             )
-        report.notes += map(stand_ins.named, _label_notes(found))
+        report.notes += map(stand_ins.named, dict.fromkeys(n for _, _, notes in found for n in notes))
         report.failed = [{k: stand_ins.named(v) for k, v in failure.items()} for failure in report.failed]
-        discovered = (stand_ins.source(source) for sources, _ in found for source in sources)
+        discovered = (stand_ins.source(source) for sources, _, _ in found for source in sources)
         sources = {source.name: source for source in discovered}
         if isinstance(encoder, Composer) and encoder.composite_size:
             # whoever names some files of a folder does not say that there are no others
             named = {str(r if isinstance(r, str) else r.parent.resolve() / r.name) for r in roots}
             several = beside([source for source in sources.values() if source.name not in named], index.case)
             sources |= {source.name: source for source in several}
-        tables = {index.patient(p): row for discovered, t in found for p, row in _rows(discovered, t)}
-        for patient, value in classes.items():
-            held_row = tables.get(index.patient(patient), {})
-            tables[index.patient(patient)] = {"class": value} | dict(held_row)
-        visits = {index.case(*v): row for discovered, t in found for v, row in _visit_rows(discovered, t)}
+        labels_of = [joined.labels for _, joined, _ in found]
+        persons = _united((index.patient(p), row) for each in labels_of for p, row in each.persons.items())
+        visits = _united((index.case(*v), row) for each in labels_of for v, row in each.visits.items())
+        of_class = {index.patient(patient): {"class": value} for patient, value in classes.items()}
+        persons = of_class | {patient: of_class.get(patient, {}) | row for patient, row in persons.items()}
         held = (path for root in roots for path in index.catalog.fingerprints(str(root)))
         gone = _gone(dict.fromkeys(held), sources, roots, stand_ins)
         files = [path for path in gone if (index.catalog.record(path) or {}).get("kind") != COMPOSITE]
@@ -260,12 +262,12 @@ def ingest(
             report.pruned = len(files)
         elif files:
             report.notes.append(
-                f"{len(files)} that are in the index are gone from the disk: {_listed(files)}; "
+                f"{len(files)} that are in the index are gone from the disk: {listed(files)}; "
                 "--prune takes them out"
             )
         with nullcontext(workers) if workers else Threads(encoder) as able:
-            _file(index, list(sources.values()), tables, visits, encoder, able, report, progress)
-        index.catalog.set_labels(tables)
+            _file(index, list(sources.values()), persons, visits, encoder, able, report, progress)
+        index.catalog.set_labels(persons)
         index.catalog.set_visit_labels(visits)
         of_case = {index.case(s.patient_id, s.study_id): s for s in sources.values()}
         index.catalog.set_visits(
@@ -273,9 +275,11 @@ def ingest(
         )
         if with_reference:
             report.reference = reference.join(index)
-        if labels is not None:
+        if labels:
             for root in roots:
-                index.catalog.set_labels_file(str(root), str(labels.path))
+                given = list(dict.fromkeys(table.named for table in labels))
+                before = [name for name in _remembered(index, root) if name not in given]
+                index.catalog.set_labels_file(str(root), json.dumps([*before, *given]))
         index.catalog.set_failures(
             [str(root) for root in roots], {f["source"]: f["reason"] for f in report.failed}
         )
@@ -404,134 +408,92 @@ def _finish(index: CaseIndex, report: IngestReport, start: float) -> None:
 def _discovered(
     index: CaseIndex,
     roots: Sequence[Path | str],
-    labels: Labels | None,
+    labels: Sequence[Table],
     report: IngestReport,
     stand_ins: remote.StandIns,
     classes: dict[str, str],
     *,
     tolerant: bool,
     all_images: bool,
-) -> Iterator[tuple[list[Source], Labels | None]]:
-    """Sources and labels table of each root; a root without images is a failure beside others.
+) -> Iterator[tuple[list[Source], Joined, list[str]]]:
+    """Sources of each root, what labels tables say of them, and notes on these.
 
-    A folder below a root that has a table of its own is taken by itself.
+    A root without images is a failure beside others.
     """
-    errors = []
+    errors: list[ReadError] = []
+    unfit: list[set[Path]] = []
     top: Path | None
     for name in roots:
-        given = labels if labels is not None else _remembered(index, name)
         if isinstance(name, str):
             root, top, failures = stand_ins.place(name)
             report.failed += [_failure(error.where, error) for error in failures]
         else:
             root, top = name, None
-        nested = [] if given is not None else tables_below(root)
-        found = False
-        for part in (root, *nested):
-            table = given if given is not None else find_labels(part, top)
-            try:
-                discovery = sandbox.discover(
-                    part, table, without=[n for n in nested if n != part], all_images=all_images
-                )
-            except ReadError as error:
-                if part == root:
-                    empty = error
-                continue
-            found = True
-            for what, n in discovery.taken.items():
-                report.taken[what] = report.taken.get(what, 0) + n
-            report.failed += [_failure(e.where, e) for e in discovery.failures]
-            report.notes += map(stand_ins.named, discovery.notes)
-            classes |= discovery.classes
-            if given is not None and not _fits(given, discovery.sources):
-                raise LabelsError(
-                    given.path,
-                    f"none of its rows fits an image in {part}",
-                    "check its ids or file names, or index without it",
-                )
-            yield discovery.sources, table
-        if not found:
-            errors.append(empty)
+        given = [*_held(index, name, labels), *labels]
+        tables, notes = sandbox.find_tables(root, top, given)
+        try:
+            discovery = sandbox.discover(root, tables, all_images=all_images)
+        except ReadError as error:
+            errors.append(error)
+            continue
+        for what, n in discovery.taken.items():
+            report.taken[what] = report.taken.get(what, 0) + n
+        report.failed += [_failure(e.where, e) for e in discovery.failures]
+        notes += (*discovery.notes, *discovery.joined.notes)
+        classes |= discovery.classes
+        unfit.append({table.path for table in discovery.joined.unfit} if discovery.sources else set())
+        if left := [table.name for table in discovery.joined.unfit if table.path.suffix.lower() != ".json"]:
+            notes.append(f"{len(left)} tables fit no image in {root}: {listed(left)}")
+        yield discovery.sources, discovery.joined, notes
+    if unfit and (nowhere := set.intersection(*unfit) & {table.path for table in labels}):
+        raise LabelsError(
+            min(nowhere),
+            f"none of its rows fits an image in {listed(list(map(str, roots)))}",
+            "check its ids or file names, or index without it",
+        )
     if errors and len(errors) == len(roots) and not tolerant:
         raise errors[0]
     if not tolerant:
         report.failed += [_failure(error.where, error) for error in errors]
 
 
-def _remembered(index: CaseIndex, root: Path | str) -> Labels | None:
-    """The labels table that a root was indexed with before."""
-    path = index.catalog.labels_file(str(root))
-    if path is None:
-        return None
-    if not Path(path).is_file():
-        raise LabelsError(path, f"labelled {root} before and is gone", "give the table with --labels")
-    return load_labels(Path(path))
+def _remembered(index: CaseIndex, root: Path | str) -> list[str]:
+    """The labels tables that a root was indexed with before, as they were named."""
+    held = index.catalog.labels_file(str(root))
+    return [] if held is None else json.loads(held) if held.startswith("[") else [held]
 
 
-def _fits(table: Labels, sources: Sequence[Source]) -> bool:
-    known = set(table.patients)
-    return not sources or any(
-        source.patient_id in known or table.names_file(source.files[0]) for source in sources
-    )
+def _held(index: CaseIndex, root: Path | str, labels: Sequence[Table]) -> list[Table]:
+    """The labels tables that a root was indexed with before, but for those that are given again."""
+    again = {table.path for table in labels}
+    tables: list[Table] = []
+    for name in _remembered(index, root):
+        try:
+            tables += (table for table in load_tables(Path(name)) if table.path not in again)
+        except LabelsError as error:
+            if Path(error.where).is_file():
+                raise
+            raise LabelsError(
+                error.where, f"labelled {root} before and is gone", "give the table with --labels"
+            ) from error
+    return tables
 
 
 def _failure(where: str | Path, error: ReadError) -> dict[str, str]:
     """An error as the report and the catalog hold it, on one line and in valid Unicode."""
-    return {"source": _printable(str(where)), "reason": _printable(error.explanation)}
+    return {"source": printable(str(where)), "reason": printable(error.explanation)}
 
 
-def _printable(text: str) -> str:
-    text = text.encode(errors="surrogateescape").decode(errors="replace")
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def _rows(discovered: Iterable[Source], table: Labels | None) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Labels of the patients that the table knows; of others it says nothing."""
-    known = set() if table is None else set(table.patients)
-    for source in discovered:
-        if table is not None and source.patient_id in known:
-            yield source.patient_id, table.of(source.patient_id)
-
-
-def _visit_rows(
-    discovered: Iterable[Source], table: Labels | None
-) -> Iterator[tuple[tuple[str, str], Mapping[str, str]]]:
-    """Labels of the visits, each a patient and a study, of the patients that the table knows."""
-    of_visit = getattr(table, "of_visit", None)
-    known = set() if table is None or of_visit is None else set(table.patients)
-    for source in discovered:
-        if of_visit is not None and source.patient_id in known:
-            visit = source.patient_id, source.study_id
-            yield visit, of_visit(*visit)
+def _united(rows: Iterable[tuple[str, Mapping[str, str]]]) -> dict[str, dict[str, str]]:
+    """Labels of one thing, together."""
+    united: dict[str, dict[str, str]] = {}
+    for name, row in rows:
+        united.setdefault(name, {}).update(row)
+    return united
 
 
 def _known(rows: Mapping[str, Mapping[str, str] | None]) -> dict[str, Mapping[str, str]]:
     return {name: row for name, row in rows.items() if row is not None}
-
-
-def _label_notes(found: Iterable[tuple[Sequence[Source], Labels | None]]) -> Iterator[str]:
-    """Where labels and data do not meet, one line each."""
-    of_table: dict[Path, tuple[Labels, list[tuple[Path, str]]]] = {}
-    for discovered, table in found:
-        if table is not None:
-            _, files = of_table.setdefault(table.path, (table, []))
-            files += [(source.files[0], source.patient_id) for source in discovered]
-    for table, files in of_table.values():
-        without_data, without_row = table.unmatched(files)
-        for names, what in ((without_data, "rows without data"), (without_row, "images without a row")):
-            if names:
-                yield f"{table.path}: {len(names)} {what}: {_listed(names)}"
-        for column, patients in table.conflicts.items():
-            yield (
-                f"{table.path}: {column} has several values for {len(patients)} patients, "
-                f"who stay without it: {_listed(patients)}"
-            )
-        if table.dropped:
-            yield f"{table.path}: not kept, since they may identify people: {', '.join(table.dropped)}"
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def _fingerprint(index: CaseIndex, source: Source) -> str:

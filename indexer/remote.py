@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from indexer.discovery.config import CONFIG
 from indexer.errors import CbirError, ReadError
 from indexer.files import FULL, disk_full
-from indexer.labels import PARTICIPANTS
+from indexer.labels import MOST_BYTES, PARTICIPANTS, is_table
 from indexer.readers import Source, formats
 
 HEAD = 2**16
@@ -280,7 +280,7 @@ def _stand_in(fs: Any, name: str, info: Mapping[str, Any], file: Path) -> None:
         info = fs.info(name)
     size = int(info.get("size") or 0)
     content = b""
-    if file.name in (CONFIG, PARTICIPANTS):
+    if file.name == CONFIG or (is_table(file.name) and size <= MOST_BYTES):
         content = fs.cat_file(name)
     elif size and not any(format.claims(file) for format in formats() if format.series is None):
         content = fs.cat_file(name, start=0, end=min(HEAD, size))

@@ -64,7 +64,14 @@ UNSAID: dict[str, dict[str, Any]] = {
         "prior_mass": 1.0,
         "set_mass": 0.9,
     },
-    "policy": {"exact_below": 20_000, "shortlist": 100, "depth": 64, "recall": None},
+    "policy": {
+        "exact_below": 20_000,
+        "exact_share": 0.1,
+        "deep_share": 0.005,
+        "shortlist": 100,
+        "depth": 64,
+        "recall": None,
+    },
 }
 """Under which the first calibrations were learnt, which do not say it."""
 
@@ -228,14 +235,15 @@ class Calibration:
 
     @classmethod
     def load(
-        cls, case_index: CaseIndex, ranking: Ranking = RANKING, policy: SearchPolicy = POLICY
+        cls, case_index: CaseIndex, ranking: Ranking = RANKING, policy: SearchPolicy | None = None
     ) -> Calibration | None:
-        """What the index folder holds for answers that are ranked and searched so; else None."""
+        """What the folder holds, if it was learnt from answers ranked and searched so; else None."""
         held = cls.read(case_index.folder)
-        version = case_index.manifest.encoder_version
-        return None if held is None or held.stale(version, ranking, policy) else held
+        return None if held is None or held.stale(case_index, ranking, policy) else held
 
-    def stale(self, encoder_version: str, ranking: Ranking, policy: SearchPolicy) -> str | None:
+    def stale(
+        self, case_index: CaseIndex, ranking: Ranking = RANKING, policy: SearchPolicy | None = None
+    ) -> str | None:
         """Why it tells nothing of answers that are given otherwise; None where it does.
 
         Returns
@@ -243,8 +251,9 @@ class Calibration:
         str or None
             A clause, such as ``learnt under another ranking (composite_weight 8.0, now 4.0)``.
         """
-        if self.encoder_version != encoder_version:
-            return f"learnt by another encoder (version {self.encoder_version}, now {encoder_version})"
+        version, policy = case_index.manifest.encoder_version, policy or case_index.policy
+        if self.encoder_version != version:
+            return f"learnt by another encoder (version {self.encoder_version}, now {version})"
         for what, then, now in (("ranking", self.ranking, ranking), ("search policy", self.policy, policy)):
             changed = [
                 f"{field.name} {getattr(then, field.name)}, now {getattr(now, field.name)}"
@@ -334,13 +343,12 @@ def due(
     case_index: CaseIndex,
     contents: Contents | None = None,
     ranking: Ranking = RANKING,
-    policy: SearchPolicy = POLICY,
 ) -> bool:
     """Whether an index should be calibrated: it never was for this way to answer, or a tenth has changed.
 
     The vectors are not read. `contents`, where they are at hand, spare reading the catalog.
     """
-    held = Calibration.load(case_index, ranking, policy)
+    held = Calibration.load(case_index, ranking)
     contents = contents or case_index.catalog.contents()
     if held is None:
         return len(set(contents.patient_ids)) >= ENOUGH

@@ -6,12 +6,26 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypedDict
 
 from indexer.errors import QueryError
 from indexer.scan import Scan
 
 Box = tuple[int, int, int, int]
 """``(x0, y0, x1, y1)`` in pixels of the displayed slice, from the top left, end exclusive."""
+
+
+class Fields(TypedDict, total=False):
+    """What a :class:`Question` has beside what asks and `k`."""
+
+    where: Mapping[str, str] | None
+    region: Box | None
+    region_slice: int | None
+    mask: str | os.PathLike[str] | None
+    exclude_patient: str | Sequence[str] | None
+    all_cases: bool
+    visit: str | None
+    recall: float | None
 
 
 @dataclass(frozen=True)

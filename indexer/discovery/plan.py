@@ -21,8 +21,17 @@ from indexer.discovery.series import left_out
 from indexer.discovery.stacks import in_order, is_stack
 from indexer.discovery.tokens import split, stem
 from indexer.discovery.vocabulary import CLASSES, Kind
-from indexer.errors import LabelsError, ReadError
-from indexer.labels import PARTICIPANTS, Labels, find_labels
+from indexer.errors import ReadError
+from indexer.labels import (
+    PARTICIPANTS,
+    Joined,
+    Mentioned,
+    Table,
+    find_tables,
+    join,
+    mentions,
+    renamed,
+)
 from indexer.readers.formats import Format, formats
 from indexer.readers.source import Source
 from indexer.scan import Scan
@@ -131,6 +140,8 @@ class Discovery:
         What the user should know.
     unread : dict
         Files of known formats that nothing here reads, by ending.
+    joined : Joined
+        What labels tables say of the sources.
     """
 
     sources: list[Source] = field(default_factory=list)
@@ -141,8 +152,9 @@ class Discovery:
     classes: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unread: dict[str, int] = field(default_factory=dict)
+    joined: Joined = field(default_factory=Joined)
 
-    def planned(self, labels: Labels | None = None) -> list[Planned]:
+    def planned(self) -> list[Planned]:
         """All of it, images first."""
         images = [
             Planned(
@@ -151,16 +163,16 @@ class Discovery:
                 source.patient_id,
                 source.study_id,
                 "+".join(source.channels) or source.sequence,
-                labels=self.labels_of(source, labels),
+                labels=self.labels_of(source),
             )
             for source in self.sources
         ]
         return images + self.regions + self.ignored
 
-    def labels_of(self, source: Source, labels: Labels | None) -> dict[str, str]:
-        """What table and class folder say of a source's patient."""
+    def labels_of(self, source: Source) -> dict[str, str]:
+        """What tables and the class folder say of a source's visit."""
         given = {"class": c} if (c := self.classes.get(source.patient_id)) else {}
-        return given | (labels.of(source.patient_id) if labels is not None else {})
+        return given | self.joined.labels.of_case(source.patient_id, source.study_id)
 
 
 @dataclass
@@ -174,7 +186,7 @@ class _Found:
 
 def discover(
     root: Path,
-    labels: Labels | None = None,
+    tables: Sequence[Table] = (),
     *,
     without: Collection[Path] = (),
     all_images: bool = False,
@@ -185,8 +197,9 @@ def discover(
     ----------
     root : Path
         A folder or a file. A file is taken on its own, even if it is called like a slice of a stack.
-    labels : Labels, optional
-        Where they know whose an image is, they decide; they never part what structure holds together.
+    tables : sequence of Table
+        Of labels. Where they know whose an image is, they decide (see :func:`indexer.labels.join`); they
+        never part what structure holds together.
     without : collection of Path
         Folders to leave out.
     all_images : bool
@@ -197,7 +210,7 @@ def discover(
     ReadError
         If nothing below `root` could be an image.
     LabelsError
-        If a row of `labels` fits several files.
+        If a table that the user named cannot be joined.
     """
     root = root.resolve() if root.is_dir() else root.parent.resolve() / root.name
     if not root.exists():
@@ -208,12 +221,11 @@ def discover(
     else:
         found = Discovery()
         files = sorted(walk.files(root, found.failures, without))
-        _decide(files, root, labels, found, all_images=all_images)
+        _decide(files, root, tables, found, all_images=all_images)
         number = len(files)
     found.failures = list({str(failure): failure for failure in found.failures}.values())
-    if labels is not None:
-        found.sources = _labelled(found.sources, labels)
-        _refuse_ambiguous(found.sources, labels)
+    found.joined = join(tables, found.sources)
+    found.sources = [_of_patient(source, found.joined.patients) for source in found.sources]
     found.sources.sort(key=lambda source: source.path)
     _counted(found)
     if not found.sources and not found.failures:
@@ -229,11 +241,11 @@ def read(what: Source | Path) -> list[Scan]:
     ReadError
         The first reason met why something cannot be read.
     LabelsError
-        If the labels table found beside or above it cannot be understood.
+        If a ``participants.tsv`` beside or above it cannot be understood.
     """
     if isinstance(what, Source):
         return readers.read(what)
-    found = discover(what, find_labels(what))
+    found = discover(what, find_tables(what)[0])
     if found.failures:
         raise found.failures[0]
     return [scan for source in found.sources for scan in readers.read(source)]
@@ -242,7 +254,7 @@ def read(what: Source | Path) -> list[Scan]:
 def _decide(
     files: Sequence[Path],
     root: Path,
-    labels: Labels | None,
+    tables: Sequence[Table],
     found: Discovery,
     *,
     all_images: bool,
@@ -252,12 +264,12 @@ def _decide(
     claimed, rest = _claimed(files, found.failures)
     named = [file for file in files if file.suffix.lower() == ".json"]
     channels, derived = sidecars.channels(named), sidecars.derivatives(named)
-    candidates, series = _candidates(claimed, root, labels, channels, derived, found, stacks=stacks)
+    candidates, series = _candidates(claimed, root, mentions(tables), channels, derived, found, stacks=stacks)
     above = [root.name, *(parent.name for parent in root.parents)]
     look = _looker(candidates) if stacks else lambda item, images: None
     decided = layout([each.item for each in candidates], above, look, all_images=all_images)
     found.notes += decided.doubts
-    _left(rest, labels, found)
+    _left(rest, {table.path for table in tables}, found)
     _series(series, found, all_images=all_images)
     _filed(candidates, decided.decisions, found)
     _classes(candidates, decided.decisions, found)
@@ -273,7 +285,7 @@ def _alone(file: Path) -> Discovery:
         return Discovery()
     if format.series is not None:
         found = Discovery()
-        _decide([file], file.parent, None, found, all_images=True)
+        _decide([file], file.parent, (), found, all_images=True)
         return found
     folder = _folder(file.parent, _changed(file.parent))
     found = Discovery(failures=list(folder.failures))
@@ -298,7 +310,7 @@ def _folder(folder: Path, _changed: tuple[object, ...]) -> Discovery:
     files = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
     claimed = [file for file in files if any(f.claims(file) for f in named) and file.is_file()]
     sides = [file for file in files if file.name == sidecars.DATASET]
-    _decide([*claimed, *sides], folder, None, found, all_images=True, stacks=False)
+    _decide([*claimed, *sides], folder, (), found, all_images=True, stacks=False)
     return found
 
 
@@ -324,7 +336,7 @@ def _claimed(
 def _candidates(
     claimed: Iterable[tuple[Path, Format]],
     home: Path,
-    labels: Labels | None,
+    mentioned: Mentioned,
     channels: Sequence[sidecars.Channels],
     derived: set[Path],
     found: Discovery,
@@ -360,7 +372,7 @@ def _candidates(
         config = _config(folder, configs, found)
         if isinstance(config, ReadError):
             continue
-        volumes += _pictures(folder, members, config, labels, home, found, stacks=stacks)
+        volumes += _pictures(folder, members, config, mentioned, home, found, stacks=stacks)
     series: list[Source] = []
     for format, members_ in by_header.values():
         assert format.series is not None
@@ -452,7 +464,7 @@ def _pictures(
     folder: Path,
     members: Sequence[tuple[Path, Format]],
     config: Config | None,
-    labels: Labels | None,
+    mentioned: Mentioned,
     home: Path,
     found: Discovery,
     *,
@@ -469,7 +481,7 @@ def _pictures(
         return _Found(format, source, _stated(Item(path.relative_to(home).parts, picture=True), path, config))
 
     found_ = [single(file) for file in outlines]
-    if stacks and is_stack(folder, images, config, labels):
+    if stacks and is_stack(folder, images, config, mentioned):
         try:
             ordered = in_order(folder, images)
         except ReadError as error:
@@ -632,12 +644,12 @@ def _says_nothing(name: str) -> bool:
     return all(t.kind in (Kind.CONTAINER, Kind.PROTOCOL, Kind.PLAIN, Kind.SEQUENCE) for t in split(name))
 
 
-def _left(rest: Iterable[Path], labels: Labels | None, found: Discovery) -> None:
+def _left(rest: Iterable[Path], tables: Collection[Path], found: Discovery) -> None:
     """Files of no format here; known image formats are counted by their ending."""
     ignored = 0
     unread: Counter[str] = Counter()
     for file in rest:
-        if file.name in (CONFIG, PARTICIPANTS) or (labels is not None and file == labels.path):
+        if file.name in (CONFIG, PARTICIPANTS) or file in tables:
             continue
         ending = file.suffix.lower()
         if ending == ".gz":
@@ -652,38 +664,12 @@ def _left(rest: Iterable[Path], labels: Labels | None, found: Discovery) -> None
     ]
 
 
-def _labelled(sources: Sequence[Source], labels: Labels) -> list[Source]:
-    """The sources with the patients that the labels table knows them by; no patient is parted by it."""
-    given: dict[str, set[str]] = defaultdict(set)
-    named: list[str | None] = []
-    for source in sources:
-        hints = (f"{source.patient_id}_{source.study_id}" if source.study_id else "", source.patient_id)
-        patient = next(
-            (p for hint in hints if hint and (p := labels.patient_of(source.files[0], hint)) is not None),
-            None,
-        )
-        named.append(patient)
-        if patient is not None:
-            given[source.patient_id].add(patient)
-    return [
-        source
-        if patient is None or len(given[source.patient_id]) > 1
-        else replace(source, patient_id=patient)
-        for source, patient in zip(sources, named, strict=True)
-    ]
-
-
-def _refuse_ambiguous(sources: Sequence[Source], labels: Labels) -> None:
-    """Refuse a table whose file names, being looked for by their ends, fit more than one file."""
-    rows: dict[str, Path] = {}
-    for source in sources:
-        row = labels.row_of(source.files[0])
-        if row is None or (labels.path.parent / row).exists():
-            continue
-        if row in rows:
-            reason = f"its row {row} fits both {rows[row]} and {source.path}"
-            raise LabelsError(labels.path, reason, "write the files' paths relative to the table's folder")
-        rows[row] = source.path
+def _of_patient(source: Source, patients: Mapping[Path, str]) -> Source:
+    """The source with the patient that a labels table says it is of."""
+    patient = patients.get(source.path)
+    if patient is None:
+        return source
+    return replace(source, patient_id=patient, study_id=renamed(source.study_id, source.patient_id, patient))
 
 
 def _counted(found: Discovery) -> None:

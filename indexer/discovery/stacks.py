@@ -24,22 +24,21 @@ from indexer.discovery.config import Config
 from indexer.discovery.tokens import stem
 from indexer.discovery.vocabulary import GROUPS, SLICE
 from indexer.errors import ReadError
-from indexer.labels import Labels
+from indexer.labels import Mentioned
 
 _BEHIND = re.compile(r"[-_ .]?(?:slice|img|image|z|s)?[-_ .]?(\d+)", re.IGNORECASE)
 
 
-def is_stack(folder: Path, files: Sequence[Path], config: Config | None, labels: Labels | None) -> bool:
+def is_stack(folder: Path, files: Sequence[Path], config: Config | None, mentioned: Mentioned) -> bool:
     """Whether the pictures of a folder are slices of one scan (the rule at the top of this module)."""
     if len(files) < 2:
         return False
     if config is not None and config.stack is not None:
         return config.stack
-    if labels is not None:
-        if any(labels.names_file(file) for file in files):
-            return False
-        if labels.names_folder(folder):
-            return True
+    if any(mentioned.file(file) for file in files):
+        return False
+    if mentioned.folder(folder):
+        return True
     return all(SLICE.fullmatch(stem(file.name)) for file in files) or is_numbered(
         folder.name, [stem(file.name) for file in files]
     )

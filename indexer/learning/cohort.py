@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from indexer import sandbox
 from indexer.errors import CbirError, LabelsError
-from indexer.labels import Labels
+from indexer.labels import Labels, Table, identifies
 from indexer.readers import Source
 from indexer.scan import Scan
 
@@ -22,7 +22,8 @@ class Cohort:
     ----------
     root : Path
         A folder or file of images.
-    labels : Labels
+    tables : sequence of Table
+        Of labels.
     columns : tuple of str
         Label columns to learn. Cohorts of one table share their heads.
     read : callable
@@ -31,24 +32,35 @@ class Cohort:
         Changes whenever `read` would give something else for the same files.
     importance : float
         How often its slices are drawn, as a multiple of what they would be.
+    labels : Labels
+        What the tables say, once the images are found.
     """
 
     root: Path
-    labels: Labels
+    tables: Sequence[Table]
     columns: tuple[str, ...]
     read: Callable[[Source], list[Scan]] = sandbox.read
     version: str = ""
     importance: float = 1.0
+    labels: Labels = field(default_factory=Labels)
+
+    @property
+    def table(self) -> Path:
+        """The first table that has a column to learn."""
+        having = (each.path for each in self.tables if set(self.columns) & set(each.header))
+        return next(having, self.tables[0].path)
 
 
-def cohorts(folders: Sequence[Path], tables: Sequence[Labels], columns: Sequence[str]) -> list[Cohort]:
+def cohorts(
+    folders: Sequence[Path], tables: Sequence[Sequence[Table]], columns: Sequence[str]
+) -> list[Cohort]:
     """Folders with their labels tables, each learning those of the columns that its table has.
 
     Parameters
     ----------
     folders : sequence of Path
-    tables : sequence of Labels
-        One a folder.
+    tables : sequence of sequence of Table
+        Those of each folder; one at least.
     columns : sequence of str
 
     Raises
@@ -58,10 +70,11 @@ def cohorts(folders: Sequence[Path], tables: Sequence[Labels], columns: Sequence
     """
     found = []
     for folder, table in zip(folders, tables, strict=True):
-        mine = tuple(column for column in columns if column in table.columns)
+        there = [name for each in table for name in each.header if name and not identifies(name)]
+        mine = tuple(column for column in columns if column in there)
         if not mine:
-            known = ", ".join(table.columns) or "none"
-            raise LabelsError(table.path, f"has no column {' or '.join(columns)}", f"choose of: {known}")
+            known = ", ".join(dict.fromkeys(there)) or "none"
+            raise LabelsError(table[0].path, f"has no column {' or '.join(columns)}", f"choose of: {known}")
         found.append(Cohort(folder, table, mine))
     for column in columns:
         if all(column not in cohort.columns for cohort in found):

@@ -97,7 +97,7 @@ def load_composites(
     composites is left out.
     """
     found, failed = _sources(cohorts)
-    for cohort in cohorts:
+    for cohort in {id(of): of for of, _ in found}.values():
         found += [(cohort, source) for source in beside([s for of, s in found if of is cohort], _visit)]
 
     def cut(scans: Sequence[Scan]) -> list[_Cut]:
@@ -120,7 +120,8 @@ def _sources(cohorts: Sequence[Cohort]) -> tuple[list[tuple[Cohort, Source]], li
     found: list[tuple[Cohort, Source]] = []
     failed: list[tuple[str, str]] = []
     for cohort in cohorts:
-        there = sandbox.discover(cohort.root, cohort.labels)
+        there = sandbox.discover(cohort.root, cohort.tables)
+        cohort = replace(cohort, labels=there.joined.labels)
         failed += [(error.where, error.explanation) for error in there.failures]
         found += [(cohort, source) for source in there.sources]
     return found, failed
@@ -256,17 +257,17 @@ def _labelled(pack: _Pack, found: Sequence[tuple[Cohort, Source]], *, all_column
         unknown = set(cohort.columns) - set(cohort.labels.columns)
         if unknown:
             known = ", ".join(cohort.labels.columns) or "none"
-            raise LabelsError(cohort.labels.path, f"has no column {min(unknown)!r}", f"choose of: {known}")
-        held = tables.setdefault(cohort.labels.path, [])
+            raise LabelsError(cohort.table, f"has no column {min(unknown)!r}", f"choose of: {known}")
+        held = tables.setdefault(cohort.table, [])
         held += [column for column in cohort.columns if column not in held]
     names = [column for columns in tables.values() for column in columns]
-    rows = [cohort.labels.of(source.patient_id) for cohort, source in found]
+    rows = [cohort.labels.of_case(source.patient_id, source.study_id) for cohort, source in found]
     targets, classes = {}, {}
     for path, columns in tables.items():
         for column in columns:
             head = column if names.count(column) == 1 else f"{path.parent.name}/{column}"
             values = [
-                row.get(column, "") if cohort.labels.path == path else ""
+                row.get(column, "") if cohort.table == path else ""
                 for (cohort, _), row in zip(found, rows, strict=True)
             ]
             present = classes_of([values[i] for i in np.unique(pack.source)])

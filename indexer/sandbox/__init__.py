@@ -12,7 +12,7 @@ debug a reader: then a crash of a decoder is a crash of the program.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from indexer.composite import COMPOSITE
 from indexer.discovery import Discovery
 from indexer.errors import PoisonError
-from indexer.labels import Labels
+from indexer.labels import Table
 from indexer.preprocess import Preprocessing
 from indexer.readers.source import Source
 from indexer.reading import Read
@@ -33,7 +33,7 @@ __all__ = [
     "Limits",
     "Sandbox",
     "discover",
-    "load_labels",
+    "find_tables",
     "prepare",
     "read",
     "read_mask",
@@ -42,15 +42,17 @@ __all__ = [
 ]
 
 
-def discover(root: Path, labels: Labels | None = None, **options: Any) -> Discovery:
+def discover(root: Path, tables: Sequence[Table] = (), **options: Any) -> Discovery:
     """As :func:`indexer.discovery.discover`; a file whose header ends the process is one of the failures."""
-    found: Discovery = shared().discover("discover", root, labels, options)
+    found: Discovery = shared().discover("discover", root, tables, options)
     return found
 
 
-def load_labels(path: Path) -> Labels:
-    """As :func:`indexer.labels.load_labels`, for a table that a stranger sent."""
-    found: Labels = shared().call("table", path, where=path, size=_size([path]))
+def find_tables(
+    root: Path, top: Path | None = None, given: Sequence[Table] = ()
+) -> tuple[list[Table], list[str]]:
+    """As :func:`indexer.labels.find_tables`."""
+    found: tuple[list[Table], list[str]] = shared().discover("tables", root, top, tuple(given))
     return found
 
 

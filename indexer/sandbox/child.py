@@ -15,7 +15,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from indexer import readers, reading, runtime, watch
 from indexer.discovery import Discovery, discover
 from indexer.errors import CbirError, ReadError
-from indexer.labels import Labels, find_labels, load_labels
+from indexer.labels import Table, find_tables
 from indexer.sandbox.protocol import (
     ANSWER,
     COMMAND,
@@ -151,11 +151,11 @@ def _resident() -> int:
 
 
 def _discover_labelled(root: Path) -> Discovery:
-    return discover(root, find_labels(root))
+    return discover(root, find_tables(root)[0])
 
 
-def _discover(root: Path, labels: Labels | None, options: Mapping[str, Any]) -> Discovery:
-    return discover(root, labels, **options)
+def _discover(root: Path, tables: Sequence[Table], options: Mapping[str, Any]) -> Discovery:
+    return discover(root, tables, **options)
 
 
 def _mask(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64] | None, source: Path) -> Any:
@@ -168,5 +168,5 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "mask": _mask,
     "prepare": reading.read,
     "read": readers.read,
-    "table": load_labels,
+    "tables": find_tables,
 }

@@ -39,7 +39,6 @@ _SAFE = {
     "datetime": {"date", "datetime", "time", "timedelta"},
     "numpy": {"dtype", "ndarray"},
     "_codecs": {"encode"},
-    "indexer.labels": {"Labels"},
     __name__: {"turned", "uniform"},
 }
 _NUMPY = {"_frombuffer", "scalar", "_reconstruct"}

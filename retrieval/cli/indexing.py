@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from indexer.discovery import Planned
     from indexer.encoder import Encoder
     from indexer.ingest import Workers
-    from indexer.labels import Labels
+    from indexer.labels import Table
 
 
 def index(
@@ -36,9 +36,11 @@ def index(
     ],
     index: IndexOption = DEFAULT_INDEX,
     labels: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            metavar="FILE", help="Labels (csv, tsv); else participants.tsv beside or above the data."
+            metavar="FILE[:COLUMN]",
+            help="Labels (csv, tsv, xlsx, JSON) beside those found with the data, and the column that names "
+            "whose they are, if that is in doubt; repeatable.",
         ),
     ] = None,
     keep_ids: Annotated[bool, typer.Option("--keep-ids", help="Store patient ids as they are.")] = False,
@@ -76,17 +78,17 @@ def index(
     from indexer.case_index import CaseIndex
     from indexer.encoder import DEFAULT, load_encoder
     from indexer.ingest import ingest
-    from indexer.labels import load_labels
+    from indexer.labels import load_tables
     from indexer.remote import is_address
 
     named = engines(engine, uri, catalog)
-    table = load_labels(labels) if labels else None
+    tables = [table for path in labels or () for table in load_tables(path)]
     roots = [path if is_address(path) else Path(path).absolute() for path in paths]
     for path, root in zip(paths, roots, strict=True):
         if isinstance(root, Path) and not root.exists() and not prune:
             raise CbirError(path, "does not exist", "name a file or folder of images")
     if dry_run:
-        _show_plan(roots, table, all_images=all_images, as_json=as_json)
+        _show_plan(roots, tables, all_images=all_images, as_json=as_json)
         return
     existing = CaseIndex.open(index) if (index / "manifest.json").exists() else None
     if existing:
@@ -116,7 +118,7 @@ def index(
                 case_index,
                 roots,
                 model,
-                labels=table,
+                labels=tables,
                 prune=prune,
                 with_reference=with_reference,
                 workers=workers,
@@ -154,23 +156,22 @@ def index(
 
 
 def _show_plan(
-    roots: Sequence[Path | str], labels: Labels | None, *, all_images: bool, as_json: bool
+    roots: Sequence[Path | str], labels: Sequence[Table], *, all_images: bool, as_json: bool
 ) -> None:
     """What ``cbir index`` would do."""
     from indexer import sandbox
     from indexer.discovery import summary
-    from indexer.labels import find_labels
 
     planned: list[Planned] = []
     for root in roots:
         if isinstance(root, str):
             raise CbirError(root, "cannot be planned: it is in a store", "plan a local copy of a part")
-        given = labels or find_labels(root)
-        found = sandbox.discover(root, given, all_images=all_images)
-        planned += found.planned(given)
+        tables, notes = sandbox.find_tables(root, given=labels)
+        found = sandbox.discover(root, tables, all_images=all_images)
+        planned += found.planned()
         for failure in found.failures:
             say(f"not read: {failure}")
-        for note in found.notes:
+        for note in (*found.notes, *notes, *found.joined.notes):
             say(note)
     for warning in summary.warnings(planned):
         say(f"warning: {warning}")

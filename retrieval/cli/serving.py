@@ -23,6 +23,10 @@ def serve(
         list[str] | None,
         typer.Option(metavar="HOST", help="Name by which a proxy in front is called; repeatable."),
     ] = None,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="A proxy that says where requests come from; repeatable."),
+    ] = None,
     pacs: Annotated[
         str | None, typer.Option(metavar="URL", help="An Orthanc to follow, such as http://127.0.0.1:8042.")
     ] = None,
@@ -49,7 +53,7 @@ def serve(
     Example: `cbir serve --port 8043`
     """
     with extra("serve"):
-        from retrieval.service.app import serve as run
+        from retrieval.service.server import serve as run
     from retrieval.service.settings import Settings
 
     run(
@@ -62,6 +66,7 @@ def serve(
             modalities=tuple(modality or ("MR",)),
             audit=audit,
             names=tuple(name or ()),
+            proxies=tuple(proxy or ()),
             max_upload=max_upload * 2**20,
             max_unpacked=max_unpacked * 2**20,
             workers=workers,

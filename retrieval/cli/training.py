@@ -46,8 +46,9 @@ def train(
 
     Example: `cbir train ./mri --label who_grade --without fold=3 --out grades.safetensors`
     """
+    from indexer import sandbox
     from indexer.errors import LabelsError
-    from indexer.labels import find_labels, load_labels
+    from indexer.labels import load_tables
     from indexer.learning.cohort import cohorts
     from indexer.learning.fitting import fit
     from indexer.learning.recipe import Recipe
@@ -60,15 +61,17 @@ def train(
     for folder in folders:
         if not folder.exists():
             raise CbirError(folder, "does not exist", "name a folder of images")
-    named = [load_labels(path) for path in labels or []]
-    tables = [named[i % len(named)] if named else find_labels(folder) for i, folder in enumerate(folders)]
+    named = [load_tables(path) for path in labels or []]
+    tables = [
+        named[i % len(named)] if named else sandbox.find_tables(folder)[0] for i, folder in enumerate(folders)
+    ]
     for folder, table in zip(folders, tables, strict=True):
-        if table is None:
-            raise LabelsError(folder, "has no participants.tsv", "name a labels table with --labels")
+        if not table:
+            raise LabelsError(folder, "has no labels table", "name a labels table with --labels")
     with bars() as bar:
         try:
             report = fit(
-                cohorts(folders, [table for table in tables if table], label),
+                cohorts(folders, tables, label),
                 out,
                 Recipe(epochs=epochs, draws=draws, seed=seed),
                 cache=cache,

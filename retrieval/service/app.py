@@ -1,17 +1,16 @@
-"""The service as an ASGI application, and the server that runs it."""
+"""The service as an ASGI application."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
-import socket
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+import inspect
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-import uvicorn
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -22,10 +21,12 @@ from starlette.exceptions import HTTPException
 from indexer.encoder import Encoder
 from indexer.errors import CbirError, LabelsError, QueryError, ReadError, WriterBusyError
 from retrieval.answer import NOTICE
-from retrieval.service.core import Missing, Service
+from retrieval.service.core import Service
 from retrieval.service.follower import Follower
 from retrieval.service.guard import Guard
+from retrieval.service.models import Failure
 from retrieval.service.orthanc import NotInPacs, PacsError
+from retrieval.service.pictures import Missing
 from retrieval.service.pool import Busy, Pool
 from retrieval.service.routes import ROUTES, STATIC, Route
 from retrieval.service.settings import Settings
@@ -46,11 +47,8 @@ STATUS: tuple[tuple[type[CbirError], int], ...] = (
 )
 """Errors and the status they end in; the first that fits."""
 
-LOCAL = "local"
-"""Name of who calls a service without tokens, in the audit trail."""
 LOOKING = 64
 """Pictures and uploads that wait for a thread, at most."""
-CONNECTIONS = 512
 
 
 def create_app(
@@ -102,9 +100,9 @@ def create_app(
         docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Guard, settings=settings, tokens=tokens)
     for route in ROUTES:
-        _add(app, route, tokens)
+        _add(app, route)
     app.mount("/static", _Static(directory=STATIC, check_dir=False))
     app.add_exception_handler(CbirError, _refused)
     app.add_exception_handler(Busy, _busy)
@@ -122,122 +120,73 @@ class _Static(StaticFiles):
         return response
 
 
-def serve(settings: Settings, encoder: Encoder | None = None) -> None:
-    """Run the service until it is told to stop (SIGINT, SIGTERM).
-
-    Raises
-    ------
-    CbirError
-        If it cannot start.
-    """
-    try:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        listener = socket.socket(family)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        where = f"{settings.host}:{settings.port}"
-        raise CbirError(where, f"cannot listen there ({error.strerror})", "choose another --port") from error
-    with listener:
-        if settings.tokens is not None:
-            Tokens.load(settings.tokens)  # before an index is made
-        service = Service(settings, encoder)  # here, because uvicorn would tell a traceback
-        config = uvicorn.Config(
-            create_app(settings, service=service),
-            log_config=None,
-            access_log=False,  # addresses hold case ids
-            server_header=False,
-            ws="none",
-            limit_concurrency=CONNECTIONS,
-            timeout_graceful_shutdown=30,
-        )
-        # uvicorn raises the signal again when it has shut down; being stopped is no failure
-        signal.signal(signal.SIGTERM, lambda *_: None)
-        with suppress(KeyboardInterrupt):
-            _Server(config).run(sockets=[listener])
-
-
-class _Server(uvicorn.Server):
-    """Says where it listens once it does."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started and sockets:
-            host, port = sockets[0].getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            print(f"cbir: serving on http://{shown}:{port} ({NOTICE})", file=sys.stderr, flush=True)
-
-
 # ---- who may do what -----------------------------------------------------------------------------
 
 _bearer = HTTPBearer(auto_error=False, description="A token made by `cbir token`")
 
 
-def allowed(role: Role, tokens: Tokens | None) -> Callable[..., Awaitable[None]]:
-    """A dependency that lets a request pass whose token has the role; who asks is known afterwards."""
+def allowed(role: Role) -> Callable[..., Awaitable[None]]:
+    """A dependency that lets a request pass whose token has the role; the guard knows whose it is."""
 
     async def check(
         request: Request,
-        credentials: HTTPAuthorizationCredentials | None = Depends(_bearer),  # noqa: B008
+        credentials: HTTPAuthorizationCredentials | None = Depends(_bearer),  # noqa: B008  # for the description
     ) -> None:
-        if tokens is None:
-            request.state.who, request.state.role = LOCAL, Role.ADMIN
-            return
-        token = tokens.find(credentials.credentials) if credentials else None
-        held = Role[token.role.upper()] if token else None
-        if token is not None and held is not None and held >= role:
-            request.state.who, request.state.role = token.name, held
-            return
-        status = 401 if token is None else 403
-        address = request.client.host if request.client else ""
-        request.app.state.service.audit.record(
-            "refused",
-            token.name if token else "",
-            "refused",
-            address=address,
-            method=request.method,
-            route=request.scope["route"].path,
-            status=status,
-        )
-        if token is None:
+        held = request.state.role
+        if held is None:
             raise HTTPException(401, "a valid token is needed", {"WWW-Authenticate": "Bearer"})
-        raise HTTPException(403, f"this needs the role {role.name.lower()}")
+        if held < role:
+            raise HTTPException(403, f"this needs the role {role.name.lower()}")
 
-    check.role = role  # type: ignore[attr-defined]
     return check
 
 
-def _add(app: FastAPI, route: Route, tokens: Tokens | None) -> None:
-    about = dict(route.openapi)
-    status = about.get("status", 200)
-    media = about.get("media", "application/json")
-    content = {"example": about["answer"]} if "answer" in about else {}
-    responses: dict[int | str, dict[str, Any]] = {
-        status: {"description": "Done", "content": {media: content}}
-    }
-    failures = {404: "Unknown"}
+def only(known: Set[str]) -> Callable[[Request], Awaitable[None]]:
+    """A dependency that refuses what an address asks for and nobody would answer."""
+
+    async def check(request: Request) -> None:
+        for name, times in Counter(name for name, _ in request.query_params.multi_items()).items():
+            if name not in known:
+                there_are = ", ".join(known) or "none"
+                raise HTTPException(422, f"there is no such parameter; known are: {there_are}")
+            if times > 1:
+                raise HTTPException(422, f"{name}: it is given several times")
+
+    return check
+
+
+def _add(app: FastAPI, route: Route) -> None:
+    responses: dict[int | str, dict[str, Any]] = {route.status: {"description": "Done"}}
+    if route.reply is not None:
+        responses[route.status]["model"] = route.reply
+    else:
+        responses[route.status]["content"] = {route.media: {}}
+    failures = {404: "Unknown", 422: "Not a question", 429: "Too many without a token"}
     if route.role is not None:
         failures |= {401: "No valid token", 403: "Not the role", 503: "Too busy, see Retry-After"}
-    if "form" in about:
+    if route.form is not None:
         failures |= {413: "Too much", 415: "No form", 422: "Not readable, or not a question", 408: "Too slow"}
     for code, meaning in sorted(failures.items()):
-        example = {"detail": f"{meaning.lower()}: the reason in one line"}
-        responses[code] = {"description": meaning, "content": {"application/json": {"example": example}}}
+        responses[code] = {"description": meaning, "model": Failure}
     extra: dict[str, Any] = {}
-    if "form" in about:
-        schema = {"type": "object", "properties": about["form"]}
+    if route.form is not None:
+        schema = route.form.model_json_schema()
         extra["requestBody"] = {"content": {"multipart/form-data": {"schema": schema}}}
+    in_path = set(re.findall(r"{(\w+)", route.path))
+    parameters = dict.fromkeys(inspect.signature(route.endpoint).parameters)
+    known = dict.fromkeys(name for name in parameters if name not in {"request", *in_path}).keys()
+    needed = [] if route.role is None else [Depends(allowed(route.role))]
     app.add_api_route(
         route.path,
         route.endpoint,
         methods=[route.method],
-        dependencies=[] if route.role is None else [Depends(allowed(route.role, tokens))],
+        dependencies=[*needed, Depends(only(known))],
         response_class=Response,
         response_model=None,
-        status_code=status,
+        status_code=route.status,
         responses=responses,
         openapi_extra=extra,
-        include_in_schema=not about.get("hidden", False),
+        include_in_schema=not route.hidden,
     )
 
 

@@ -11,6 +11,7 @@ Orthanc's identifiers and UIDs are kept as keyed hashes only.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 import time
@@ -20,10 +21,12 @@ from typing import Any
 
 from indexer.errors import ReadError
 from retrieval.service.core import Service
+from retrieval.service.inbox import GivenUp
 from retrieval.service.jobs import Job
 from retrieval.service.log import log, tell
-from retrieval.service.orthanc import NotInPacs, Orthanc, PacsError, Series
+from retrieval.service.orthanc import Limits, NotInPacs, Orthanc, PacsError, Series
 from retrieval.service.pool import Busy
+from retrieval.service.private import opened
 from retrieval.service.settings import Settings
 from retrieval.service.uploads import TooLarge, Unreadable
 
@@ -38,6 +41,9 @@ LONGEST = 60.0
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 FILED, FAILED, IGNORED = "filed", "failed", "ignored"
+BEGUN, AGAIN = "begun", "again"
+"""It was begun once, or twice, and the service was ended each time before it knew what became of it."""
+KILLING = "the service was ended each time while it read this series; it is tried again when it changes"
 
 
 class Stopped(Exception):
@@ -61,7 +67,7 @@ class Follower:
         self._service = service
         self._modalities = settings.modalities
         self._every = every
-        self._pacs = Orthanc(settings.pacs)
+        self._pacs = Orthanc(settings.pacs, limits=Limits.of(settings))
         self._memory = Memory(settings.index / "pacs.sqlite", self._pacs.name)
         self._hash = service.index.case_index.pseudonym
         self._inspected = self._listed = float("-inf")
@@ -150,22 +156,38 @@ class Follower:
         held = self._memory.get(key)
         try:
             now = self._pacs.describe(series)
-            if not now.stable or (held is not None and held.version == now.version):
+            same = held is not None and held.version == now.version
+            if not now.stable or (same and held is not None and held.state not in (BEGUN, AGAIN)):
                 return
             name = self._hash("series", now.uid)
             if self._is_foreign(now):
                 self._memory.put(key, Held(name, now.version, IGNORED))
                 return
-            with self._service.new_folder() as folder:
-                self._pacs.series(series, folder)
+            if same and held is not None and held.state == AGAIN:
+                self._memory.put(key, Held(name, now.version, FAILED, KILLING))
+                return
+            self._memory.put(key, Held(name, now.version, AGAIN if same else BEGUN))
+            try:
+                reason = self._index(series)
+            except BaseException:  # the PACS is away, or we are stopped in order: that is not its fault
+                self._memory.put(key, held) if held is not None else self._memory.forget(key)
+                raise
         except NotInPacs:
             return  # deleted meanwhile: the next comparison takes it out
-        reason = self._done(self._service.index_folder(folder, who=WHO))
         if reason is None:
             self._memory.put(key, Held(name, now.version, FILED))
         else:
             self._take_out(key, name)  # what was filed of it before is no longer what the PACS has
             self._memory.put(key, Held(name, now.version, FAILED, reason))
+
+    def _index(self, series: str) -> str | None:
+        """File the images of a series; returns the reason where they cannot be read, now or ever."""
+        try:
+            changes = self._service.changes
+            job = changes.index_files(lambda folder: self._pacs.series(series, folder), who=WHO)
+        except TooLarge as error:
+            return error.explanation
+        return self._done(job)
 
     def _is_foreign(self, series: Series) -> bool:
         """Whether a series is no scan, or one that the PACS holds already under its patient's name."""
@@ -181,14 +203,14 @@ class Follower:
         return False
 
     def _remove(self, key: str, held: Held) -> None:
-        if held.state == FILED:
+        if held.state not in (FAILED, IGNORED):
             self._take_out(key, held.name)
         self._memory.forget(key)
 
     def _take_out(self, key: str, name: str) -> None:
         """Remove a series, unless the PACS holds it under another patient, too."""
         if not self._memory.is_filed(name, besides=key):
-            self._done(self._service.remove_series(name, who=WHO))
+            self._done(self._service.changes.remove_series(name, who=WHO))
 
     def _done(self, job: Job) -> str | None:
         """Wait for a job; returns the reason where the images cannot be read, now or ever.
@@ -205,7 +227,7 @@ class Follower:
                 raise Stopped  # what it does is found done at the next start
         if job.error is None:
             return None
-        if isinstance(job.error, ReadError | Unreadable | TooLarge):
+        if isinstance(job.error, ReadError | Unreadable | TooLarge | GivenUp):
             return job.error.explanation
         raise job.error
 
@@ -220,7 +242,7 @@ class Held:
         Pseudonym of its SeriesInstanceUID, as in the spool.
     version : str
         Of the series when it was looked at.
-    state : {"filed", "failed", "ignored"}
+    state : {"begun", "again", "filed", "failed", "ignored"}
     reason : str, optional
         Why it failed.
     """
@@ -238,7 +260,7 @@ class Memory:
     """
 
     def __init__(self, path: Path, pacs: str) -> None:
-        path.touch(mode=0o600)
+        os.close(opened(path, os.O_RDWR))
         self._pacs = pacs
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._database.executescript(

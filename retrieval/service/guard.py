@@ -1,4 +1,4 @@
-"""What every request passes before it is looked at: is it meant for us, from our own pages, small enough."""
+"""What every request passes before it is looked at: from where, by whom, for us, from our pages, small."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
+from indexer.errors import CbirError
+from retrieval.service.addresses import client, origin
 from retrieval.service.log import tell
 from retrieval.service.settings import Settings, is_loopback
+from retrieval.service.strangers import Strangers
+from retrieval.service.tokens import Role, Tokens
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -21,6 +25,11 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 FORM = 2**20
 """Bytes of a request that brings no file."""
+LOCAL = "local"
+"""Name of who calls a service without tokens, in the audit trail."""
+METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
+REFUSED = (401, 403, 408, 413, 429)
+"""Statuses that have their line among what was refused, beside what is refused here."""
 
 HEADERS = {
     "content-security-policy": (
@@ -39,17 +48,29 @@ HEADERS = {
 class Guard:
     """ASGI middleware.
 
+    - An address is what the connection says, or a proxy that is named in the settings.
     - On loopback the Host must be a name of this machine, or one of `Settings.names`: else a page of
       another site could reach us by giving its own name our address (DNS rebinding).
+    - Who has no token may ask so often.
     - What changes something must come from our own pages, or from no page at all.
     - Bodies are counted while they are read, whatever Content-Length says.
+    - What is refused has its line in the trail of refusals.
     - What the program did not foresee ends as one line, and the log does not quote it.
+
+    Parameters
+    ----------
+    app : callable
+    settings : Settings
+    tokens : Tokens, optional
+        Without them everybody may do everything.
     """
 
-    def __init__(self, app: App, settings: Settings) -> None:
+    def __init__(self, app: App, settings: Settings, tokens: Tokens | None = None) -> None:
         self._app = app
         self._settings = settings
+        self._tokens = tokens
         self._names = {name.lower() for name in settings.names}
+        self._strangers = Strangers(settings.strangers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -58,22 +79,33 @@ class Guard:
                 await self._app(scope, receive, send)
             return
         headers = Headers(raw=scope["headers"])
-        begun = False
+        state = scope.setdefault("state", {})
+        peer = scope["client"][0] if scope.get("client") else ""
+        state["address"] = client(peer, headers, self._settings.trusted)
+        state["who"], state["role"] = "", None
+        begun, here = False, False
 
         async def sending(message: Message) -> None:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
+                if here or message["status"] in REFUSED:
+                    self._tell_refused(scope, message["status"])
                 held = {name.lower() for name, _ in message["headers"]}
                 extra = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in held]
                 message = {**message, "headers": [*message["headers"], *extra]}
             await send(message)
 
         try:
-            refusal = self._refusal(scope["method"], headers)
+            state["who"], state["role"] = self._known(headers)
+            refusal = self._refusal(scope["method"], headers, state)
         except ValueError:  # a Host, Origin or Content-Length that is none
             refusal = 400, "a header is damaged"
+        except CbirError as error:  # of the tokens
+            await _answer(sending, 500, error.explanation)
+            return
         if refusal is not None:
+            here = True
             await _answer(sending, *refusal)
             return
         try:
@@ -83,21 +115,43 @@ class Guard:
             if not begun:
                 await _answer(sending, 500, "an error inside cbir; its log says where")
 
-    def _refusal(self, method: str, headers: Headers) -> tuple[int, str] | None:
+    def _known(self, headers: Headers) -> tuple[str, Role | None]:
+        """Name and role of who asks; the role is None for somebody without a token."""
+        if self._tokens is None:
+            return LOCAL, Role.ADMIN
+        kind, _, secret = headers.get("authorization", "").partition(" ")
+        token = self._tokens.find(secret.strip()) if kind.lower() == "bearer" else None
+        return ("", None) if token is None else (token.name, Role[token.role.upper()])
+
+    def _refusal(
+        self, method: str, headers: Headers, state: MutableMapping[str, Any]
+    ) -> tuple[int, str] | None:
         host = headers.get("host", "")
+        if state["role"] is None and not self._strangers.admit(origin(state["address"])):
+            return 429, "too many requests without a valid token"
         if self._settings.loopback:
             name = urlsplit(f"//{host}").hostname or ""
             if not (is_loopback(name) or name in self._names):
                 return 400, "the Host header names another machine; tell the service by --name"
         if method not in ("GET", "HEAD", "OPTIONS"):
-            site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+            site, comes_from = headers.get("sec-fetch-site"), headers.get("origin")
             if site not in (None, "same-origin", "none"):
                 return 403, "requests from other sites are refused"
-            if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            if comes_from is not None and urlsplit(comes_from).netloc.lower() != host.lower():
                 return 403, "requests from other sites are refused"
         if int(headers.get("content-length") or 0) > self._limit(headers):
             return 413, self._too_much(headers)
         return None
+
+    def _tell_refused(self, scope: Scope, status: int) -> None:
+        state, route = scope["state"], scope.get("route")
+        scope["app"].state.service.audit.refusals.record(
+            state["who"],
+            status,
+            address=state["address"],
+            method=scope["method"] if scope["method"] in METHODS else "",
+            route=getattr(route, "path", ""),
+        )
 
     def _limit(self, headers: Headers) -> int:
         brings_file = headers.get("content-type", "").lower().startswith("multipart/form-data")
@@ -123,5 +177,7 @@ class Guard:
 async def _answer(send: Send, status: int, detail: str) -> None:
     body = json.dumps({"detail": detail}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 429:
+        headers += [(b"retry-after", b"10"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

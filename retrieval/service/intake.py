@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cbir.index import Index
 from indexer import sandbox
-from indexer.case_index import CaseIndex
 from indexer.discovery import Discovery
-from indexer.encoder import Encoder
 from indexer.errors import CbirError
-from indexer.ingest import GROUP, ingest_sources
-from indexer.labels import PARTICIPANTS, Labels
+from indexer.ingest import GROUP
+from indexer.labels import Labels
 from indexer.readers import Source
 from indexer.scan import Scan
 from retrieval.service.log import tell
-from retrieval.service.spool import is_uid, spool, take_out
-from retrieval.service.uploads import scrubbed
+from retrieval.service.spool import is_uid, spool, sweep, take_out
 
 
 @dataclass
@@ -44,8 +42,8 @@ class Taken:
     patients: set[str] = field(default_factory=set)
 
 
-def discovered(folder: Path) -> tuple[Discovery, Labels | None]:
-    """What there is in a folder, and the labels table that lies at its top, if any.
+def discovered(folder: Path) -> Discovery:
+    """What there is in a folder, with what the labels tables in it say.
 
     Raises
     ------
@@ -53,10 +51,9 @@ def discovered(folder: Path) -> tuple[Discovery, Labels | None]:
     """
     members = list(folder.iterdir())
     if len(members) == 1 and members[0].is_file():
-        return sandbox.discover(members[0]), None
-    table = folder / PARTICIPANTS
-    labels = sandbox.load_labels(table) if table.is_file() else None
-    return sandbox.discover(folder, labels), labels
+        return sandbox.discover(members[0])
+    tables, _ = sandbox.find_tables(folder, folder.resolve())
+    return sandbox.discover(folder, tables)
 
 
 def read(folder: Path) -> list[Scan]:
@@ -68,28 +65,31 @@ def read(folder: Path) -> list[Scan]:
         The first reason met why one of them cannot be read.
     LabelsError
     """
-    found, _ = discovered(folder)
+    found = discovered(folder)
     if found.failures:
         raise found.failures[0]
     return [scan for source in found.sources for scan in sandbox.read(source)]
 
 
 def take_in(
-    index: CaseIndex,
-    encoder: Encoder,
+    index: Index,
     folder: Path,
+    taken: Taken,
     *,
     labels: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None],
     committed: Callable[[], None],
-) -> Taken:
+) -> None:
     """File the images of a folder; what cannot be read is told, and the rest goes on.
+
+    What was spooled and not filed, for whatever reason, is taken off the disk again.
 
     Parameters
     ----------
-    index : CaseIndex
-    encoder : Encoder
+    index : Index
     folder : Path
+    taken : Taken
+        Told what became of them, also where an error ends it.
     labels : mapping, optional
         Labels of all patients; else those of the folder's table.
     progress : callable
@@ -104,25 +104,30 @@ def take_in(
     CaseIndexError
         If the index cannot be written, or (WriterBusyError) another process writes to it.
     """
-    found, table = discovered(folder)
-    taken = Taken(failed=[error.explanation for error in found.failures])
+    found = discovered(folder)
+    table = found.joined.labels
+    taken.failed += [error.explanation for error in found.failures]
     names: set[tuple[str, str, str]] = set()
     waiting: list[Source] = []
     slices = 0
-    for done, source in enumerate(found.sources):
-        progress(done, len(found.sources))
-        scans = _told_apart(_readable(source, taken.failed), names, folder)
-        waiting += spool(index, scans)
-        slices += sum(map(len, scans))
-        if slices >= GROUP:
-            _file(index, encoder, waiting, labels, table, taken)
+    try:
+        for done, source in enumerate(found.sources):
+            progress(done, len(found.sources))
+            scans = _told_apart(_readable(source, taken.failed), names, folder)
+            waiting += spool(index.case_index, scans)
+            slices += sum(map(len, scans))
+            if slices >= GROUP:
+                _file(index, waiting, labels, table, taken)
+                committed()
+                waiting, slices = [], 0
+        if waiting:
+            _file(index, waiting, labels, table, taken)
             committed()
-            waiting, slices = [], 0
-    if waiting:
-        _file(index, encoder, waiting, labels, table, taken)
-        committed()
+    except BaseException:
+        with suppress(CbirError), index.case_index.writing("sweep"):
+            sweep(index.case_index)
+        raise
     progress(len(found.sources), len(found.sources))
-    return taken
 
 
 def _readable(source: Source, failed: list[str]) -> list[Scan]:
@@ -151,39 +156,28 @@ def _told_apart(scans: Sequence[Scan], names: set[tuple[str, str, str]], folder:
 
 
 def _file(
-    index: CaseIndex,
-    encoder: Encoder,
+    index: Index,
     sources: Sequence[Source],
     labels: Mapping[str, str] | None,
-    table: Labels | None,
+    table: Labels,
     taken: Taken,
 ) -> None:
     patients = {source.patient_id for source in sources}
     rows = dict(_rows(patients, labels, table))
-    report = ingest_sources(index, sources, encoder, labels=rows)
+    report = index.add(sources, labels=rows, calibrate=False)
     taken.indexed += report.indexed
     taken.unchanged += report.unchanged
     taken.embedded += report.embedded
     taken.failed += [failure["reason"] for failure in report.failed]
-    taken.patients |= {index.pseudonym("patient", patient) for patient in patients}
-    take_out(index, [Path(failure["source"]) for failure in report.failed])
+    taken.patients |= {index.case_index.pseudonym("patient", patient) for patient in patients}
+    take_out(index.case_index, [Path(failure["source"]) for failure in report.failed])
 
 
 def _rows(
-    patients: Iterable[str], labels: Mapping[str, str] | None, table: Labels | None
+    patients: Iterable[str], labels: Mapping[str, str] | None, table: Labels
 ) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Labels of the patients that are given any; the others keep theirs."""
     for patient in patients:
-        row = labels if labels is not None else {} if table is None else table.of(patient)
+        row = labels if labels is not None else table.of(patient)
         if row:
             yield patient, row
-
-
-@contextmanager
-def scrubbing(folder: Path) -> Iterator[None]:
-    """Errors about the files of a folder do not name them."""
-    try:
-        yield
-    except CbirError as error:
-        error.reason, error.remedy = scrubbed(error.reason, folder), scrubbed(error.remedy, folder)
-        raise

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import queue
-import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -72,7 +71,7 @@ class Job:
         if self.error is None or isinstance(self.error, CbirError):
             return None if self.error is None else self.error.explanation
         if isinstance(self.error, Busy):
-            return "the service was stopped"
+            return "the service was stopped; what was accepted is done when it is started again"
         return f"an error inside cbir ({type(self.error).__name__})"
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,19 +92,43 @@ Work = Callable[[Job], dict[str, Any]]
 """Does the change, tells its progress to the job, returns the report. May be called again."""
 
 
+class Room:
+    """Room for one job in the queue, until the job begins or will not come."""
+
+    def __init__(self, slots: threading.Semaphore) -> None:
+        self._slots: threading.Semaphore | None = slots
+        self.used = False
+
+    def leave(self) -> None:
+        """Somebody else may have it."""
+        if self._slots is not None:
+            self._slots.release()
+            self._slots = None
+
+
+@dataclass(frozen=True)
+class _Entry:
+    job: Job
+    work: Work
+    ended: Callable[[Job], None]
+    room: Room | None
+    lasting: bool
+
+
 class Jobs:
     """The queue and the thread behind it.
 
     Parameters
     ----------
     limit : int
-        Jobs that wait at most.
+        Jobs that wait at most, beside those that were accepted before the service was started.
     idle : callable
         Called in the thread when nothing has been to do for a while.
     """
 
     def __init__(self, limit: int, idle: Callable[[], None] = lambda: None) -> None:
-        self._waiting: queue.Queue[tuple[Job, Work, Callable[[], None]]] = queue.Queue(max(1, limit))
+        self._waiting: queue.Queue[_Entry] = queue.Queue()
+        self._slots = threading.BoundedSemaphore(max(1, limit))
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._lock = threading.Lock()
         self._idle = idle
@@ -113,34 +136,64 @@ class Jobs:
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
-    def submit(self, what: str, work: Work, *, who: str, after: Callable[[], None] = lambda: None) -> Job:
-        """Queue a change.
-
-        Parameters
-        ----------
-        what : str
-        work : callable
-        who : str
-        after : callable
-            Called when the job is over, or will never begin.
+    @contextmanager
+    def room(self) -> Iterator[Room]:
+        """Room for a job, to be had before anything is promised; it is given back unless a job took it.
 
         Raises
         ------
         Busy
             If too many wait.
         """
-        job = Job(secrets.token_hex(8), what, who, created=_now())
+        if self._stop.is_set() or not self._slots.acquire(blocking=False):
+            raise Busy(after=10)
+        room = Room(self._slots)
         try:
-            with self._lock:
-                if self._stop.is_set():
-                    raise queue.Full
-                self._waiting.put_nowait((job, work, after))
-                self._jobs[job.id] = job
-                while len(self._jobs) > KEPT:
-                    self._jobs.popitem(last=False)
-        except queue.Full:
-            after()
-            raise Busy(after=10) from None
+            yield room
+        finally:
+            if not room.used:
+                room.leave()
+
+    def submit(
+        self,
+        job: Job,
+        work: Work,
+        *,
+        ended: Callable[[Job], None] = lambda job: None,
+        room: Room | None = None,
+        lasting: bool = False,
+    ) -> Job:
+        """Queue a change.
+
+        Parameters
+        ----------
+        job : Job
+        work : callable
+        ended : callable
+            Called when the job has ended, before anybody hears of it.
+        room : Room, optional
+            What :meth:`room` gave; None for what was accepted before.
+        lasting : bool
+            What has not been done when the service is stopped has not ended: the next one does it.
+
+        Returns
+        -------
+        Job
+
+        Raises
+        ------
+        Busy
+            If the service is being stopped.
+        """
+        with self._lock:
+            if self._stop.is_set():
+                raise Busy(after=10)
+            self._waiting.put(_Entry(job, work, ended, room, lasting))
+            if room is not None:
+                room.used = True
+            self._jobs[job.id] = job
+            while len(self._jobs) > KEPT:
+                self._jobs.popitem(last=False)
         return job
 
     def get(self, job: str) -> Job | None:
@@ -155,17 +208,19 @@ class Jobs:
 
     @property
     def full(self) -> bool:
-        """Whether no job can be queued now."""
-        return self._waiting.full()
+        """Whether no job would be accepted now."""
+        if not self._slots.acquire(blocking=False):
+            return True
+        self._slots.release()
+        return False
 
     def close(self) -> None:
-        """Let the running job end, drop those that wait."""
+        """Let the running job end; those that wait are left, or have failed if they do not last."""
         with self._lock:
             self._stop.set()
         with suppress(queue.Empty):
             while True:
-                job, _, after = self._waiting.get_nowait()
-                self._end(job, after, error=Busy())
+                self._end(self._waiting.get_nowait(), error=Busy())
         self._thread.join()
 
     # ---- the thread ----------------------------------------------------------------------------
@@ -177,36 +232,38 @@ class Jobs:
             except queue.Empty:
                 self._quietly(self._idle)
                 continue
-            self._do(*entry)
+            self._do(entry)
 
-    def _do(self, job: Job, work: Work, after: Callable[[], None]) -> None:
+    def _do(self, entry: _Entry) -> None:
+        job = entry.job
         job.state = "running"
+        if entry.room is not None:
+            entry.room.leave()
         report: dict[str, Any] | None = None
         error: Exception | None = None
         for _ in range(PATIENCE):
             try:
-                report, error = work(job), None
+                report, error = entry.work(job), None
             except WriterBusyError as busy:  # `cbir index` in a shell, for example
                 error = busy
                 if not self._stop.wait(AGAIN):
                     continue
+                error = Busy()
             except CbirError as refused:
                 error = refused
             except Exception as unforeseen:  # the next job must not suffer for this one
                 error = unforeseen
                 tell(unforeseen)
             break
-        self._end(job, after, report, error)
+        self._end(entry, report, error)
 
     def _end(
-        self,
-        job: Job,
-        after: Callable[[], None],
-        report: dict[str, Any] | None = None,
-        error: Exception | None = None,
+        self, entry: _Entry, report: dict[str, Any] | None = None, error: Exception | None = None
     ) -> None:
-        self._quietly(after)
+        job = entry.job
         job.report, job.error, job.ended = report, error, _now()
+        if not (entry.lasting and isinstance(error, Busy)):
+            self._quietly(lambda: entry.ended(job))
         job.state = "done" if error is None else "failed"
         job.over.set()
 

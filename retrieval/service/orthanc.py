@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +16,15 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from indexer.errors import CbirError
+from indexer.files import needing_room
+from retrieval.service.settings import Settings
+from retrieval.service.uploads import TooLarge
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 _PAGE = 1000
+ANSWER = 256 * 2**20
+"""Bytes of an answer that is no image, at most: identifiers of some millions of series."""
 T = TypeVar("T")
 
 
@@ -57,6 +64,26 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What is taken of one series, at most.
+
+    Attributes
+    ----------
+    bytes, files : int
+    seconds : float
+    """
+
+    bytes: int = 4 * 2**30
+    files: int = 20_000
+    seconds: float = 600.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        """Those of an upload."""
+        return cls(settings.max_unpacked, settings.max_files)
+
+
+@dataclass(frozen=True)
 class Change:
     """A line of Orthanc's change log."""
 
@@ -73,9 +100,11 @@ class Orthanc:
         Base address, such as ``http://127.0.0.1:8042``; may hold a user and a password.
     timeout : float
         Seconds for each step of a request.
+    limits : Limits
     """
 
-    def __init__(self, url: str, timeout: float = 30.0) -> None:
+    def __init__(self, url: str, timeout: float = 30.0, limits: Limits = Limits()) -> None:
+        self._limits = limits
         parts = urlsplit(url)
         self.name = f"the PACS at {parts.netloc.rpartition('@')[2]}"
         # compressed by Orthanc, 155 slices take 1 s instead of 0.06 s
@@ -115,13 +144,24 @@ class Orthanc:
         NotInPacs
             If there is no such series.
         PacsError
-            If the PACS does not answer.
+            If the PACS does not answer, or takes too long.
+        TooLarge
+            If it sends more than the limits allow.
         """
-        files = []
-        for number, instance in enumerate(self.describe(self.find(which)).instances):
+        instances = self.describe(self.find(which)).instances
+        if len(instances) > self._limits.files:
+            raise TooLarge("series", f"it has more than {self._limits.files:,} images")
+        files, left, end = [], self._limits.bytes, time.monotonic() + self._limits.seconds
+        for number, instance in enumerate(instances):
             file = folder / f"{number:05}.dcm"
-            with self._asking("GET", f"/instances/{instance}/file") as response, file.open("wb") as out:
+            address = f"/instances/{quote(instance, safe='')}/file"
+            with self._asking("GET", address) as response, needing_room(file), file.open("wb") as out:
                 for block in response.iter_raw():
+                    left -= len(block)
+                    if left < 0:
+                        raise TooLarge("series", f"it has more than {self._limits.bytes:,} bytes")
+                    if time.monotonic() > end:
+                        raise PacsError(self.name, "takes too long to send a series", "see its log")
                     out.write(block)
             files.append(file)
         return files
@@ -160,7 +200,7 @@ class Orthanc:
     def sop_class(self, instance: str) -> str:
         """The SOP class UID of an image."""
         with self._asking("GET", f"/instances/{quote(instance, safe='')}/metadata/SopClassUid") as response:
-            return response.read().decode("ascii", "replace").strip()
+            return _within(response, ANSWER).decode("ascii", "replace").strip()
 
     def store(self, dicom: bytes) -> str:
         """Store an object; returns Orthanc's identifier of it.
@@ -201,8 +241,7 @@ class Orthanc:
     ) -> T:
         """What `take` makes of an answer."""
         with self._asking(method, path, content) as response:
-            response.read()
-            return take(response.json())
+            return take(json.loads(_within(response, ANSWER)))
 
     @contextmanager
     def _asking(self, method: str, path: str, content: str | bytes | None = None) -> Iterator[httpx.Response]:
@@ -219,8 +258,18 @@ class Orthanc:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = f"does not answer ({type(error).__name__})"
             raise PacsError(self.name, reason, "check that it runs and that --pacs names it") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PacsError(self.name, f"answers unlike Orthanc ({type(error).__name__})") from None
+
+
+def _within(response: httpx.Response, limit: int) -> bytes:
+    """The body of an answer."""
+    body = bytearray()
+    for block in response.iter_bytes():
+        body += block
+        if len(body) > limit:
+            raise ValueError("too long")
+    return bytes(body)
 
 
 def _series(answer: Any) -> Series:

@@ -10,11 +10,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from indexer import readers
+from indexer.catalog import FiledScan
+from indexer.files import needing_room
 from indexer.readers import Source
-from indexer.scan import Scan
+from indexer.scan import Scan, ScanRef
 from retrieval.service.images import write_voxels
 
 MOST = 2**30
@@ -37,8 +38,8 @@ class Kept:
         The index's id of a patient who is left out of its hits.
     sources : list of Source
         One a scan: its voxels as NIfTI.
-    about : list of dict
-        One a scan: sequence, modality, shape, spacing (None for a raster scan).
+    about : list of FiledScan
+        One a scan; a raster scan has no spacing.
     size : int
         Bytes on the disk.
     """
@@ -49,7 +50,7 @@ class Kept:
     patient: str
     excluded: str | None
     sources: list[Source]
-    about: list[dict[str, Any]]
+    about: list[FiledScan]
     size: int
 
     def scan(self, number: int) -> Scan:
@@ -63,17 +64,21 @@ class Kept:
             If its time is over.
         """
         (scan,) = readers.read(self.sources[number])
-        spatial = self.about[number]["spacing"] is not None
+        spatial = self.about[number].spacing is not None
         return scan if spatial else replace(scan, spacing=None, affine=None)
 
     def scans(self) -> list[Scan]:
         """All of its scans."""
         return [self.scan(number) for number in range(len(self.sources))]
 
-    def number(self, source: str) -> int | None:
-        """Which of its scans a hit's ``query_source`` is."""
-        paths = [str(each.path) for each in self.sources]
-        return paths.index(source) if source in paths else None
+    def number(self, ref: ScanRef) -> int | None:
+        """Which of its scans a hit's query side is."""
+        return place_of(self.about, ref)
+
+
+def place_of(scans: Sequence[FiledScan], ref: ScanRef) -> int | None:
+    """Which of some scans is meant; None if it is not among them."""
+    return next((place for place, scan in enumerate(scans) if scan.ref == ref), None)
 
 
 class Queries:
@@ -94,25 +99,30 @@ class Queries:
         self._lock = threading.Lock()
 
     def keep(self, scans: Sequence[Scan], who: str, patient: str, excluded: str | None = None) -> Kept:
-        """Write the voxels of a query's scans down."""
+        """Write the voxels of a query's scans down.
+
+        Raises
+        ------
+        DiskFullError
+            If there is no room for them; none is left behind.
+        """
         id = secrets.token_urlsafe(16)
         folder = self._folder / id
-        folder.mkdir(mode=0o700)
         sources, about, size = [], [], 0
-        for number, scan in enumerate(scans):
-            path = folder / f"{number}.nii"
-            with path.open("wb") as stream:
-                write_voxels(scan, stream)
-            size += path.stat().st_size
-            sources.append(Source(path, "nifti", (path,), sequence=scan.sequence, modality=scan.modality))
-            about.append(
-                {
-                    "sequence": scan.sequence,
-                    "modality": scan.modality,
-                    "shape": scan.voxels.shape,
-                    "spacing": scan.spacing,
-                }
-            )
+        try:
+            folder.mkdir(mode=0o700)
+            for number, scan in enumerate(scans):
+                path = folder / f"{number}.nii"
+                with needing_room(path), path.open("wb") as stream:
+                    write_voxels(scan, stream)
+                size += path.stat().st_size
+                sources.append(Source(path, "nifti", (path,), sequence=scan.sequence, modality=scan.modality))
+                about.append(
+                    FiledScan(str(path), 0, scan.sequence, scan.modality, scan.voxels.shape, scan.spacing)
+                )
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         kept = Kept(id, who, folder, patient, excluded, sources, about, size)
         with self._lock:
             self._kept[id] = (kept, time.monotonic())

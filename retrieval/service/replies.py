@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import numpy as np
 
 from indexer import reference
-from indexer.encoder import Explainer
-from indexer.scan import Scan
+from indexer.catalog import FiledScan
+from indexer.scan import Scan, ScanRef
 from retrieval.answer import NOTICE, Answer, Hit, Query
-from retrieval.evidence import class_columns
 from retrieval.report import report_page
 from retrieval.service.core import Service
-from retrieval.service.queries import Kept
+from retrieval.service.queries import Kept, place_of
 
 
 def answered(
@@ -29,29 +28,39 @@ def answered(
     the pair, where the encoder explains and the query is kept; a reference case has none for its side.
     """
     reply = answer.to_dict()
-    explains = isinstance(service.index.encoder, Explainer)
-    asking = {case: service.case(case)["scans"] for case in like}
+    asking = {case: service.pictures.case(case).scans for case in like}
+    del reply["query"]["scans"]  # by the paths of their files
     if kept is not None:
-        place = f"/queries/{kept.id}"
-        reply["query"] |= {"id": kept.id, "scans": described(place, kept.about)}
+        reply["query"] |= {"id": kept.id, "scans": described(f"/queries/{kept.id}", kept.about)}
     for hit, told in zip(answer.hits, reply["hits"], strict=True):
-        found = service.index.case_index.catalog.case(hit.case_id)  # None: removed in this moment
-        of_case = _number(asdict(found)["scans"] if found else (), hit.source, hit.sequence)
+        of_case = service.pictures.number(hit.case_id, hit.scan)
         told |= {"source": hit.case_id, "scan": _named(hit.case_id, of_case)}
-        told |= _pictures(_case(hit.case_id), hit.sequence, of_case, hit.slice)
-        place, number, told["query_source"] = "", None, answer.query.source
-        if kept is not None:
-            place, number = f"/queries/{kept.id}", kept.number(hit.query_source)
-            if explains and number is not None and of_case is not None:
-                told["explanation"] = _maps(place, answer.query, hit, number, of_case)
-        for case, scans in asking.items():
-            if number is None and _number(scans, hit.query_source, hit.query_sequence) is not None:
-                place, number = _case(case), _number(scans, hit.query_source, hit.query_sequence)
-                told["query_source"] = case
-        told["query_scan"] = _named(told["query_source"], number)
-        asked = _pictures(place, hit.query_sequence, number, hit.query_slice)
+        told |= _pictures(_case(hit.case_id), of_case, hit.slice)
+        source, place, number = _asking(hit, answer.query, kept, asking)
+        told |= {"query_source": source, "query_scan": _named(source, number)}
+        if kept is not None and number is not None and of_case is not None and service.pictures.explains:
+            told["explanation"] = _maps(place, answer.query, hit, number, of_case)
+        asked = _pictures(place, number, hit.query_slice)
         told |= {f"query_{name}": address for name, address in asked.items()}
     return reply
+
+
+def _asking(
+    hit: Hit, asked: Query, kept: Kept | None, asking: Mapping[str, Sequence[FiledScan]]
+) -> tuple[str, str, int | None]:
+    """What a hit's query side is called, where its pictures are, and which of its scans it is."""
+    if kept is not None:
+        return asked.source, f"/queries/{kept.id}", kept.number(hit.query_scan)
+    for case, scans in asking.items():
+        number = place_of(scans, hit.query_scan)
+        if number is not None:
+            return case, _case(case), number
+    return asked.source, "", None
+
+
+def _named(source: str, number: int | None) -> str | None:
+    """A scan as clients see it: among those of a case or a query, without a word of files."""
+    return None if number is None else str(ScanRef(source, number))
 
 
 def page(service: Service, answer: Answer, kept: Kept | None) -> str:
@@ -71,18 +80,19 @@ def case(service: Service, case_id: str) -> dict[str, Any]:
     ------
     Missing
     """
-    found = service.case(case_id)
+    found = service.pictures.case(case_id)
     return {
         "schema": 1,
         "case_id": case_id,
-        "patient_id": found["patient_id"],
-        "labels": found["labels"],
-        "scans": described(_case(case_id), found["scans"]),
+        "patient_id": found.patient_id,
+        "visit": found.visit,
+        "labels": found.labels,
+        "scans": described(_case(case_id), found.scans),
         "notice": NOTICE,
     }
 
 
-def described(place: str, scans: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def described(place: str, scans: Sequence[FiledScan]) -> list[dict[str, Any]]:
     """What a viewer needs to know of scans.
 
     ``axis`` is the one of the volume's axes (which run to the patient's right, front and head) along
@@ -90,18 +100,18 @@ def described(place: str, scans: Sequence[Mapping[str, Any]]) -> list[dict[str, 
     """
     told = []
     for number, scan in enumerate(scans):
-        shape, spacing = tuple(scan["shape"]), scan["spacing"]
+        shape, spacing = tuple(scan.shape), scan.spacing
         axis = Scan(np.broadcast_to(np.uint8(0), shape), source=None, spacing=spacing).axis  # type: ignore[arg-type]
         told.append(
             {
                 "scan": number,
-                "sequence": scan["sequence"],
-                "modality": scan["modality"],
+                "sequence": scan.sequence,
+                "modality": scan.modality,
                 "shape": list(shape),
                 "spacing": None if spacing is None else list(spacing),
                 "axis": axis,
                 "slices": shape[axis],
-                **_pictures(place, scan["sequence"], number, shape[axis] // 2),
+                **_pictures(place, number, shape[axis] // 2),
             }
         )
     return told
@@ -112,19 +122,9 @@ def info(service: Service, role: str) -> dict[str, Any]:
 
     ``pacs`` says whether the service is joined to a PACS, ``role`` what the caller may do.
     """
-    contents = service.index.contents
-    by_patient = dict(zip(contents.patient_ids, contents.labels, strict=True))
-    values = {
-        name: sorted({row[name] for row in by_patient.values() if name in row})
-        for name in class_columns(list(by_patient.values()))
-    }
-    about = service.index.case_index.about()
-    for place in ("vectors", "catalog"):  # paths and addresses of the server are no client's business
-        del about[place]
     return {
         "schema": 1,
-        **about,
-        "labels": values,
+        **service.about(),
         "pacs": service.settings.pacs is not None,
         "role": role,
         "notice": NOTICE,
@@ -133,16 +133,6 @@ def info(service: Service, role: str) -> dict[str, Any]:
 
 def _case(case_id: str) -> str:
     return f"/cases/{quote(case_id)}"
-
-
-def _number(scans: Sequence[Mapping[str, Any]], source: str, sequence: str | None) -> int | None:
-    matches = (n for n, s in enumerate(scans) if (s["source"], s["sequence"]) == (source, sequence))
-    return next(matches, None)
-
-
-def _named(place: str, number: int | None) -> str | None:
-    """A scan as clients see it: among those of a case or a query, without a word of files."""
-    return None if number is None else f"{place}#{number}"
 
 
 def _maps(place: str, asked: Query, hit: Hit, number: int, of_case: int) -> dict[str, str]:
@@ -160,11 +150,10 @@ def _maps(place: str, asked: Query, hit: Hit, number: int, of_case: int) -> dict
     return {side: f"{place}/explanation/{side}.nii.gz?{urlencode(pair)}" for side in sides}
 
 
-def _pictures(place: str, sequence: str | None, number: int | None, position: int) -> dict[str, str]:
-    which = {} if sequence is None else {"sequence": sequence}
-    which |= {} if number is None else {"scan": str(number)}
-    query = f"?{urlencode(which)}" if which else ""
+def _pictures(place: str, number: int | None, position: int) -> dict[str, str]:
+    """Where the pictures of a scan are; of one that is gone, where they were."""
+    which = -1 if number is None else number
     return {
-        "volume": f"{place}/volume.nii.gz{query}",
-        "thumbnail": f"{place}/thumbnail.png?{urlencode({**which, 'slice': position})}",
+        "volume": f"{place}/volume.nii.gz?scan={which}",
+        "thumbnail": f"{place}/thumbnail.png?scan={which}&slice={position}",
     }

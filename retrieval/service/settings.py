@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from indexer.errors import CbirError
+from retrieval.service.addresses import Address, parsed
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Settings:
         Folder of the audit trail; ``audit`` in the index folder if not given.
     names : tuple of str
         Host names by which a proxy in front is called, beside those of loopback.
+    proxies : tuple of str
+        Addresses of proxies in front: they are believed where a request comes from (``X-Forwarded-For``), and
+        may open as many connections as there is room for.
+    strangers : int
+        Requests without a valid token that an address may send at once; a tenth of them each second.
     max_upload, max_unpacked, max_files : int
         Most bytes of a request, of what an archive in it holds, and most files in that archive.
     workers, queue : int
@@ -42,7 +48,7 @@ class Settings:
     Raises
     ------
     CbirError
-        If it would listen beyond loopback without tokens.
+        If it would listen beyond loopback without tokens, or a proxy is no address.
     """
 
     index: Path
@@ -53,6 +59,8 @@ class Settings:
     modalities: tuple[str, ...] = ("MR",)
     audit: Path | None = None
     names: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = ()
+    strangers: int = 100
     max_upload: int = 512 * 2**20
     max_unpacked: int = 4 * 2**30
     max_files: int = 20_000
@@ -69,6 +77,15 @@ class Settings:
                 "without tokens the service listens on loopback only",
                 "make tokens with `cbir token NAME --role read --tokens FILE` and give --tokens FILE",
             )
+
+        for proxy in self.proxies:
+            if parsed(proxy) is None:
+                raise CbirError(proxy, "is no address of a proxy", "give its IP address")
+
+    @property
+    def trusted(self) -> frozenset[Address]:
+        """The addresses of the proxies."""
+        return frozenset(address for proxy in self.proxies if (address := parsed(proxy)) is not None)
 
     @property
     def loopback(self) -> bool:

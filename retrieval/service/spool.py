@@ -7,6 +7,7 @@ and is new only if its voxels are.
 from __future__ import annotations
 
 import gzip
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,14 +18,16 @@ from typing import IO
 import numpy as np
 
 from indexer.case_index import CaseIndex
-from indexer.files import sha256, written_whole
+from indexer.files import needing_room, sha256, written_whole
 from indexer.readers import Source
 from indexer.scan import Scan
 from retrieval.service.images import write_voxels
+from retrieval.service.private import is_own, opened, own_folder
 
 SPOOL = "spool"
 """Folder in the index folder."""
 
+_OWN = re.compile(r"(?P<stem>[0-9a-z-]+)(\.region)?\.nii\.gz(?P<unfinished>(\.new)?(\.\d+\.part)?)")
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 
 
@@ -44,13 +47,12 @@ def spool(index: CaseIndex, scans: Sequence[Scan]) -> list[Source]:
 
     Raises
     ------
-    OSError
-        If they cannot be written.
+    CbirError
+        If the folder is none of ours, or the disk is full.
     WriterBusyError
         If something has to be taken out and another process writes.
     """
-    folder = index.folder / SPOOL
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = own_folder(index.folder / SPOOL)
     sources, seen = [], Counter[str]()
     for scan in scans:
         name = _name(index, scan)
@@ -127,11 +129,19 @@ def settle(index: CaseIndex) -> None:
 
 
 def sweep(index: CaseIndex) -> None:
-    """Take images off the disk that the index no longer holds (the caller is the writer)."""
+    """Take images off the disk that the index does not hold (the caller is the writer).
+
+    These are the scans of cases that were removed and of jobs that failed, outlines without a scan, and
+    what a process that was killed had begun to write. What has no name of ours is left alone, and so is a
+    folder that is a link.
+    """
+    if not is_own(index.folder / SPOOL):
+        return
     held = {Path(path).name for path in index.catalog.fingerprints()}
-    for path in (index.folder / SPOOL).glob("*.nii.gz"):
-        if not path.name.endswith(".region.nii.gz") and path.name not in held:
-            _unlink(path)
+    for path in (index.folder / SPOOL).iterdir():
+        own = _OWN.fullmatch(path.name)
+        if own and (own["unfinished"] or f"{own['stem']}.nii.gz" not in held):
+            path.unlink(missing_ok=True)
 
 
 def take_out(index: CaseIndex, paths: Sequence[Path]) -> int:
@@ -182,7 +192,8 @@ def _replaced_if_new(path: Path) -> Iterator[IO[bytes]]:
     new = path.with_name(f"{path.name}.new")
     try:
         with (
-            new.open("wb") as file,
+            needing_room(path),
+            os.fdopen(opened(new, os.O_WRONLY | os.O_TRUNC), "wb") as file,
             gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=1, mtime=0) as stream,
         ):
             yield stream  # type: ignore[misc]

@@ -25,6 +25,9 @@ BLOCK = 2**20
 ENTRY = 512
 """Bytes of an archive's directory a file, at most; more is not read into memory."""
 
+NAME = 128
+"""Bytes of a file's name, at most."""
+
 _SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", ".png"),
     (b"\xff\xd8\xff", ".jpg"),
@@ -37,7 +40,7 @@ _SIGNATURES = (
     (b"\0\0\x02\x1c", ".nii"),
     (b"\x1f\x8b", ".nii.gz"),
 )
-_KNOWN = (".nii", ".nii.gz", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+_KNOWN = (".nii.gz", ".nii", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 
 
 class TooLarge(CbirError):
@@ -74,23 +77,20 @@ def unpack(upload: IO[bytes], name: str, folder: Path, settings: Settings) -> No
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         _unzip(upload, folder, settings)
         return
-    plain = re.sub(r"[^\w. +-]", "_", PurePosixPath(name.replace("\\", "/")).name).strip(". ")[-128:]
-    plain = plain.lstrip(".") or "scan"
-    if not plain.lower().endswith(_KNOWN):
-        plain += next((end for start, end in _SIGNATURES if head.startswith(start)), "")
-    with (folder / plain).open("wb") as file:
+    with (folder / _plain(name, head)).open("wb") as file:
         shutil.copyfileobj(upload, file, BLOCK)
 
 
-def scrubbed(reason: str, folder: Path) -> str:
-    """A reason without the names of the files that were uploaded: they may name patients."""
-    names = {str(folder)}
-    for path in folder.rglob("*"):
-        stem = path.name.removesuffix(".gz").rpartition(".")[0]
-        names |= {path.name, stem} if len(stem) > 3 else {path.name}  # "slice 1 is missing" may stay
-    for name in sorted(names, key=len, reverse=True):
-        reason = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", reason)
-    return reason
+def _plain(name: str, head: bytes) -> str:
+    """A file's name as the client says it, harmless and no longer than a file's name may be."""
+    plain = re.sub(r"[^\w. +-]", "_", PurePosixPath(name.replace("\\", "/")).name).strip(". ")
+    end = next((end for end in _KNOWN if plain.lower().endswith(end)), "")
+    stem, found = plain[: len(plain) - len(end)], plain[len(plain) - len(end) :]
+    if not end:
+        found = next((end for start, end in _SIGNATURES if head.startswith(start)), "")
+    while len((stem + found).encode("utf-8", "replace")) > NAME:
+        stem = stem[1:]  # its end says which sequence it is
+    return (stem.strip(". ") or "scan") + found
 
 
 # ---- archives ------------------------------------------------------------------------------------
@@ -132,14 +132,12 @@ def _members(archive: zipfile.ZipFile, settings: Settings) -> Iterator[tuple[zip
     if size > settings.max_unpacked or (size > SMALL and size > RATIO * packed):
         reason = f"the archive holds {size:,} bytes when unpacked, more than this service takes"
         raise TooLarge("upload", reason, "split it")
-    members = [(info, _safe(info)) for info in infos]
     folders: set[PurePosixPath] = set()
-    for _, path in members:
+    for info in infos:
+        path = _safe(info)
         folders.update(path.parents)
-        if len(folders) > settings.max_files:
-            reason = f"the archive holds more folders than the limit of {settings.max_files}"
-            raise TooLarge("upload", reason, "split it")
-    for info, path in members:
+        if len(infos) + len(folders) > 2 * settings.max_files:
+            raise TooLarge("upload", "the archive holds too many folders", "split it")
         if path.suffix.lower() != ".zip":  # an archive in an archive is no image
             yield info, path
 

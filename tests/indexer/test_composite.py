@@ -31,7 +31,7 @@ from indexer.encoder import Composer, TrainedEncoder, load_encoder, look, write_
 from indexer.encoder import batch as batches
 from indexer.errors import CbirError, EncoderError, ReadError
 from indexer.ingest import IngestReport, ingest, ingest_sources
-from indexer.labels import load_labels
+from indexer.labels import load_tables
 from indexer.learning import augmentation, fitting, looks, network, pack, tasks, training
 from indexer.learning.cohort import Cohort
 from indexer.learning.network import COMPOSITE_VIEW, VIEW, CompositeNetwork, RetrievalNetwork
@@ -716,7 +716,7 @@ def write_stacks(
 
 
 def cohort_of(root: Path) -> Cohort:
-    return Cohort(root, load_labels(root / "participants.tsv"), ("who_grade",))
+    return Cohort(root, load_tables(root / "participants.tsv"), ("who_grade",))
 
 
 def test_composites_of_a_cohort_are_packed_once(tmp_path: Path) -> None:
@@ -1128,7 +1128,7 @@ def test_scores_are_the_weighted_mean_over_sequences_and_composites(
 ) -> None:
     index = make(mixed / "stacks", mixed / "files")
     if approximate:
-        index = Index(index.case_index, composer, policy=SearchPolicy(exact_below=0))
+        index = Index(CaseIndex.open(index.case_index.folder, SearchPolicy(exact_below=0)), composer)
     files = write_files(mixed / "new", "new", "t1", "t1ce", seed=100)
     asked = asking(composer, *files)
     wanted = by_hand(index, asked, WEIGHT)
@@ -1238,7 +1238,7 @@ def test_where_nobody_who_may_answer_has_a_composite(
 ) -> None:
     index = make(mixed / "stacks", mixed / "files")
     if approximate:
-        index = Index(index.case_index, composer, policy=SearchPolicy(exact_below=0))
+        index = Index(CaseIndex.open(index.case_index.folder, SearchPolicy(exact_below=0)), composer)
     files = write_files(mixed / "new", "new", "t1", "t1ce", seed=100)
     answer = index.query(mixed / "new", k=9, exclude_patient=["P-1", "P-2", "Q-1", "Q-2"])
     (hit,) = answer.hits
@@ -1325,7 +1325,7 @@ def test_single_files_are_learnt_from_too(tmp_path: Path) -> None:
             nib.save(nib.Nifti1Image(drawn(patient + name), np.eye(4)), folder / f"{patient}_{name}.nii.gz")
     table = folder / "participants.tsv"
     table.write_text("participant_id\tgrade\nP-1\t2\nP-2\t4\n")
-    cohort = Cohort(folder, load_labels(table), ("grade",))
+    cohort = Cohort(folder, load_tables(table), ("grade",))
     found = pack.load_composites([cohort], 32, tmp_path / "cache")
     assert found is not None
     assert set(found.patients) == {"P-1", "P-2"}

@@ -11,7 +11,7 @@ from indexer import discovery, readers
 from indexer.case_index import CaseIndex
 from indexer.errors import CaseIndexError, EncoderError, LabelsError, ReadError
 from indexer.ingest import ingest, ingest_sources
-from indexer.labels import load_labels
+from indexer.labels import load_tables
 from indexer.preprocess import Preprocessing, prepared
 from tests.support.images import phantom, write_nifti
 
@@ -179,6 +179,7 @@ def test_each_data_set_below_a_root_has_the_table_of_its_own(index, tiny, cohort
     (other / "participants.tsv").write_text(table.replace("\t2\t", "\tglioma\t"))
     for i in range(2):
         (other / f"P-{i:02}").rename(other / f"R-{i:02}")
+        (other / f"R-{i:02}" / f"P-{i:02}_t1ce.nii.gz").rename(other / f"R-{i:02}" / f"R-{i:02}_t1ce.nii.gz")
     write_nifti(tmp_path / "all" / "U-01_t1.nii.gz", phantom(70))
     report = ingest(index, [tmp_path / "all"], tiny)
     contents = index.catalog.contents()
@@ -271,7 +272,7 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path, tiny):
 def test_labels_named_once_are_used_again_and_missed_when_gone(index, tiny, cohort, tmp_path):
     root = cohort(3)
     table = (root / "participants.tsv").rename(tmp_path / "grades.tsv")
-    ingest(index, [root], tiny, labels=load_labels(table))
+    ingest(index, [root], tiny, labels=load_tables(table))
     before = index.catalog.contents().labels
     assert before[0] == {"who_grade": "2"}
     report = ingest(index, [root], tiny)
@@ -285,7 +286,7 @@ def test_labels_named_once_are_used_again_and_missed_when_gone(index, tiny, coho
 def test_a_table_that_fits_nothing_is_refused(index, tiny, cohort, tmp_path):
     (tmp_path / "other.csv").write_text("participant_id,who_grade\nX-1,2\nX-2,3\n")
     with pytest.raises(LabelsError, match="none of its rows fits"):
-        ingest(index, [cohort(2)], tiny, labels=load_labels(tmp_path / "other.csv"))
+        ingest(index, [cohort(2)], tiny, labels=load_tables(tmp_path / "other.csv"))
 
 
 def test_a_name_that_is_no_text_fails_alone(index, tiny, cohort):

@@ -24,7 +24,7 @@ from indexer.discovery.people import Person
 from indexer.discovery.roles import understood
 from indexer.discovery.tokens import stem
 from indexer.errors import LabelsError, ReadError
-from indexer.labels import load_labels
+from indexer.labels import load_tables
 from indexer.readers import limits
 from indexer.readers.limits import MAX_VOLUMES
 from tests.support.images import write_dicom
@@ -642,7 +642,7 @@ def slices(folder: Path, *names: str) -> NDArray[np.uint8]:
 
 
 def kinds(root: Path, labels: Path | None = None) -> dict[str, str]:
-    found = discover(root, None if labels is None else load_labels(labels))
+    found = discover(root, () if labels is None else load_tables(labels))
     assert not found.failures
     return {str(source.path.relative_to(root)): source.kind for source in found.sources}
 
@@ -762,7 +762,7 @@ def test_what_was_taken_as_what(tmp_path: Path) -> None:
     for name in ("README", "DICOMDIR", "notes.txt", ".z.png", "participants.tsv", "labels.csv"):
         (tmp_path / name).write_text("file\nx\n")
     config(tmp_path, stack=True)
-    found = discover(tmp_path, load_labels(tmp_path / "labels.csv"))
+    found = discover(tmp_path, load_tables(tmp_path / "labels.csv"))
     assert found.taken == {
         "NIfTI volumes": 1,
         "folders of slices": 1,
@@ -859,12 +859,12 @@ def test_labels_name_the_patient(tmp_path: Path) -> None:
     volume(tmp_path / "BraTS-GLI-00000-001-t1c.nii.gz")
     volume(tmp_path / "sub-01" / "ses-2" / "sub-01_ses-2_T1w.nii.gz")
     (tmp_path / "participants.tsv").write_text("participant_id\nTCGA-02-0006\n01\nBraTS-GLI-00000\n")
-    labels = load_labels(tmp_path / "participants.tsv")
+    labels = load_tables(tmp_path / "participants.tsv")
     ids = [(source.patient_id, source.study_id) for source in discover(tmp_path, labels).sources]
     assert ids == [
         ("BraTS-GLI-00000", "001"),
         ("TCGA-02-0006", ""),
-        ("01", "ses-2"),
+        ("sub-01", "ses-2"),  # the row 01 is found, and a person keeps the id that files give
     ]
     assert read(tmp_path / "TCGA-02-0006_lesion-2.nii.gz")[0].patient_id == "TCGA-02-0006"
 
@@ -874,7 +874,7 @@ def test_a_row_that_fits_two_files_is_refused(tmp_path: Path) -> None:
     slices(tmp_path / "b", "1.png")
     (tmp_path / "t.csv").write_text("file,tumour\n1.png,x\n")
     with pytest.raises(LabelsError, match=r"row 1\.png fits both .*a/1\.png and .*b/1\.png"):
-        discover(tmp_path, load_labels(tmp_path / "t.csv"))
+        discover(tmp_path, load_tables(tmp_path / "t.csv"))
 
 
 def test_two_names_of_a_file_that_is_there_are_no_contradiction(tmp_path: Path) -> None:
@@ -882,7 +882,7 @@ def test_two_names_of_a_file_that_is_there_are_no_contradiction(tmp_path: Path) 
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.png").symlink_to(tmp_path / "1.png")
     (tmp_path / "t.csv").write_text("file,patient\n1.png,x\n")
-    found = discover(tmp_path, load_labels(tmp_path / "t.csv"))
+    found = discover(tmp_path, load_tables(tmp_path / "t.csv"))
     assert [source.patient_id for source in found.sources] == ["x", "x"]
 
 

@@ -214,7 +214,7 @@ def test_the_questions_are_those_that_users_would_ask(index):
     cases = [3, 17]
     for approximate in (False, True):
         if approximate:
-            index = Index(index.case_index, index.encoder, policy=SearchPolicy(exact_below=0))
+            index = Index(CaseIndex.open(index.case_index.folder, SearchPolicy(exact_below=0)), index.encoder)
         found = leave_one_out(index.state, cases, np.random.default_rng(0))["case"]
         for place, case in enumerate(cases):
             name = index.contents.case_ids[case]

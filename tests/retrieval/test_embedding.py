@@ -14,7 +14,7 @@ import pytest
 import indexer.case_index
 from indexer.case_index import CaseIndex
 from indexer.ingest import ingest
-from indexer.labels import load_labels
+from indexer.labels import load_tables
 from pacs.installation import until
 from tests.support.encoders import TinyEncoder
 from tests.support.images import phantom, write_dicom, write_nifti
@@ -32,7 +32,7 @@ def index(tmp_path: Path) -> Path:
     table = tmp_path / "mri" / "participants.tsv"
     table.write_text("participant_id\twho_grade\n" + "".join(f"P-{i}\t{2 + i}\n" for i in range(3)))
     with CaseIndex.create(tmp_path / "index", TinyEncoder()) as made:
-        ingest(made, [tmp_path / "mri"], TinyEncoder(), labels=load_labels(table))
+        ingest(made, [tmp_path / "mri"], TinyEncoder(), labels=load_tables(table))
     return tmp_path / "index"
 
 

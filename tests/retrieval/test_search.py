@@ -64,7 +64,7 @@ def brute_force(index, path, tiny, view=0):
 def test_scores_are_those_of_the_definition(make, cohort, tiny, tmp_path, approximate):
     index = make(cohort(9, ("t1ce", "flair")))
     if approximate:
-        index = Index(index.case_index, tiny, policy=SearchPolicy(exact_below=0))
+        index = Index(CaseIndex.open(index.case_index.folder, SearchPolicy(exact_below=0)), tiny)
     query = write_nifti(tmp_path / "new" / "new_t1ce.nii.gz", phantom(500, 4))
     answer = index.query(query, k=9)
     expected = sorted(brute_force(index, query, tiny).items(), key=lambda item: -item[1])

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from indexer.case_index import CaseIndex
 from indexer.ingest import ingest
-from indexer.labels import load_labels
+from indexer.labels import load_tables
 from retrieval.cli import main
 from retrieval.cli.app import app
 from retrieval.cli.printing import printable, say, show, show_json, show_table
@@ -104,7 +104,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / f"broken{ESCAPE}\n.nii.gz").write_bytes(b"no image")
     (folder / "labels.csv").write_text("".join(lines))
     with CaseIndex.create(folder / "index", TinyEncoder(), keep_ids=True) as index:
-        report = ingest(index, [root], TinyEncoder(), labels=load_labels(folder / "labels.csv"))
+        report = ingest(index, [root], TinyEncoder(), labels=load_tables(folder / "labels.csv"))
     assert (report.cases, len(report.failed)) == (4, 1)
     return folder
 

@@ -1,0 +1,166 @@
+"""What goes into an index: planned, filed, taken out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from indexer import reference, sandbox
+from indexer.case_index import CaseIndex
+from indexer.discovery import Planned, summary
+from indexer.encoder import Encoder
+from indexer.errors import CbirError, QueryError
+from indexer.ingest import IngestReport, Workers, ingest, ingest_sources
+from indexer.labels import Table, load_tables
+from indexer.readers import Source
+from indexer.remote import is_address
+
+AnyPath = str | os.PathLike[str]
+Rows = Mapping[str, Mapping[str, str]]
+Tables = AnyPath | Sequence[AnyPath | Table]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What paths would be taken as, before anything is read or embedded.
+
+    Attributes
+    ----------
+    entries : list of Planned
+        Images first, then outlines, and what is left out with the reason.
+    failures : list of CbirError
+        What cannot be read, as far as that shows without reading it.
+    notes : list of str
+        What the user should know.
+    """
+
+    entries: list[Planned]
+    failures: list[CbirError]
+    notes: list[str]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What should be looked at before the plan is believed."""
+        return list(summary.warnings(self.entries))
+
+    def table(self, here: Path) -> list[tuple[str, str, str]]:
+        """Rows of what, how many, and an example, named from a folder."""
+        return summary.table(self.entries, here)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of ``cbir index --dry-run --json`` (schema 1)."""
+        return {"schema": 1, "sources": [entry.to_dict() for entry in self.entries]}
+
+
+def plan(
+    paths: AnyPath | Iterable[AnyPath],
+    labels: Tables = (),
+    *,
+    all_images: bool = False,
+) -> Plan:
+    """What files and folders would be taken as by an index.
+
+    Parameters
+    ----------
+    paths : path or iterable of path
+    labels : path, or sequence of paths or tables, optional
+        Beside those that lie below or beside each path (see :func:`indexer.labels.find_tables`).
+    all_images : bool
+        Take maps and copies in another preparation as scans, too.
+
+    Raises
+    ------
+    ReadError
+        If there is nothing below a path that could be an image.
+    LabelsError
+        If a table cannot be understood.
+    CbirError
+        If a path is in a store.
+    """
+    entries: list[Planned] = []
+    failures: list[CbirError] = []
+    notes: list[str] = []
+    given = tables_of(labels)
+    for root in roots(paths):
+        if isinstance(root, str):
+            raise CbirError(root, "cannot be planned: it is in a store", "plan a local copy of a part")
+        tables, unread = sandbox.find_tables(root, given=given)
+        found = sandbox.discover(root, tables, all_images=all_images)
+        entries += found.planned()
+        failures += found.failures
+        notes += (*found.notes, *unread, *found.joined.notes)
+    return Plan(entries, failures, notes)
+
+
+def add(
+    index: CaseIndex,
+    encoder: Encoder,
+    paths: AnyPath | Iterable[AnyPath | Source],
+    labels: Tables | Rows,
+    *,
+    prune: bool,
+    with_reference: bool,
+    workers: Workers | None,
+    progress: Callable[[int, int, int], None],
+) -> IngestReport:
+    """File images; the arguments are those of :meth:`cbir.Index.add`."""
+    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    sources = [source for source in given if isinstance(source, Source)]
+    if sources and len(sources) == len(given):
+        rows = labels if isinstance(labels, Mapping) else None
+        return ingest_sources(index, sources, encoder, labels=rows)
+    if sources or isinstance(labels, Mapping):
+        raise CbirError(
+            "add", "paths and sources, or their labels, are mixed", "file the one, then the other"
+        )
+    return ingest(
+        index,
+        roots(path for path in given if not isinstance(path, Source)),
+        encoder,
+        labels=tables_of(labels),
+        prune=prune,
+        with_reference=with_reference,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def remove(
+    index: CaseIndex, case_ids: str | Iterable[str], patients: str | Iterable[str], *, reference_cases: bool
+) -> int:
+    """Take cases out; the arguments are those of :meth:`cbir.Index.remove`."""
+    with index.writing("remove"):
+        contents = index.catalog.contents()
+        wanted = {case_ids} if isinstance(case_ids, str) else set(case_ids)
+        unknown = ", ".join(sorted(wanted - set(contents.case_ids)))
+        if unknown:
+            raise QueryError(unknown, "the index has no such case", "see `cbir info --cases`")
+        for name in [patients] if isinstance(patients, str) else patients:
+            ids = {name, index.patient(name)}
+            found = {c for c, p in zip(contents.case_ids, contents.patient_ids, strict=True) if p in ids}
+            if not found:
+                raise QueryError(name, "the index has no such patient", "see `cbir info --cases`")
+            wanted |= found
+        removed = index.catalog.remove_cases(wanted)
+        if reference_cases:
+            removed += reference.leave(index)
+        index.file_vectors()
+        index.catalog.log("remove", {"cases": removed})
+    return removed
+
+
+def roots(paths: AnyPath | Iterable[AnyPath]) -> list[Path | str]:
+    """Paths as an index remembers them: whole, and addresses in a store as they are."""
+    named = [paths] if isinstance(paths, str | os.PathLike) else paths
+    return [name if is_address(name := os.fspath(path)) else Path(name).absolute() for path in named]
+
+
+def tables_of(labels: Tables) -> list[Table]:
+    """Labels tables, read where only their files are named."""
+    found: list[Table] = []
+    for each in [labels] if isinstance(labels, str | os.PathLike) else labels:
+        found += [each] if isinstance(each, Table) else load_tables(Path(each))
+    return found
