@@ -472,6 +472,17 @@ def _remembered(index: CaseIndex, root: Path | str) -> list[str]:
     return [] if held is None else json.loads(held) if held.startswith("[") else [held]
 
 
+def remembered_tables(index: CaseIndex, path: Path) -> list[Table]:
+    """The labels tables that a folder, or one above it, was indexed with, as far as they are still there."""
+    path = path.absolute()
+    names = (name for root in (path, *path.parents) for name in _remembered(index, root))
+    tables: list[Table] = []
+    for name in dict.fromkeys(names):
+        with suppress(LabelsError):
+            tables += load_tables(Path(name))
+    return tables
+
+
 def _held(index: CaseIndex, root: Path | str, labels: Sequence[Table]) -> list[Table]:
     """The labels tables that a root was indexed with before, but for those that are given again."""
     again = {table.path for table in labels}
