@@ -14,6 +14,8 @@ from PIL import Image
 from retrieval.cli import main
 from tests.support.images import phantom, write_dicom, write_nifti
 
+pytestmark = pytest.mark.both
+
 
 @pytest.fixture
 def cbir(monkeypatch, capsys):
