@@ -18,7 +18,15 @@ def test_a_stale_block_is_noticed(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/evaluation.md", "docs/scale.md"]
+    "name",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "docs/evaluation.md",
+        "docs/readers.md",
+        "docs/scale.md",
+    ],
 )
 def test_links_in_the_documents_lead_somewhere(name):
     path = ROOT / name
