@@ -13,15 +13,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import discovery, readers
+from indexer import sandbox
 from indexer.case_index import CaseIndex
 from indexer.composite import LEADERS, Group, composite, groups, is_composite
 from indexer.encoder import Encoder, look
 from indexer.errors import QueryError
-from indexer.ingest import input_hash
+from indexer.ingest import remembered_tables
 from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite, with_region
+from indexer.reading import input_hash
 from indexer.scan import Scan, ScanRef
 from retrieval.answer import Answer, Evidence, Hit, Query
+from retrieval.asked import asked
 from retrieval.evidence import vote
 from retrieval.question import Question
 from retrieval.state import REGION, WHOLE, QueryScan, Ranked, State, first_of_each
@@ -118,10 +120,15 @@ def _filed(question: Question, state: State) -> Asking:
 
 def _given(question: Question, state: State, case_index: CaseIndex, encoder: Encoder) -> Asking:
     """A scan, or several of a patient."""
-    scans = _one_patient(question, question.scans or discovery.read(Path(question.name)))
+    notes: list[str] = []
+    if question.scans:
+        scans = _one_patient(question, question.scans)
+    else:
+        path = Path(question.name)
+        scans, notes = asked(path, question.visit, remembered_tables(case_index, path))
     refs = numbered(scans)
     if question.mask is not None:
-        volume = readers.read_mask(Path(question.mask), scans[0])
+        volume = sandbox.read_mask(Path(question.mask), scans[0])
         fits = [scan.voxels.shape == volume.shape for scan in scans]
         refs = [ref for ref, fit in zip(refs, fits, strict=True) if fit]
         scans = [replace(scan, region=volume) for scan, fit in zip(scans, fits, strict=True) if fit]
@@ -130,7 +137,6 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Enc
     else:
         scans = [replace(scan, region=None) for scan in scans]
     view = REGION if question.marked else WHOLE
-    notes: list[str] = []
     embedded, identical = _embedded(scans, refs, view, state, case_index, encoder, notes)
     query = _query(question, embedded)
     if question.region is not None:
@@ -142,7 +148,13 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Enc
             "that patient has no vote in the evidence"
         )
     silent = {state.contents.patient_ids[i] for i in identical}
-    return Asking(query, embedded, view, set(), silent, notes)
+    own: set[str] = set()
+    if not question.scans:
+        own = _named(case_index, sorted({scan.patient_id for scan in scans} - {""}))
+        own = own & set(state.contents.patient_ids) - silent
+        if own:
+            notes.append("the patient of the query is in the index, and is left out")
+    return Asking(query, embedded, view, own, silent, notes)
 
 
 def numbered(scans: Sequence[Scan]) -> list[ScanRef]:
