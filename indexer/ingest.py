@@ -270,12 +270,12 @@ def ingest(
     start = time.perf_counter()
     report = IngestReport()
     roots = [root.rstrip("/") if isinstance(root, str) else root for root in roots]
-    classes: dict[str, str] = {}
+    inherent: dict[str, dict[str, str]] = {}
     with index.writing("index"), remote.StandIns() as stand_ins:
         with stand_ins.renamed():
             found = list(
                 _discovered(
-                    index, roots, labels, report, stand_ins, classes, tolerant=prune, all_images=all_images
+                    index, roots, labels, report, stand_ins, inherent, tolerant=prune, all_images=all_images
                 )
             )
         report.notes += map(stand_ins.named, dict.fromkeys(n for _, _, notes in found for n in notes))
@@ -290,8 +290,8 @@ def ingest(
         labels_of = [joined.labels for _, joined, _ in found]
         persons = _united((index.patient(p), row) for each in labels_of for p, row in each.persons.items())
         visits = _united((index.case(*v), row) for each in labels_of for v, row in each.visits.items())
-        of_class = {index.patient(patient): {"class": value} for patient, value in classes.items()}
-        persons = of_class | {patient: of_class.get(patient, {}) | row for patient, row in persons.items()}
+        own = {index.patient(patient): row for patient, row in inherent.items()}
+        persons = own | {patient: own.get(patient, {}) | row for patient, row in persons.items()}
         held = (path for root in roots for path in index.catalog.fingerprints(str(root)))
         gone = _gone(dict.fromkeys(held), sources, roots, stand_ins)
         files = [path for path in gone if (index.catalog.record(path) or {}).get("kind") != COMPOSITE]
@@ -454,7 +454,7 @@ def _discovered(
     labels: Sequence[Table],
     report: IngestReport,
     stand_ins: remote.StandIns,
-    classes: dict[str, str],
+    inherent: dict[str, dict[str, str]],
     *,
     tolerant: bool,
     all_images: bool,
@@ -483,7 +483,7 @@ def _discovered(
             report.taken[what] = report.taken.get(what, 0) + n
         report.failed += [_failure(e.where, e) for e in discovery.failures]
         notes += (*discovery.notes, *discovery.joined.notes)
-        classes |= discovery.classes
+        inherent |= discovery.labels
         unfit.append({table.path for table in discovery.joined.unfit} if discovery.sources else set())
         if left := [table.name for table in discovery.joined.unfit if table.path.suffix.lower() != ".json"]:
             notes.append(f"{len(left)} tables fit no image in {root}: {listed(left)}")

@@ -32,7 +32,7 @@ from indexer.labels import (
     mentions,
     renamed,
 )
-from indexer.readers.formats import Format, formats
+from indexer.readers.formats import Format, installed_formats
 from indexer.readers.source import Source
 from indexer.scan import Scan
 
@@ -134,8 +134,8 @@ class Discovery:
         How many there are of what, for a summary: ``{"NIfTI volumes": 24, "region files": 4, …}``.
     regions, ignored : list of Planned
         Outlines with their cases; what is left out, with the reason.
-    classes : dict
-        The class that the folder of a patient's images stands for, by patient.
+    labels : dict
+        What class folders, and the files themselves, say of patients.
     notes : list of str
         What the user should know.
     unread : dict
@@ -149,7 +149,7 @@ class Discovery:
     taken: dict[str, int] = field(default_factory=dict)
     regions: list[Planned] = field(default_factory=list)
     ignored: list[Planned] = field(default_factory=list)
-    classes: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, dict[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unread: dict[str, int] = field(default_factory=dict)
     joined: Joined = field(default_factory=Joined)
@@ -171,8 +171,9 @@ class Discovery:
 
     def labels_of(self, source: Source) -> dict[str, str]:
         """What tables and the class folder say of a source's visit."""
-        given = {"class": c} if (c := self.classes.get(source.patient_id)) else {}
-        return given | self.joined.labels.of_case(source.patient_id, source.study_id)
+        return self.labels.get(source.patient_id, {}) | self.joined.labels.of_case(
+            source.patient_id, source.study_id
+        )
 
 
 @dataclass
@@ -225,12 +226,25 @@ def discover(
         number = len(files)
     found.failures = list({str(failure): failure for failure in found.failures}.values())
     found.joined = join(tables, found.sources)
-    found.sources = [_of_patient(source, found.joined.patients) for source in found.sources]
+    _rename(found)
     found.sources.sort(key=lambda source: source.path)
     _counted(found)
     if not found.sources and not found.failures:
         raise _nothing(root, found, number)
     return found
+
+
+def _rename(found: Discovery) -> None:
+    """Call patients as labels tables call them."""
+    called = {}
+    sources = []
+    for source in found.sources:
+        sources.append(_of_patient(source, found.joined.patients))
+        called[source.patient_id] = sources[-1].patient_id
+    found.sources = sources
+    for planned in (found.regions, found.ignored):
+        planned[:] = [replace(p, patient=called.get(p.patient or "", p.patient)) for p in planned]
+    found.labels = {called.get(patient, patient): row for patient, row in found.labels.items()}
 
 
 def read(what: Source | Path) -> list[Scan]:
@@ -280,7 +294,7 @@ def _alone(file: Path) -> Discovery:
 
     Whoever names a file wants it, be it a map or a copy; but no outline.
     """
-    format = next((f for f in formats() if f.claims(file)), None)
+    format = next((f for f in installed_formats() if f.claims(file)), None)
     if format is None:
         return Discovery()
     if format.series is not None:
@@ -306,7 +320,7 @@ def _changed(folder: Path) -> tuple[object, ...]:
 def _folder(folder: Path, _changed: tuple[object, ...]) -> Discovery:
     """The files of a folder, without those below it and without stacks; asked for once for all of them."""
     found = Discovery()
-    named = [f for f in formats() if f.series is None]
+    named = [f for f in installed_formats() if f.series is None]
     files = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
     claimed = [file for file in files if any(f.claims(file) for f in named) and file.is_file()]
     sides = [file for file in files if file.name == sidecars.DATASET]
@@ -319,7 +333,7 @@ def _claimed(
 ) -> tuple[list[tuple[Path, Format]], list[Path]]:
     """Which format each file is of; and those that are of none."""
     claimed, rest = [], []
-    known = formats()
+    known = installed_formats()
     for file in files:
         try:
             format = next((f for f in known if f.claims(file)), None)
@@ -361,7 +375,7 @@ def _candidates(
             if isinstance(config, ReadError):
                 continue
             files = format.files(file)
-            if files[0] != file:
+            if file != files[0]:
                 continue  # the other half of a pair
             source = _source(file, file, files, format.kind, config)
             item = _item(file.parent / stem(file.name), home, channels, derived, config)
@@ -376,9 +390,13 @@ def _candidates(
     series: list[Source] = []
     for format, members_ in by_header.values():
         assert format.series is not None
+        said = format.labels
         sources, failures = format.series(members_, home)
         found.failures += failures
         series += sources
+        if said is not None:
+            for source in sources:
+                found.labels.setdefault(source.patient_id, {}).update(said(source))
         used = {file for source in sources for file in source.files}
         refused = {Path(failure.where) for failure in failures}
         no_image = "DICOM, but no image of a patient (report, segmentation, screenshot, presentation state)"
@@ -497,7 +515,7 @@ def _looker(candidates: Sequence[_Found]):  # type: ignore[no-untyped-def]
     """A look into the files of candidates, for the layout."""
 
     def load(file: Path):  # type: ignore[no-untyped-def]
-        format = next(f for f in formats() if f.claims(file))
+        format = next(f for f in installed_formats() if f.claims(file))
         scan = format.read(Source(file, format.kind, format.files(file)))[0]
         return scan.voxels, scan.affine
 
@@ -583,7 +601,11 @@ def _outlined(
             outline.source.path,
         )
 
-    fitting = [(o, d) for o, d in outlines if d.sequence in (None, decision.sequence) and not o.item.picture]
+    fitting = [
+        (outline, what)
+        for outline, what in outlines
+        if outline.format is image.format and what.sequence in (None, decision.sequence)
+    ]
     return tuple(o.source.files[0] for o, _ in sorted(fitting, key=rank))
 
 
@@ -634,7 +656,9 @@ def _classes(candidates: Sequence[_Found], decisions: Sequence[Decision], found:
                 break
     values = {value for held in of.values() for value in held}
     if len(values) > 1:
-        found.classes = {patient: min(held) for patient, held in of.items() if len(held) == 1}
+        for patient, held in of.items():
+            if len(held) == 1:
+                found.labels.setdefault(patient, {})["class"] = min(held)
         found.notes.append(
             f"folders stand for classes ({', '.join(sorted(values)[:6])}): offered as the label class"
         )
@@ -673,7 +697,7 @@ def _of_patient(source: Source, patients: Mapping[Path, str]) -> Source:
 
 
 def _counted(found: Discovery) -> None:
-    kinds = {kind: name for format in formats() for kind, name in format.kinds.items()}
+    kinds = {kind: name for format in installed_formats() for kind, name in format.kinds.items()}
     counts = Counter(kinds[source.kind] for source in found.sources)
     taken = {name: counts[name] for name in dict.fromkeys(kinds.values()) if counts[name]}
     ignored = found.taken.pop("ignored files", 0) + sum(len(each.files) for each in found.ignored)
