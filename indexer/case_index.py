@@ -40,7 +40,6 @@ from numpy.typing import NDArray
 
 from indexer.catalog import Catalog, Contents
 from indexer.catalog.database import postgresql, sqlite
-from indexer.composite import COMPOSITE
 from indexer.encoder import Encoder, FileEncoder, load_encoder
 from indexer.errors import CaseIndexError, CbirError, EncoderError, StaleError
 from indexer.files import ASIDE, needing_room, sha256, written_whole
@@ -51,6 +50,7 @@ from indexer.partition import Partition
 from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing
 from indexer.recall import checked
+from indexer.sequences import COMPOSITE
 from indexer.stores import LOCAL, Filed, Site, Store, VectorIndex, store
 
 __all__ = ["CaseIndex", "Manifest", "Problem", "Snapshot"]

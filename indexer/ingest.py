@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from indexer import readers, reference, remote
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
-from indexer.composite import COMPOSITE, beside, composite, groups
+from indexer.composite import beside, composite, groups
 from indexer.discovery import discover
 from indexer.encoder import Composer, Encoder, look, trained_on
 from indexer.errors import CbirError, LabelsError, ReadError
@@ -31,6 +31,7 @@ from indexer.labels import Joined, Table, find_tables, listed, load_tables
 from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite
 from indexer.readers import Source
 from indexer.scan import Scan
+from indexer.sequences import is_composite
 from indexer.studies import composites
 from indexer.text import printable
 
@@ -294,7 +295,7 @@ def ingest(
         persons = own | {patient: own.get(patient, {}) | row for patient, row in persons.items()}
         held = (path for root in roots for path in index.catalog.fingerprints(str(root)))
         gone = _gone(dict.fromkeys(held), sources, roots, stand_ins)
-        files = [path for path in gone if (index.catalog.record(path) or {}).get("kind") != COMPOSITE]
+        files = [path for path in gone if not is_composite((index.catalog.record(path) or {}).get("kind"))]
         if prune:
             index.catalog.remove_sources(gone)
             report.pruned = len(files)
@@ -403,7 +404,7 @@ def _file(
             report.failed.append(_failure(error.where, error))
             continue
         if held.get(source.name) == fingerprint:
-            report.unchanged += source.kind != COMPOSITE
+            report.unchanged += not is_composite(source.kind)
         else:
             fresh.append((source, fingerprint))
     failed = len(report.failed)
@@ -420,7 +421,7 @@ def _file(
         of_patients = {scan.patient_id: tables.get(scan.patient_id) for scan in embedded}
         of_visits = {scan.case_id: visits.get(scan.case_id) for scan in embedded}
         index.catalog.put(entries, _known(of_patients), _known(of_visits))
-        report.indexed += sum(one.source.kind != COMPOSITE for one in landing.group)
+        report.indexed += sum(not is_composite(one.source.kind) for one in landing.group)
         done += len(entries)
         progress(done + len(report.failed) - failed, len(fresh), report.embedded)
 
@@ -571,7 +572,7 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
     CbirError
         If no source could be read now: there is no room for copies, or no package for their store.
     """
-    together = source.kind == COMPOSITE
+    together = is_composite(source.kind)
     try:
         with source.local() as here:
             scans = _scans(here)

@@ -13,16 +13,14 @@ from numpy.testing import assert_allclose
 
 from indexer.errors import CbirError, QueryError
 from retrieval import evaluation
-from retrieval.evaluation import (
-    AVERAGES,
-    comparison,
+from retrieval.baselines import (
     cosine_similarity,
-    evaluate,
-    numeric_grades,
     pixel_similarity,
     predicted_class_similarity,
     shuffled_labels,
 )
+from retrieval.evaluation import evaluate, numeric_grades
+from retrieval.figures import AVERAGES, comparison
 from tests.support.paths import REAL
 
 METRICS = ["P@1", "P@5", "P@10", "R-precision", "mAP", "MAP@R", "nDCG@10"]
