@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from indexer.errors import CbirError, QueryError
-from retrieval import evaluation
+from retrieval import items
 from retrieval.baselines import (
     cosine_similarity,
     pixel_similarity,
@@ -175,7 +175,7 @@ def test_a_function_and_blocks_give_what_the_array_gives(monkeypatch):
     similarity, labels, patients, folds = cohort(2)
     similarity = similarity.round(1)  # with ties
     whole = evaluate(similarity, labels, patients, folds=folds)
-    monkeypatch.setattr(evaluation, "BLOCK", 7 * 60)
+    monkeypatch.setattr(items, "BLOCK", 7 * 60)
     asked = []
 
     def rows_of(rows):
