@@ -8,30 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers, reference, remote
+from indexer import reference, remote, sandbox
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
-from indexer.composite import beside, composite, groups
-from indexer.discovery import discover
+from indexer.composite import beside
 from indexer.encoder import Composer, Encoder, look, trained_on
-from indexer.errors import CbirError, LabelsError, ReadError
-from indexer.labels import Joined, Table, find_tables, listed, load_tables
-from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite
+from indexer.errors import LabelsError, PoisonError, ReadError
+from indexer.journal import Journal, journal
+from indexer.labels import Joined, Table, listed, load_tables
+from indexer.preprocess import Preprocessing
 from indexer.readers import Source
-from indexer.scan import Scan
-from indexer.sequences import is_composite
+from indexer.reading import Read, ReadScan
+from indexer.sequences import COMPOSITE
 from indexer.studies import composites
 from indexer.text import printable
 
@@ -39,6 +40,9 @@ GROUP = 256
 """Slices that are embedded and committed together, at least."""
 READERS = 2
 """Sources that are read at a time."""
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -82,44 +86,6 @@ class IngestReport:
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of ``cbir index --json`` (schema 1)."""
         return {"schema": 1, **vars(self)}
-
-
-@dataclass(frozen=True)
-class ReadScan:
-    """What is known of a scan that was read and prepared, beside its images.
-
-    Attributes
-    ----------
-    scan : Scan
-        With a stand-in for its voxels.
-    digest : str
-        See :func:`input_hash`.
-    positions, views : ndarray
-        As in :class:`indexer.preprocess.Prepared`.
-    """
-
-    scan: Scan
-    digest: str
-    positions: NDArray[np.int64]
-    views: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Read:
-    """A source that was read.
-
-    Attributes
-    ----------
-    scans : list of ReadScan
-    images : list of Prepared
-        One a scan; or what stands for the list where the workers keep it.
-    notes : tuple of str
-        What the user should know.
-    """
-
-    scans: list[ReadScan]
-    images: Any
-    notes: tuple[str, ...] = ()
 
 
 Pick = tuple[Any, int, int]
@@ -166,7 +132,7 @@ class Workers(Protocol):
 
 
 class Threads:
-    """Threads of this process read; the network runs while the caller waits. A context manager."""
+    """Threads that have child processes read; the network runs while the caller waits. A context manager."""
 
     ahead = 2 * READERS
     groups = 1
@@ -184,7 +150,7 @@ class Threads:
 
     def read(self, source: Source) -> Future[Read]:
         """See :meth:`Workers.read`."""
-        return self._pool.submit(read, source, self._preprocessing)
+        return self._pool.submit(sandbox.prepare, source, self._preprocessing)
 
     def embed(self, picks: Sequence[Pick]) -> Future[Embedding]:
         """See :meth:`Workers.embed`."""
@@ -295,7 +261,7 @@ def ingest(
         persons = own | {patient: own.get(patient, {}) | row for patient, row in persons.items()}
         held = (path for root in roots for path in index.catalog.fingerprints(str(root)))
         gone = _gone(dict.fromkeys(held), sources, roots, stand_ins)
-        files = [path for path in gone if not is_composite((index.catalog.record(path) or {}).get("kind"))]
+        files = [path for path in gone if (index.catalog.record(path) or {}).get("kind") != COMPOSITE]
         if prune:
             index.catalog.remove_sources(gone)
             report.pruned = len(files)
@@ -404,7 +370,7 @@ def _file(
             report.failed.append(_failure(error.where, error))
             continue
         if held.get(source.name) == fingerprint:
-            report.unchanged += not is_composite(source.kind)
+            report.unchanged += source.kind != COMPOSITE
         else:
             fresh.append((source, fingerprint))
     failed = len(report.failed)
@@ -421,16 +387,17 @@ def _file(
         of_patients = {scan.patient_id: tables.get(scan.patient_id) for scan in embedded}
         of_visits = {scan.case_id: visits.get(scan.case_id) for scan in embedded}
         index.catalog.put(entries, _known(of_patients), _known(of_visits))
-        report.indexed += sum(not is_composite(one.source.kind) for one in landing.group)
+        report.indexed += sum(one.source.kind != COMPOSITE for one in landing.group)
         done += len(entries)
         progress(done + len(report.failed) - failed, len(fresh), report.embedded)
 
-    for group in _groups(_read_ahead(fresh, workers, report)):
-        flying.append(_sent(index, workers, group, {digest for each in flying for digest in each.fresh}))
-        if len(flying) >= workers.groups:
+    with journal(index.folder) as begun:
+        for group in _groups(_read_ahead(fresh, workers, report, begun)):
+            flying.append(_sent(index, workers, group, {digest for each in flying for digest in each.fresh}))
+            if len(flying) >= workers.groups:
+                land()
+        while flying:
             land()
-    while flying:
-        land()
 
 
 def _finish(index: CaseIndex, report: IngestReport, start: float) -> None:
@@ -441,12 +408,11 @@ def _finish(index: CaseIndex, report: IngestReport, start: float) -> None:
     told = ("indexed", "unchanged", "pruned", "seconds")
     outcome = {name: getattr(report, name) for name in told}
     index.catalog.log("index", {**outcome, "failed": len(report.failed)})
-
-
-def input_hash(ready: Prepared) -> str:
-    """Digest of the network's input for the whole slices of a scan."""
-    whole = np.ascontiguousarray(ready.pixels[ready.views == 0])
-    return hashlib.sha256(repr(whole.shape).encode() + whole.tobytes()).hexdigest()
+    _log.info(
+        "%d sources filed, %d unchanged, %d failed; %d slices embedded in %.1f s, the network's share %.1f s",
+        *(report.indexed, report.unchanged, len(report.failed), report.embedded),
+        *(report.seconds, report.encoder_seconds),
+    )
 
 
 def _discovered(
@@ -474,9 +440,9 @@ def _discovered(
         else:
             root, top = name, None
         given = [*_held(index, name, labels), *labels]
-        tables, notes = find_tables(root, top, given)
+        tables, notes = sandbox.find_tables(root, top, given)
         try:
-            discovery = discover(root, tables, all_images=all_images)
+            discovery = sandbox.discover(root, tables, all_images=all_images)
         except ReadError as error:
             errors.append(error)
             continue
@@ -505,6 +471,17 @@ def _remembered(index: CaseIndex, root: Path | str) -> list[str]:
     """The labels tables that a root was indexed with before, as they were named."""
     held = index.catalog.labels_file(str(root))
     return [] if held is None else json.loads(held) if held.startswith("[") else [held]
+
+
+def remembered_tables(index: CaseIndex, path: Path) -> list[Table]:
+    """The labels tables that a folder, or one above it, was indexed with, as far as they are still there."""
+    path = path.absolute()
+    names = (name for root in (path, *path.parents) for name in _remembered(index, root))
+    tables: list[Table] = []
+    for name in dict.fromkeys(names):
+        with suppress(LabelsError):
+            tables += load_tables(Path(name))
+    return tables
 
 
 def _held(index: CaseIndex, root: Path | str, labels: Sequence[Table]) -> list[Table]:
@@ -562,53 +539,6 @@ def _gone(
     ]
 
 
-def read(source: Source, preprocessing: Preprocessing) -> Read:
-    """Read and prepare a source, wherever that is done.
-
-    Raises
-    ------
-    ReadError
-        With the reason for which it cannot be read.
-    CbirError
-        If no source could be read now: there is no room for copies, or no package for their store.
-    """
-    together = is_composite(source.kind)
-    try:
-        with source.local() as here:
-            scans = _scans(here)
-            found = [] if together else [(scan, prepared(scan, preprocessing)) for scan in scans]
-            notes: list[str] = []
-            for group in groups(scans, preprocessing.composite_size) if preprocessing.composite_size else ():
-                with suppress(ReadError):  # what shows too little beside the others is filed without them
-                    ready = prepared_composite(group.scans, preprocessing.composite_size)
-                    found.append((composite(group), ready))
-                    notes += group.notes
-        told = [
-            ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views)
-            for scan, ready in found
-        ]
-        return Read(told, [ready for _, ready in found], tuple(notes))
-    except Exception as error:  # one odd file must not end the run; its text may hold identifiers
-        if isinstance(error, CbirError) and not (together and isinstance(error, ReadError)):
-            raise
-        if together:  # each of the files has a source of its own, which says it
-            return Read([], [])
-        raise ReadError(
-            source.name, f"cannot be read ({type(error).__name__})", "please report its format"
-        ) from error
-
-
-def _scans(source: Source) -> list[Scan]:
-    """The scans of a source; of several together, those of the parts that can be read."""
-    if not source.parts:
-        return readers.read(source)
-    scans: list[Scan] = []
-    for part in source.parts:
-        with suppress(ReadError):
-            scans += readers.read(part)
-    return scans
-
-
 def embed(encoder: Encoder, picks: Sequence[Pick]) -> Embedding:
     """Take images to the network, all of them together, wherever that is done."""
     blocks = [(images[scan], images[scan].views == view) for images, scan, view in picks]
@@ -631,22 +561,36 @@ def embed(encoder: Encoder, picks: Sequence[Pick]) -> Embedding:
 
 
 def _read_ahead(
-    fresh: Iterable[tuple[Source, str]], workers: Workers, report: IngestReport
+    fresh: Iterable[tuple[Source, str]], workers: Workers, report: IngestReport, begun: Journal
 ) -> Iterator[_Fresh]:
-    """Have sources read, in order, a few of them ahead."""
+    """Have sources read, in order, a few of them ahead; what may have ended a run before, alone."""
     waiting: deque[tuple[Source, str, Future[Read]]] = deque()
 
     def result(source: Source, fingerprint: str, future: Future[Read]) -> Iterator[_Fresh]:
         try:
-            found = future.result()
-            report.notes += [f"{source.name}: {note}" for note in found.notes]
-            yield _Fresh(source, fingerprint, found)
-        except ReadError as error:
+            read = future.result()
+        except PoisonError as error:
+            begun.condemn(source.name, fingerprint, error.reason)
             report.failed.append(_failure(source.name, error))
+        except ReadError as error:
+            begun.end(source.name)
+            report.failed.append(_failure(source.name, error))
+        else:
+            begun.end(source.name)
+            report.notes += [f"{source.name}: {note}" for note in read.notes]
+            yield _Fresh(source, fingerprint, read)
 
     for source, fingerprint in fresh:
+        if (reason := begun.reason(source.name, fingerprint)) is not None:
+            known = ReadError(source.name, reason, "it is passed over until it changes")
+            report.failed.append(_failure(source.name, known))
+            continue
+        alone = begun.suspect(source.name)
+        while waiting and (alone or len(waiting) > workers.ahead):
+            yield from result(*waiting.popleft())
+        begun.begin(source.name, fingerprint)
         waiting.append((source, fingerprint, workers.read(source)))
-        if len(waiting) > workers.ahead:
+        if alone:
             yield from result(*waiting.popleft())
     while waiting:
         yield from result(*waiting.popleft())
@@ -686,6 +630,7 @@ def _sent(index: CaseIndex, workers: Workers, group: list[_Fresh], pending: Coll
 def _landed(index: CaseIndex, encoder: Encoder, flying: _Flying, report: IngestReport) -> list[Entry]:
     """The entries of a group, once the network has seen it."""
     found = flying.found.result()
+    _log.debug("%d sources, %d scans embedded in %.2f s", len(flying.group), len(found.parts), found.seconds)
     report.encoder_seconds += found.seconds
     report.embedded += sum(len(part[0]) for part in found.parts)
     known = flying.known | dict(zip(flying.fresh, found.parts, strict=False))
@@ -734,8 +679,3 @@ def _filed(
         strangeness=float(np.average(whole[2], weights=whole[1])),
         visit=index.visit(source.patient_id, source.study_id),
     )
-
-
-def _without_voxels(scan: Scan) -> Scan:
-    """The scan with a stand-in of the same shape that takes no memory."""
-    return replace(scan, voxels=np.broadcast_to(np.uint8(0), scan.voxels.shape), region=None)

@@ -18,9 +18,9 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from indexer.discovery import read
 from indexer.errors import CbirError
 from indexer.files import written_whole
+from indexer.sandbox import read
 from indexer.scan import Scan, ScanRef
 from retrieval.answer import Answer, Hit
 from retrieval.images import chosen

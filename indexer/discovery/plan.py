@@ -38,8 +38,8 @@ from indexer.scan import Scan
 
 COMPOSITE = "composite"
 
-PROGRAMS = {".exe", ".dll", ".jar", ".html", ".htm", ".js", ".css", ".inf", ".app", ".ico", ".svg", ".php"}
-"""Files beside which pictures belong to a program or a page."""
+PROGRAMS = {".exe", ".dll", ".jar", ".js", ".css", ".inf", ".app", ".ico"}
+"""Endings of files beside which pictures belong to a program or a page."""
 
 _VAGUE = {"patient", "patients", "lesion", "lesions", "tumor", "tumour"}
 _CLUTTER = {"logo", "icon", "thumb", "thumbnail", "thumbnails", "preview", "screenshot", "favicon", "banner"}
@@ -276,6 +276,12 @@ def _decide(
 ) -> None:
     """What the files below a folder are."""
     claimed, rest = _claimed(files, found.failures)
+    programs = {file.parent for file in rest if file.suffix.lower() in PROGRAMS}
+    clutter = {file for file, format in claimed if format.pictures and _is_clutter(file, programs)}
+    found.ignored += [
+        Planned((file,), IGNORED, reason="a picture of a program or a page") for file in sorted(clutter)
+    ]
+    claimed = [(file, format) for file, format in claimed if file not in clutter]
     named = [file for file in files if file.suffix.lower() == ".json"]
     channels, derived = sidecars.channels(named), sidecars.derivatives(named)
     candidates, series = _candidates(claimed, root, mentions(tables), channels, derived, found, stacks=stacks)
@@ -543,8 +549,6 @@ def _filed(candidates: Sequence[_Found], decisions: Sequence[Decision], found: D
     for each, decision in zip(candidates, decisions, strict=True):
         if decision.role != IMAGE or decision.person is None:
             continue
-        if each.item.picture and _clutter(each, found):
-            continue
         person = decision.person
         source = replace(
             each.source,
@@ -560,25 +564,10 @@ def _filed(candidates: Sequence[_Found], decisions: Sequence[Decision], found: D
         found.sources.append(replace(source, region_files=_outlined(each, decision, outlines[person])))
 
 
-def _clutter(each: _Found, found: Discovery) -> bool:
+def _is_clutter(file: Path, programs: Collection[Path]) -> bool:
     """Whether a picture belongs to a viewer or a page, and is no patient's."""
-    file = each.source.files[0]
     words = {token.text for token in split(stem(file.name))}
-    folder = file.parent
-    if words & _CLUTTER or any(other.suffix.lower() in PROGRAMS for other in _siblings(folder)):
-        found.ignored.append(Planned((file,), IGNORED, reason="a picture of a program or a page"))
-        return True
-    return False
-
-
-def _siblings(folder: Path) -> list[Path]:
-    if folder not in _SIBLINGS:
-        _SIBLINGS.clear()
-        _SIBLINGS[folder] = list(folder.iterdir())
-    return _SIBLINGS[folder]
-
-
-_SIBLINGS: dict[Path, list[Path]] = {}
+    return bool(words & _CLUTTER) or file.parent in programs
 
 
 def _outlined(

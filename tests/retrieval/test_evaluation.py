@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from indexer.errors import CbirError, QueryError
-from retrieval import items
+from retrieval import evaluation, items
 from retrieval.baselines import (
     cosine_similarity,
     pixel_similarity,
@@ -531,7 +531,7 @@ def test_a_plot_that_cannot_be_drawn_names_the_remedy(tmp_path, monkeypatch):
 
 
 def test_docstring_examples_hold():
-    assert doctest.testmod(evaluation).failed == 0
+    assert sum(doctest.testmod(module).failed for module in (evaluation, items)) == 0
 
 
 @pytest.mark.real
