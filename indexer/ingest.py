@@ -38,6 +38,8 @@ from indexer.text import printable
 
 GROUP = 256
 """Slices that are embedded and committed together, at least."""
+UNFILED = 10_000
+"""Slices that a store may lack: each question is compared with these one by one."""
 READERS = 2
 """Sources that are read at a time."""
 
@@ -342,7 +344,7 @@ def ingest_sources(
                 index.catalog.remove_sources(stale)
                 _file(index, together, tables, {}, encoder, able, report, lambda done, total, slices: None)
         index.catalog.set_labels(tables)
-        if index.lag() > 0.05:
+        if index.lag() > 0.05 or index.unfiled() > UNFILED:
             index.file_vectors()
         _finish(index, report, start)
     return report
