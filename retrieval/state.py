@@ -115,7 +115,8 @@ class State:
         for case, patient in enumerate(contents.patient_ids):
             self.cases_of.setdefault(patient, []).append(case)
         self.population = Population(dict(zip(contents.patient_ids, contents.labels, strict=True)))
-        self.cases = Population(dict(enumerate(contents.labels)))
+        alone = len(self.cases_of) == len(contents.case_ids)  # no patient has two cases
+        self.cases = self.population if alone else Population(dict(enumerate(contents.labels)))
         # of those who ask all: slices that are compared, and what was noted
         self._pools: dict[tuple[str | None, int], tuple[NDArray[np.bool_], list[str]]] = {}
 
