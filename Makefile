@@ -1,22 +1,24 @@
 # make demo    install, write a synthetic cohort, index it, query it, write a report
 # make test    install what the tests need (Debian packages too) and run them all
+# make check   the fast tests alone
 # make help    the rest
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: demo pacs test lint format docs kill-test benchmarks cross-validation weights figures reference debian clean help
+.PHONY: demo pacs test check site package lint format docs kill-test benchmarks cross-validation weights figures reference debian clean help
 
 # torch comes first and alone, from the one constraints file: no resolver may choose another build
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) pip
 	$(PIP) torch
 	$(PIP) -e .
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(PIP) -e '.[test]'
+	$(PIP) -e '.[all]' --group dev
 	touch $@
 
 demo: $(VENV)/installed  ## install, write a synthetic cohort, index it, query it, write a report
@@ -35,6 +37,9 @@ debian:  ## Debian packages that tests and `make pacs` need
 test: $(VENV)/installed-test debian lint  ## install what tests need and run them all
 	$(BIN)/python -m pytest
 
+check: $(VENV)/installed-test lint  ## ruff, mypy and all fast tests, in parallel
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical -m "not slow and not engines and not browser and not pacs"
+
 lint: $(VENV)/installed-test  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,6 +48,18 @@ lint: $(VENV)/installed-test  ## ruff and mypy
 format: $(VENV)/installed-test  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+site: $(VENV)/installed-test  ## the documentation as pages, in build/site
+	$(BIN)/mkdocs build --strict
+
+package: $(VENV)/installed-test  ## build sdist and wheel, install each into an empty environment, try it there
+	rm -rf dist build/empty
+	$(BIN)/python -m build --no-isolation
+	for kind in whl tar.gz; do \
+	  $(PYTHON) -m venv --clear build/empty && build/empty/bin/pip --disable-pip-version-check install -q -c constraints.txt torch && \
+	  build/empty/bin/pip --disable-pip-version-check install -q -c constraints.txt dist/*.$$kind && \
+	  build/empty/bin/python tests/support/smoke.py build/empty || exit 1; \
+	done
 
 docs: $(VENV)/installed-test  ## regenerate the tables of results and the CLI help in the documents
 	$(BIN)/python -m benchmarks.documents

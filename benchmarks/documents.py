@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
+from retrieval.cli.app import app
 
 DOCUMENTS = (
     "README.md",
@@ -25,20 +26,6 @@ DOCUMENTS = (
     "docs/model-card.md",
     "docs/partition.md",
     "docs/scale.md",
-)
-VERBS = (
-    "index",
-    "query",
-    "eval",
-    "info",
-    "verify",
-    "remove",
-    "compact",
-    "copy",
-    "demo",
-    "train",
-    "serve",
-    "token",
 )
 METHODS = (
     "frozen ImageNet",
@@ -512,10 +499,15 @@ def help_of(verb: str = "") -> str:
     return "\n".join(line.rstrip() for line in out.strip().splitlines())
 
 
+def verbs() -> list[str]:
+    """The verbs of the command line, in the order of its help."""
+    return [command.name or command.callback.__name__ for command in app.registered_commands]
+
+
 def cli_help() -> str:
     """The help of all verbs."""
     parts = [f"```text\n{help_of()}\n```"]
-    parts += [f"## cbir {verb}\n\n```text\n{help_of(verb)}\n```" for verb in VERBS]
+    parts += [f"## cbir {verb}\n\n```text\n{help_of(verb)}\n```" for verb in verbs()]
     return "\n\n".join(parts)
 
 

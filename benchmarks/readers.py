@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peers, results, series
-from indexer import discovery, readers
+from indexer import discovery
 
 ROUNDS = 5
 
@@ -31,7 +31,7 @@ def timed(call: Callable[[], object]) -> float:
 def reading(folder: Path) -> None:
     """Discover a folder and read all that is in it."""
     for source in discovery.discover(folder).sources:
-        readers.read(source)
+        discovery.read(source)
 
 
 def converting(folder: Path) -> None:

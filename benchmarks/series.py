@@ -179,6 +179,34 @@ def enhanced(n: int = 6, volumes: int = 1, size: tuple[int, int] = (24, 20)) -> 
     return [dataset]
 
 
+TEXTS = """
+    InstitutionName ReferringPhysicianName StationName StudyDescription OperatorsName ManufacturerModelName
+    PatientBirthDate PatientSex DeviceSerialNumber AcquisitionDate SoftwareVersions ProtocolName
+    ReceiveCoilName TransmitCoilName PatientPosition
+"""
+NUMBERS = "NumberOfAverages ImagingFrequency MagneticFieldStrength PixelBandwidth SAR PatientWeight"
+
+
+def as_scanners_write(datasets: list[Dataset]) -> list[Dataset]:
+    """The same images with as much else in their headers as scanners write: some 200 elements, 30 kB."""
+    for dataset in datasets:
+        for keyword in TEXTS.split():
+            setattr(dataset, keyword, "20200101" if "Date" in keyword else "X")
+        for keyword in NUMBERS.split():
+            setattr(dataset, keyword, 1.5)
+        references = [Dataset() for _ in range(3)]
+        for reference in references:
+            reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = uid.MRImageStorage, "1.2.3"
+        dataset.ReferencedImageSequence = references
+        for group in (0x0009, 0x0021, 0x0051):
+            block = dataset.private_block(group, "GENERATED", create=True)
+            for element in range(50):
+                block.add_new(element, "LO", f"something of {element}")
+        blob = dataset.private_block(0x0029, "GENERATED", create=True)
+        blob.add_new(0x10, "OB", bytes(24_000))
+    return datasets
+
+
 SHAPES: dict[str, Callable[[], list[Dataset]]] = {
     "one volume": stack,
     "sagittal": lambda: stack(orientation=SAGITTAL),
@@ -211,9 +239,10 @@ SHAPES: dict[str, Callable[[], list[Dataset]]] = {
 }
 
 LARGE: dict[str, Callable[[], list[Dataset]]] = {
-    "volume of 180 files, 256×256": lambda: stack(180, size=(256, 256), gap=1.0),
-    "volume of 24 files, 512×512": lambda: stack(24, size=(512, 512), gap=5.0),
-    "time series of 4,725 files": lambda: series(45, 105, size=(64, 64)),
+    "volume of 180 files, 256×256": lambda: as_scanners_write(stack(180, size=(256, 256), gap=1.0)),
+    "volume of 24 files, 512×512": lambda: as_scanners_write(stack(24, size=(512, 512), gap=5.0)),
+    "time series of 4,725 files": lambda: as_scanners_write(series(45, 105, size=(64, 64))),
+    "time series of 4,725 files, short headers": lambda: series(45, 105, size=(64, 64)),
     "enhanced, 1 × 200 frames, 256×256": lambda: enhanced(200, size=(256, 256)),
     "enhanced, 60 × 36 frames, 64×64": lambda: enhanced(36, 60, size=(64, 64)),
     "JPEG-LS, 48 files, 256×256": lambda: compressed(uid.JPEGLSLossless, size=(256, 256), n=48),

@@ -25,65 +25,36 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import secrets
-import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from indexer.catalog import Catalog, Contents
+from indexer.catalog import Catalog
 from indexer.catalog.database import postgresql, sqlite
 from indexer.composite import COMPOSITE
-from indexer.encoder import Encoder, FileEncoder, load_encoder
-from indexer.errors import CaseIndexError, CbirError, EncoderError, StaleError
+from indexer.encoder import Encoder, load_encoder
+from indexer.errors import CaseIndexError, EncoderError
 from indexer.files import ASIDE, needing_room, sha256, written_whole
 from indexer.filing import fits, fitted
-from indexer.lock import HOLDER, LOCK, locked, signed
+from indexer.lock import LOCK, locked, signed
 from indexer.manifest import MANIFEST, Manifest
 from indexer.partition import Partition
 from indexer.policy import SearchPolicy
+from indexer.premises import CATALOG, KEY, WEIGHTS, clear, lay_down, make, ours
 from indexer.preprocess import Preprocessing
 from indexer.recall import checked
-from indexer.stores import LOCAL, Filed, Site, Store, VectorIndex, store
+from indexer.snapshot import Snapshot, Snapshots
+from indexer.stores import LOCAL, Site, Store, store
+from indexer.verification import Problem, differences, of_key
 
 __all__ = ["CaseIndex", "Manifest", "Problem", "Snapshot"]
 
-CATALOG = "catalog.sqlite"
-KEY = "key"
-WEIGHTS = "encoder.safetensors"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One committed state of an index: what is in it, and its vectors."""
-
-    contents: Contents
-    vectors: VectorIndex
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something `verify` found.
-
-    Attributes
-    ----------
-    where, what : str
-    mended : bool
-    sound : bool
-        True for a note that needs no mending.
-    """
-
-    where: str
-    what: str
-    mended: bool = False
-    sound: bool = False
+_log = logging.getLogger(__name__)
 
 
 class CaseIndex:
@@ -108,9 +79,7 @@ class CaseIndex:
         self.policy = policy or SearchPolicy()
         self.store = _store(folder, manifest, catalog, self.policy)
         self._key: bytes | None = None
-        self._partition: tuple[tuple[str | None, int], Partition] | None = None
-        self._state: tuple[VectorIndex, Snapshot] | None = None
-        self._looking = threading.Lock()
+        self._snapshots = Snapshots(folder, catalog, self.store, self.policy)
 
     @classmethod
     def create(
@@ -144,17 +113,17 @@ class CaseIndex:
         """
         made_folders: list[Path] = []
         try:
-            _make(folder, made_folders)
+            make(folder, made_folders)
             with needing_room(folder), locked(folder), ExitStack() as undo:
                 if (folder / MANIFEST).exists():  # another process was quicker
                     return cls.open(folder, policy)
                 held = {path.name for path in folder.iterdir()} - ({LOCK} if made_folders else set())
-                if not all(map(_ours, held)):
+                if not all(map(ours, held)):
                     raise CaseIndexError(
                         folder, "is not empty and holds no index", "name a new folder with --index"
                     )
-                undo.callback(_clear, folder, held)
-                _lay_down(folder, encoder)
+                undo.callback(clear, folder, held)
+                lay_down(folder, encoder)
                 manifest = Manifest(
                     encoder=encoder.name,
                     encoder_version=encoder.version,
@@ -218,7 +187,7 @@ class CaseIndex:
 
     def close(self) -> None:
         """Release files and connections."""
-        self._state = None
+        self._snapshots.forget()
         self.catalog.close()
         self.store.close()
 
@@ -335,59 +304,15 @@ class CaseIndex:
     # ---- vectors -------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """The last committed state; vectors that the store lacks are taken from the catalog.
-
-        Of what was seen by the last call only what has changed since is read. A state is never changed.
+        """The last committed state; see :meth:`indexer.snapshot.Snapshots.now`.
 
         Raises
         ------
         CaseIndexError
             If the store is damaged.
         """
-        told = CaseIndexError(self.folder, "the vectors file is missing", "run `cbir verify --repair`")
-        with self._looking:
-            for _ in range(5):
-                manifest = Manifest.load(self.folder / MANIFEST)
-                seen = self._state
-                contents = self.catalog.contents(seen[1].contents if seen else None)
-                try:
-                    base = self._opened(manifest.vectors, contents)
-                    if seen and seen[0] is base:
-                        vectors, held = seen[1].vectors, seen[1].contents.slice_ids
-                    else:
-                        vectors, held = base, base.ids()
-                    vectors = _caught_up(vectors, held, contents.slice_ids, self.catalog)
-                except (FileNotFoundError, KeyError):
-                    continue  # a writer replaced the files, or removed cases, between two of our looks
-                except StaleError as error:
-                    told = error
-                    continue
-                self.manifest = manifest
-                if seen and seen[1].contents is contents and seen[1].vectors is vectors:
-                    return seen[1]
-                state = Snapshot(contents, vectors)
-                self._state = base, state
-                return state
-        raise told
-
-    def _opened(self, filed: Filed | None, contents: Contents) -> VectorIndex:
-        """The vectors as they were filed last."""
-        return self.store.open(filed, self._filed_by(filed), contents)
-
-    def _filed_by(self, filed: Filed | None) -> Partition | None:
-        """The partition of what was filed; read once."""
-        if filed is None or filed.partition is None:
-            return None
-        path = self.folder / filed.partition
-        stamp = filed.partition_sha256, path.stat().st_mtime_ns
-        if self._partition is None or self._partition[0] != stamp:
-            if sha256(path) != filed.partition_sha256:
-                raise CaseIndexError(path, "does not match its checksum", "run `cbir verify --repair`")
-            partition = Partition.load(path)
-            if self.policy.recall is not None:
-                partition = partition.at(self.policy.recall)
-            self._partition = stamp, partition
-        return self._partition[1]
+        self.manifest, state = self._snapshots.now()
+        return state
 
     def lag(self) -> float:
         """Slices that came or went since the vectors were filed, over all slices; 0 to 1."""
@@ -409,7 +334,7 @@ class CaseIndex:
         refit : bool
             Fit the partition in any case.
         """
-        contents = self.catalog.contents(self._state[1].contents if self._state else None)
+        contents = self._snapshots.contents()
         count = len(contents.slice_ids)
         old = self.manifest.vectors
         partition, fitted_on, file, checksum = None, 0, None, None
@@ -418,7 +343,7 @@ class CaseIndex:
             if old and old.partition and not refit and fits(old, count):
                 path = self.folder / old.partition
                 if path.is_file() and sha256(path) == old.partition_sha256:
-                    partition, fitted_on = self._filed_by(old), old.fitted_on
+                    partition, fitted_on = self._snapshots.partition(old), old.fitted_on
                     file, checksum = old.partition, old.partition_sha256
             kept = partition is not None
             if partition is None and (partition := fitted(self.catalog)) is not None:
@@ -429,6 +354,7 @@ class CaseIndex:
         self.manifest = replace(self.manifest, vectors=filed)
         self.manifest.save(self.folder / MANIFEST)
         self.store.keep(filed)
+        _log.info("%d vectors filed, %s", count, "by a partition" if partition else "to be compared exactly")
         for path in self.folder.glob("partition-*.npz"):
             if path.name != file:
                 path.unlink()
@@ -463,40 +389,12 @@ class CaseIndex:
             self.catalog.remove_sources(damaged - {""})
             self.catalog.recount()
 
-        cache = self._differences()
+        cache = differences(self.catalog, self.store, self.manifest.vectors, self._snapshots)
         broken = [p for p in cache if not p.sound]
         if repair and (broken or damaged):
             self.file_vectors(refit=bool(broken))
             cache = [replace(p, mended=True) for p in broken]
-        return problems + cache + self._verify_key(repair)
-
-    def _differences(self) -> list[Problem]:
-        """What is not in the store as the catalog has it."""
-        contents, held = self.catalog.contents(), self.manifest.vectors
-        if held is None:
-            return []
-        found: list[Problem] = []
-        self._partition = None  # it is read again
-        try:
-            for one in self.store.differences(held, self._filed_by(held), contents):
-                found.append(Problem(one.where, one.what, sound=one.sound))
-        except CbirError as error:
-            found.append(Problem(error.where, error.reason))
-        except (OSError, RuntimeError, ValueError) as error:
-            found.append(Problem(held.file, f"cannot be read ({error})"))
-        return found
-
-    def _verify_key(self, repair: bool) -> list[Problem]:
-        key = self.folder / KEY
-        if not key.is_file():
-            return [
-                Problem(str(key), "the key is missing: patients indexed from now on get other pseudonyms")
-            ]
-        if key.stat().st_mode & 0o077:
-            if repair:
-                key.chmod(0o600)
-            return [Problem(str(key), "others may read the key (mode should be 600)", mended=repair)]
-        return []
+        return problems + cache + of_key(self.folder / KEY, repair=repair)
 
     def compact(self) -> None:
         """Fit the partition again, rewrite the vectors, free what is unused (the caller is the writer)."""
@@ -547,61 +445,3 @@ def _catalog(folder: Path, manifest: Manifest, *, create: bool = False) -> Catal
     if manifest.catalog is None:
         return Catalog.at(folder / CATALOG, manifest.dimension, create=create)
     return Catalog.on(manifest.catalog, manifest.dimension, manifest.name, create=create)
-
-
-def _ours(name: str) -> bool:
-    """Whether a file may lie in the folder of an index that was not finished."""
-    return name in {LOCK, HOLDER, KEY, WEIGHTS} or name.startswith(CATALOG) or name.endswith(ASIDE)
-
-
-def _make(folder: Path, made: list[Path]) -> None:
-    """Make a folder with those above it, telling which of them were not there."""
-    for path in reversed((folder, *folder.parents)):
-        if not path.is_dir():
-            path.mkdir(exist_ok=True)
-            made.append(path)
-
-
-def _lay_down(folder: Path, encoder: Encoder) -> None:
-    """The key, and the encoder's weights where it is not installed.
-
-    Raises
-    ------
-    EncoderError
-        If the weights cannot be read.
-    """
-    if not (folder / KEY).exists():
-        with written_whole(folder / KEY) as aside:
-            aside.touch(0o600)
-            aside.write_bytes(secrets.token_bytes(32))
-    if isinstance(encoder, FileEncoder):
-        try:
-            weights = encoder.weights_file.open("rb")
-        except OSError as error:
-            raise EncoderError(encoder.weights_file, f"cannot be read ({error.strerror})") from error
-        with weights, written_whole(folder / WEIGHTS) as aside, aside.open("wb") as written:
-            shutil.copyfileobj(weights, written)
-
-
-def _clear(folder: Path, held: set[str]) -> None:
-    """Take away what a failed creation has left beside what there was."""
-    for path in folder.iterdir():
-        if path.name not in held and _ours(path.name):
-            path.unlink(missing_ok=True)
-
-
-def _caught_up(
-    vectors: VectorIndex, held: NDArray[np.int64], wanted: NDArray[np.int64], catalog: Catalog
-) -> VectorIndex:
-    """The vectors of these ids, given those that there are."""
-    shared = min(len(held), len(wanted))
-    if np.array_equal(held[:shared], wanted[:shared]):  # as a rule: ids only grow
-        gone, new = held[shared:], wanted[shared:]
-    else:
-        gone, new = (
-            np.setdiff1d(held, wanted, assume_unique=True),
-            np.setdiff1d(wanted, held, assume_unique=True),
-        )
-    if not len(gone) and not len(new):
-        return vectors
-    return vectors.changed(new, catalog.embeddings(new), gone)

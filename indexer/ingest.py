@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -38,6 +39,9 @@ GROUP = 256
 """Slices that are embedded and committed together, at least."""
 READERS = 2
 """Sources that are read at a time."""
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -270,12 +274,12 @@ def ingest(
     start = time.perf_counter()
     report = IngestReport()
     roots = [root.rstrip("/") if isinstance(root, str) else root for root in roots]
-    classes: dict[str, str] = {}
+    inherent: dict[str, dict[str, str]] = {}
     with index.writing("index"), remote.StandIns() as stand_ins:
         with stand_ins.renamed():
             found = list(
                 _discovered(
-                    index, roots, labels, report, stand_ins, classes, tolerant=prune, all_images=all_images
+                    index, roots, labels, report, stand_ins, inherent, tolerant=prune, all_images=all_images
                 )
             )
         report.notes += map(stand_ins.named, dict.fromkeys(n for _, _, notes in found for n in notes))
@@ -290,8 +294,8 @@ def ingest(
         labels_of = [joined.labels for _, joined, _ in found]
         persons = _united((index.patient(p), row) for each in labels_of for p, row in each.persons.items())
         visits = _united((index.case(*v), row) for each in labels_of for v, row in each.visits.items())
-        of_class = {index.patient(patient): {"class": value} for patient, value in classes.items()}
-        persons = of_class | {patient: of_class.get(patient, {}) | row for patient, row in persons.items()}
+        own = {index.patient(patient): row for patient, row in inherent.items()}
+        persons = own | {patient: own.get(patient, {}) | row for patient, row in persons.items()}
         _settle(index, roots, found, persons, visits)
         held = (path for root in roots for path in index.catalog.fingerprints(str(root)))
         gone = _gone(dict.fromkeys(held), sources, roots, stand_ins)
@@ -446,6 +450,11 @@ def _finish(index: CaseIndex, report: IngestReport, start: float) -> None:
     told = ("indexed", "unchanged", "pruned", "seconds")
     outcome = {name: getattr(report, name) for name in told}
     index.catalog.log("index", {**outcome, "failed": len(report.failed)})
+    _log.info(
+        "%d sources filed, %d unchanged, %d failed; %d slices embedded in %.1f s, the network's share %.1f s",
+        *(report.indexed, report.unchanged, len(report.failed), report.embedded),
+        *(report.seconds, report.encoder_seconds),
+    )
 
 
 def input_hash(ready: Prepared) -> str:
@@ -460,7 +469,7 @@ def _discovered(
     labels: Sequence[Table],
     report: IngestReport,
     stand_ins: remote.StandIns,
-    classes: dict[str, str],
+    inherent: dict[str, dict[str, str]],
     *,
     tolerant: bool,
     all_images: bool,
@@ -489,7 +498,7 @@ def _discovered(
             report.taken[what] = report.taken.get(what, 0) + n
         report.failed += [_failure(e.where, e) for e in discovery.failures]
         notes += (*discovery.notes, *discovery.joined.notes)
-        classes |= discovery.classes
+        inherent |= discovery.labels
         unfit.append({table.path for table in discovery.joined.unfit} if discovery.sources else set())
         if left := [table.name for table in discovery.joined.unfit if table.path.suffix.lower() != ".json"]:
             notes.append(f"{len(left)} tables fit no image in {root}: {listed(left)}")
@@ -518,6 +527,16 @@ def _above(root: Path | str) -> Iterator[str]:
         return map(str, (*reversed(root.parents), root))
     start, parts = root.index("://") + 3, root.split("/")
     return (above for n in range(1, len(parts) + 1) if len(above := "/".join(parts[:n])) > start)
+
+
+def remembered_tables(index: CaseIndex, path: Path) -> list[Table]:
+    """The labels tables that a folder, or one above it, was indexed with, as far as they are still there."""
+    names = (name for root in _above(path.absolute()) for name in _remembered(index, root))
+    tables: list[Table] = []
+    for name in dict.fromkeys(names):
+        with suppress(LabelsError):
+            tables += load_tables(Path(name))
+    return tables
 
 
 def _held(index: CaseIndex, root: Path | str, labels: Sequence[Table]) -> list[Table]:
@@ -719,6 +738,7 @@ def _sent(index: CaseIndex, workers: Workers, group: list[_Fresh], pending: Coll
 def _landed(index: CaseIndex, encoder: Encoder, flying: _Flying, report: IngestReport) -> list[Entry]:
     """The entries of a group, once the network has seen it."""
     found = flying.found.result()
+    _log.debug("%d sources, %d scans embedded in %.2f s", len(flying.group), len(found.parts), found.seconds)
     report.encoder_seconds += found.seconds
     report.embedded += sum(len(part[0]) for part in found.parts)
     known = flying.known | dict(zip(flying.fresh, found.parts, strict=False))

@@ -8,7 +8,9 @@ neighbours pull towards the prior and not towards certainty.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,14 +34,51 @@ def class_columns(labels: Sequence[Mapping[str, str]]) -> list[str]:
     ...                {"who_grade": "4"}])
     ['age', 'who_grade']
     """
-    columns = sorted({name for row in labels for name in row if name.lower() not in PROTOCOL_COLUMNS})
-    chosen = []
-    for name in columns:
-        values = [row[name] for row in labels if name in row]
-        distinct = len(set(values))
-        if 2 <= distinct <= 3 or 2 <= distinct <= min(FEW, len(values) / 2):
-            chosen.append(name)
-    return chosen
+    return sorted(Population(dict(enumerate(labels))).classes())
+
+
+class Population:
+    """Labels of patients, counted once: what a question asks of them does not depend on how many there are.
+
+    Parameters
+    ----------
+    rows : mapping
+        A patient to labels.
+    """
+
+    def __init__(self, rows: Mapping[Any, Mapping[str, str]]) -> None:
+        self._rows = rows
+        self._counts: dict[str, Counter[str]] = {}
+        for row in rows.values():
+            for name, value in row.items():
+                self._counts.setdefault(name, Counter())[value] += 1
+        self._totals = {name: counts.total() for name, counts in self._counts.items()}
+
+    def classes(self, silent: Collection[Any] = ()) -> dict[str, dict[str, int]]:
+        """Columns with few distinct values, two at least, and how many patients have each of these.
+
+        Parameters
+        ----------
+        silent : collection
+            Patients who do not count.
+        """
+        less: dict[str, Counter[str]] = {}
+        for patient in silent:
+            for name, value in self._rows.get(patient, {}).items():
+                less.setdefault(name, Counter())[value] += 1
+        found = {}
+        for name in sorted(self._counts):
+            counts, gone = self._counts[name], less.get(name, Counter())
+            distinct = len(counts) - sum(counts[value] == n for value, n in gone.items())
+            total = self._totals[name] - gone.total()
+            few = 2 <= distinct <= 3 or 2 <= distinct <= min(FEW, total / 2)
+            if few and name.lower() not in PROTOCOL_COLUMNS:
+                found[name] = {v: n - gone[v] for v, n in sorted(counts.items()) if n > gone[v]}
+        return found
+
+    def values(self, name: str) -> list[str]:
+        """What there is of a label."""
+        return sorted(self._counts.get(name, ()))
 
 
 def vote(

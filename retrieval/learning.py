@@ -6,6 +6,8 @@ are, else by the index's search.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -21,6 +23,8 @@ from retrieval.calibration import ENOUGH, TYPICALITY, Calibration, patients_by_v
 from retrieval.leave_one_out import Gallery, LeaveOneOut
 from retrieval.ranking import Stacks, grouped
 from retrieval.state import REGION, WHOLE, QueryScan, State
+
+_log = logging.getLogger(__name__)
 
 ASKING = 500
 """Patients that ask, at most."""
@@ -59,6 +63,7 @@ def calibrate(
     Calibration or None
         None where the patients are too few, or another process writes.
     """
+    start = time.perf_counter()
     contents = state.contents
     rng = np.random.default_rng(seed)
     asking = chosen(contents, rng, most)
@@ -75,6 +80,7 @@ def calibrate(
             learnt.save(case_index.folder)
     except WriterBusyError:  # the next run comes soon
         return None
+    _log.info("%d patients asked for the calibration, in %.1f s", len(asking), time.perf_counter() - start)
     return learnt
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,18 +13,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import discovery, readers
+from indexer import readers
 from indexer.case_index import CaseIndex
 from indexer.composite import LEADERS, Group, composite, groups, is_composite
 from indexer.encoder import Encoder, look
 from indexer.errors import QueryError
-from indexer.ingest import input_hash
+from indexer.ingest import input_hash, remembered_tables
 from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite, with_region
 from indexer.scan import Scan, ScanRef
 from retrieval.answer import Answer, Evidence, Hit, Query
-from retrieval.evidence import class_columns, vote
+from retrieval.asked import asked
+from retrieval.evidence import vote
 from retrieval.question import Question
 from retrieval.state import REGION, WHOLE, QueryScan, Ranked, State, first_of_each
+
+_log = logging.getLogger(__name__)
 
 STRANGE = "nothing similar here: this scan is unlike almost every one that is known"
 
@@ -75,12 +80,20 @@ def answered(
     EncoderError
         If the index was made by another encoder.
     """
+    start = time.perf_counter()
     if question.cases:
         asking = _filed(question, state)
     else:
         asking = _given(question, state, case_index, encoder())
     excluded = asking.excluded | _named(case_index, question.excluded)
-    return _answer(question, replace(asking, excluded=excluded), state, case_index.folder)
+    read = time.perf_counter()
+    answer = _answer(question, replace(asking, excluded=excluded), state, case_index.folder)
+    _log.info(
+        "%d slices asked of %d cases: %.3f s to read and embed, %.3f s to rank; %d hits",
+        *(answer.query.slices, len(state.contents.case_ids), read - start),
+        *(time.perf_counter() - read, len(answer.hits)),
+    )
+    return answer
 
 
 def has_patient(case_index: CaseIndex, state: State, patient: str) -> bool:
@@ -106,7 +119,12 @@ def _filed(question: Question, state: State) -> Asking:
 
 def _given(question: Question, state: State, case_index: CaseIndex, encoder: Encoder) -> Asking:
     """A scan, or several of a patient."""
-    scans = _one_patient(question, question.scans or discovery.read(Path(question.name)))
+    notes: list[str] = []
+    if question.scans:
+        scans = _one_patient(question, question.scans)
+    else:
+        path = Path(question.name)
+        scans, notes = asked(path, question.visit, remembered_tables(case_index, path))
     refs = numbered(scans)
     if question.mask is not None:
         volume = readers.read_mask(Path(question.mask), scans[0])
@@ -118,7 +136,6 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Enc
     else:
         scans = [replace(scan, region=None) for scan in scans]
     view = REGION if question.marked else WHOLE
-    notes: list[str] = []
     embedded, identical = _embedded(scans, refs, view, state, case_index, encoder, notes)
     query = _query(question, embedded)
     if question.region is not None:
@@ -130,7 +147,13 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Enc
             "that patient has no vote in the evidence"
         )
     silent = {state.contents.patient_ids[i] for i in identical}
-    return Asking(query, embedded, view, set(), silent, notes)
+    own: set[str] = set()
+    if not question.scans:
+        own = _named(case_index, sorted({scan.patient_id for scan in scans} - {""}))
+        own = own & set(state.contents.patient_ids) - silent
+        if own:
+            notes.append("the patient of the query is in the index, and is left out")
+    return Asking(query, embedded, view, own, silent, notes)
 
 
 def numbered(scans: Sequence[Scan]) -> list[ScanRef]:
@@ -249,7 +272,9 @@ def _answer(question: Question, asking: Asking, state: State, folder: Path) -> A
     if not contents.case_ids:
         raise QueryError(folder, "the index is empty", "fill it with `cbir index FOLDER`")
     where = {name: str(value) for name, value in (question.where or {}).items()}
-    eligible = np.array([p not in asking.excluded for p in contents.patient_ids], bool)
+    eligible = np.ones(len(contents.case_ids), bool)
+    for patient in asking.excluded:
+        eligible[state.cases_of.get(patient, [])] = False
     matching = eligible & _matching(state, where)
     ranked = state.rank(asking.scans, asking.view, matching, 5 * question.k)
     notes = [*asking.notes, *ranked.notes]
@@ -269,6 +294,8 @@ def _answer(question: Question, asking: Asking, state: State, folder: Path) -> A
 def _matching(state: State, where: Mapping[str, str]) -> NDArray[np.bool_]:
     """Cases with all of these labels."""
     labels = state.contents.labels
+    if not where:
+        return np.ones(len(labels), bool)
     for name, value in where.items():
         held = {row[name] for row in labels if name in row}
         if value not in held:
@@ -311,22 +338,18 @@ def _evidence(
 ) -> dict[str, Evidence]:
     """The vote on each label, of the nearest case of each patient who has one."""
     contents, learnt = state.contents, state.calibration
-    by_patient = dict(zip(contents.patient_ids, contents.labels, strict=True))
-    table = [row for patient, row in by_patient.items() if patient not in silent]
     patients = [contents.patient_ids[c] for c in ranked.cases]
     voters = [place for place in first_of_each(patients) if patients[place] not in silent]
     if strange:  # whoever is nearest is not like the query: the prior is all there is to say
         voters = []
     evidence = {}
-    for name in class_columns(table):
-        counts = Counter(row[name] for row in table if name in row)
-        prior = {value: n / counts.total() for value, n in sorted(counts.items())}
+    for name, counts in state.population.classes(silent).items():
+        prior = {value: n / sum(counts.values()) for value, n in counts.items()}
         values = [contents.labels[ranked.cases[place]].get(name) for place in voters]
         said = vote(ranked.scores[voters], values, prior, state.ranking)
         fit = learnt.fit(name, len(asking.scans), region=asking.view == REGION) if learnt else None
         said = replace(said, reason=STRANGE) if strange else fit(said) if fit else said
         if state.stale and not said.abstain:
             said = replace(said, reason=f"not calibrated: {state.stale}")
-        held = sorted({row[name] for row in contents.labels if name in row})
-        evidence[name] = replace(said, values=held)
+        evidence[name] = replace(said, values=state.cases.values(name))
     return evidence

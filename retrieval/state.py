@@ -16,7 +16,7 @@ from indexer.learning.strangeness import LIMIT
 from indexer.policy import SearchPolicy
 from indexer.scan import ScanRef
 from retrieval.calibration import POLICY, SIMILARITY, TYPICALITY, Calibration
-from retrieval.evidence import RANKING
+from retrieval.evidence import RANKING, Population
 from retrieval.leave_one_out import familiarity
 from retrieval.ranking import Matches, Ranking, Stacks, grouped, shown_pair
 
@@ -111,6 +111,13 @@ class State:
         composites = np.array([is_composite(name) for name in names], bool)
         self.slice_single = ~composites[self.slice_sequence]
         self.has_composites = bool(composites.any())
+        self.cases_of: dict[str, list[int]] = {}
+        for case, patient in enumerate(contents.patient_ids):
+            self.cases_of.setdefault(patient, []).append(case)
+        self.population = Population(dict(zip(contents.patient_ids, contents.labels, strict=True)))
+        self.cases = Population(dict(enumerate(contents.labels)))
+        # of those who ask all: slices that are compared, and what was noted
+        self._pools: dict[tuple[str | None, int], tuple[NDArray[np.bool_], list[str]]] = {}
 
     def at(self, recall: float | None) -> State:
         """The same state, searched for so large a share of the nearest slices."""
@@ -195,6 +202,12 @@ class State:
         self, sequence: str | None, view: int, eligible: NDArray[np.bool_], notes: list[str]
     ) -> NDArray[np.bool_]:
         """Slices that a query slice of this sequence and view is compared with, of those that may be."""
+        everyone = bool(eligible.all())
+        if everyone and (sequence, view) in self._pools:
+            pool, said = self._pools[sequence, view]
+            notes += said
+            return pool
+        before = len(notes)
         of_view = self.contents.slice_view == view
         same = self.slice_sequence == self.sequences.get(sequence, -1)
         if sequence is None:
@@ -205,7 +218,10 @@ class State:
         if view == REGION and not (of_view & same & eligible).any():
             notes.append("the index has no outlined regions: the region is compared with whole slices")
             of_view = self.contents.slice_view == WHOLE
-        return np.asarray(of_view & same & eligible)
+        pool = np.asarray(of_view & same & eligible)
+        if everyone:
+            self._pools[sequence, view] = pool, notes[before:]
+        return pool
 
     def rank(
         self, queries: Sequence[QueryScan], view: int, eligible: NDArray[np.bool_], shortlist: int = 0

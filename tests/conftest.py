@@ -12,10 +12,9 @@ import pytest
 
 from indexer.case_index import CaseIndex
 from indexer.catalog import Catalog
-from tests.support.elsewhere import Run
-from tests.support.elsewhere import started as engine_tests
 from tests.support.encoders import TinyAnalyser, TinyEncoder
 from tests.support.images import phantom, write_nifti
+from tests.support.network import leave
 from tests.support.paths import REAL
 from tests.support.servers import Milvus, Postgres, missing, started
 
@@ -24,49 +23,45 @@ hypothesis.settings.register_profile("cbir", deadline=None)
 hypothesis.settings.load_profile("cbir")
 
 
+ENGINES = ("files", "servers")
+"""FAISS and SQLite, and Milvus and PostgreSQL."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=6, help="moments at which the crash test kills a run")
-    parser.addoption(
-        "--elsewhere",
-        action="store_true",
-        help="every index that a test makes lies on a Milvus and a PostgreSQL, started for the run",
-    )
 
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[tuple[Milvus, Postgres]]:
-    """A real Milvus and a real PostgreSQL."""
+    """A real Milvus and a real PostgreSQL; what comes after these has no other network."""
+    if absent := missing():
+        pytest.skip(f"not installed: {', '.join(absent)}")
+    if not leave():
+        pytest.skip("this needs a network of its own: run it as root, or see tests/support/network.py")
     with started() as both:
         yield both
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With ``--elsewhere`` an index lies on the servers where a test does not say otherwise."""
-    if request.config.getoption("--elsewhere"):
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where an index lies if no test says otherwise: each of `ENGINES` in turn, where it is marked `both`."""
+    which = str(getattr(request, "param", ENGINES[0]))
+    if which == "servers":
         milvus, postgres = request.getfixturevalue("servers")
         create = partial(CaseIndex.create, store=f"milvus+{milvus.uri}", catalog=postgres.url)
         monkeypatch.setattr(CaseIndex, "create", staticmethod(create))
+    return which
 
 
-@pytest.fixture(scope="session", autouse=True)
-def engine_runs(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[Run] | None]:
-    """What goes on beside the other tests for ``test_engines.py``; None if it is not there or cannot be."""
-    wanted = any(item.get_closest_marker("engines") for item in request.session.items)
-    if not wanted or missing():
-        yield None
-        return
-    with engine_tests(tmp_path_factory.mktemp("engines")) as runs:
-        yield runs
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    both = metafunc.definition.get_closest_marker("both")
+    if both and not metafunc.definition.get_closest_marker("local"):
+        there = pytest.param("servers", marks=[pytest.mark.engines, pytest.mark.timeout(600)])
+        metafunc.parametrize("engine", ["files", there], indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: bool(item.get_closest_marker("engines")))  # they only read reports
-    if config.getoption("--elsewhere"):
-        apart = {"local", "browser"}  # what a page looks like does not depend on engines
-        items[:] = [item for item in items if apart.isdisjoint(m.name for m in item.iter_markers())]
+    items.sort(key=lambda item: bool(item.get_closest_marker("engines")))  # they leave the network
     if not REAL.is_dir():
         for item in items:
             if item.get_closest_marker("real"):
@@ -108,9 +103,9 @@ def cohort(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def catalog(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Catalog]:
+def catalog(tmp_path: Path, engine: str, request: pytest.FixtureRequest) -> Iterator[Catalog]:
     """An empty catalog of embeddings with four numbers."""
-    if request.config.getoption("--elsewhere"):
+    if engine == "servers":
         _, postgres = request.getfixturevalue("servers")
         catalog = Catalog.on(postgres.url, 4, f"test_{secrets.token_hex(8)}", create=True)
     else:

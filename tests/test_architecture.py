@@ -60,6 +60,8 @@ def test_every_import_of_the_packages_is_a_declared_dependency():
         "scikit_fuzzy": "skfuzzy",
         "faiss_cpu": "faiss",
         "pillow": "PIL",
+        "simpleitk": "SimpleITK",
+        "backports.zstd": "backports",
         "python_gdcm": "gdcm",
         "grpcio": "grpc",
     }

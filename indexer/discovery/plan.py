@@ -32,14 +32,14 @@ from indexer.labels import (
     mentions,
     renamed,
 )
-from indexer.readers.formats import Format, formats
+from indexer.readers.formats import Format, installed_formats
 from indexer.readers.source import Source
 from indexer.scan import Scan
 
 COMPOSITE = "composite"
 
-PROGRAMS = {".exe", ".dll", ".jar", ".html", ".htm", ".js", ".css", ".inf", ".app", ".ico", ".svg", ".php"}
-"""Files beside which pictures belong to a program or a page."""
+PROGRAMS = {".exe", ".dll", ".jar", ".js", ".css", ".inf", ".app", ".ico"}
+"""Endings of files beside which pictures belong to a program or a page."""
 
 _VAGUE = {"patient", "patients", "lesion", "lesions", "tumor", "tumour"}
 _CLUTTER = {"logo", "icon", "thumb", "thumbnail", "thumbnails", "preview", "screenshot", "favicon", "banner"}
@@ -134,8 +134,8 @@ class Discovery:
         How many there are of what, for a summary: ``{"NIfTI volumes": 24, "region files": 4, …}``.
     regions, ignored : list of Planned
         Outlines with their cases; what is left out, with the reason.
-    classes : dict
-        The class that the folder of a patient's images stands for, by patient.
+    labels : dict
+        What class folders, and the files themselves, say of patients.
     notes : list of str
         What the user should know.
     unread : dict
@@ -149,7 +149,7 @@ class Discovery:
     taken: dict[str, int] = field(default_factory=dict)
     regions: list[Planned] = field(default_factory=list)
     ignored: list[Planned] = field(default_factory=list)
-    classes: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, dict[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unread: dict[str, int] = field(default_factory=dict)
     joined: Joined = field(default_factory=Joined)
@@ -171,8 +171,9 @@ class Discovery:
 
     def labels_of(self, source: Source) -> dict[str, str]:
         """What tables and the class folder say of a source's visit."""
-        given = {"class": c} if (c := self.classes.get(source.patient_id)) else {}
-        return given | self.joined.labels.of_case(source.patient_id, source.study_id)
+        return self.labels.get(source.patient_id, {}) | self.joined.labels.of_case(
+            source.patient_id, source.study_id
+        )
 
 
 @dataclass
@@ -225,12 +226,25 @@ def discover(
         number = len(files)
     found.failures = list({str(failure): failure for failure in found.failures}.values())
     found.joined = join(tables, found.sources)
-    found.sources = [_of_patient(source, found.joined.patients) for source in found.sources]
+    _rename(found)
     found.sources.sort(key=lambda source: source.path)
     _counted(found)
     if not found.sources and not found.failures:
         raise _nothing(root, found, number)
     return found
+
+
+def _rename(found: Discovery) -> None:
+    """Call patients as labels tables call them."""
+    called = {}
+    sources = []
+    for source in found.sources:
+        sources.append(_of_patient(source, found.joined.patients))
+        called[source.patient_id] = sources[-1].patient_id
+    found.sources = sources
+    for planned in (found.regions, found.ignored):
+        planned[:] = [replace(p, patient=called.get(p.patient or "", p.patient)) for p in planned]
+    found.labels = {called.get(patient, patient): row for patient, row in found.labels.items()}
 
 
 def read(what: Source | Path) -> list[Scan]:
@@ -262,6 +276,12 @@ def _decide(
 ) -> None:
     """What the files below a folder are."""
     claimed, rest = _claimed(files, found.failures)
+    programs = {file.parent for file in rest if file.suffix.lower() in PROGRAMS}
+    clutter = {file for file, format in claimed if format.pictures and _is_clutter(file, programs)}
+    found.ignored += [
+        Planned((file,), IGNORED, reason="a picture of a program or a page") for file in sorted(clutter)
+    ]
+    claimed = [(file, format) for file, format in claimed if file not in clutter]
     named = [file for file in files if file.suffix.lower() == ".json"]
     channels, derived = sidecars.channels(named), sidecars.derivatives(named)
     candidates, series = _candidates(claimed, root, mentions(tables), channels, derived, found, stacks=stacks)
@@ -280,7 +300,7 @@ def _alone(file: Path) -> Discovery:
 
     Whoever names a file wants it, be it a map or a copy; but no outline.
     """
-    format = next((f for f in formats() if f.claims(file)), None)
+    format = next((f for f in installed_formats() if f.claims(file)), None)
     if format is None:
         return Discovery()
     if format.series is not None:
@@ -306,7 +326,7 @@ def _changed(folder: Path) -> tuple[object, ...]:
 def _folder(folder: Path, _changed: tuple[object, ...]) -> Discovery:
     """The files of a folder, without those below it and without stacks; asked for once for all of them."""
     found = Discovery()
-    named = [f for f in formats() if f.series is None]
+    named = [f for f in installed_formats() if f.series is None]
     files = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
     claimed = [file for file in files if any(f.claims(file) for f in named) and file.is_file()]
     sides = [file for file in files if file.name == sidecars.DATASET]
@@ -319,7 +339,7 @@ def _claimed(
 ) -> tuple[list[tuple[Path, Format]], list[Path]]:
     """Which format each file is of; and those that are of none."""
     claimed, rest = [], []
-    known = formats()
+    known = installed_formats()
     for file in files:
         try:
             format = next((f for f in known if f.claims(file)), None)
@@ -361,7 +381,7 @@ def _candidates(
             if isinstance(config, ReadError):
                 continue
             files = format.files(file)
-            if files[0] != file:
+            if file != files[0]:
                 continue  # the other half of a pair
             source = _source(file, file, files, format.kind, config)
             item = _item(file.parent / stem(file.name), home, channels, derived, config)
@@ -376,9 +396,13 @@ def _candidates(
     series: list[Source] = []
     for format, members_ in by_header.values():
         assert format.series is not None
+        said = format.labels
         sources, failures = format.series(members_, home)
         found.failures += failures
         series += sources
+        if said is not None:
+            for source in sources:
+                found.labels.setdefault(source.patient_id, {}).update(said(source))
         used = {file for source in sources for file in source.files}
         refused = {Path(failure.where) for failure in failures}
         no_image = "DICOM, but no image of a patient (report, segmentation, screenshot, presentation state)"
@@ -497,7 +521,7 @@ def _looker(candidates: Sequence[_Found]):  # type: ignore[no-untyped-def]
     """A look into the files of candidates, for the layout."""
 
     def load(file: Path):  # type: ignore[no-untyped-def]
-        format = next(f for f in formats() if f.claims(file))
+        format = next(f for f in installed_formats() if f.claims(file))
         scan = format.read(Source(file, format.kind, format.files(file)))[0]
         return scan.voxels, scan.affine
 
@@ -525,8 +549,6 @@ def _filed(candidates: Sequence[_Found], decisions: Sequence[Decision], found: D
     for each, decision in zip(candidates, decisions, strict=True):
         if decision.role != IMAGE or decision.person is None:
             continue
-        if each.item.picture and _clutter(each, found):
-            continue
         person = decision.person
         source = replace(
             each.source,
@@ -542,25 +564,10 @@ def _filed(candidates: Sequence[_Found], decisions: Sequence[Decision], found: D
         found.sources.append(replace(source, region_files=_outlined(each, decision, outlines[person])))
 
 
-def _clutter(each: _Found, found: Discovery) -> bool:
+def _is_clutter(file: Path, programs: Collection[Path]) -> bool:
     """Whether a picture belongs to a viewer or a page, and is no patient's."""
-    file = each.source.files[0]
     words = {token.text for token in split(stem(file.name))}
-    folder = file.parent
-    if words & _CLUTTER or any(other.suffix.lower() in PROGRAMS for other in _siblings(folder)):
-        found.ignored.append(Planned((file,), IGNORED, reason="a picture of a program or a page"))
-        return True
-    return False
-
-
-def _siblings(folder: Path) -> list[Path]:
-    if folder not in _SIBLINGS:
-        _SIBLINGS.clear()
-        _SIBLINGS[folder] = list(folder.iterdir())
-    return _SIBLINGS[folder]
-
-
-_SIBLINGS: dict[Path, list[Path]] = {}
+    return bool(words & _CLUTTER) or file.parent in programs
 
 
 def _outlined(
@@ -583,7 +590,11 @@ def _outlined(
             outline.source.path,
         )
 
-    fitting = [(o, d) for o, d in outlines if d.sequence in (None, decision.sequence) and not o.item.picture]
+    fitting = [
+        (outline, what)
+        for outline, what in outlines
+        if outline.format is image.format and what.sequence in (None, decision.sequence)
+    ]
     return tuple(o.source.files[0] for o, _ in sorted(fitting, key=rank))
 
 
@@ -634,7 +645,9 @@ def _classes(candidates: Sequence[_Found], decisions: Sequence[Decision], found:
                 break
     values = {value for held in of.values() for value in held}
     if len(values) > 1:
-        found.classes = {patient: min(held) for patient, held in of.items() if len(held) == 1}
+        for patient, held in of.items():
+            if len(held) == 1:
+                found.labels.setdefault(patient, {})["class"] = min(held)
         found.notes.append(
             f"folders stand for classes ({', '.join(sorted(values)[:6])}): offered as the label class"
         )
@@ -673,7 +686,7 @@ def _of_patient(source: Source, patients: Mapping[Path, str]) -> Source:
 
 
 def _counted(found: Discovery) -> None:
-    kinds = {kind: name for format in formats() for kind, name in format.kinds.items()}
+    kinds = {kind: name for format in installed_formats() for kind, name in format.kinds.items()}
     counts = Counter(kinds[source.kind] for source in found.sources)
     taken = {name: counts[name] for name in dict.fromkeys(kinds.values()) if counts[name]}
     ignored = found.taken.pop("ignored files", 0) + sum(len(each.files) for each in found.ignored)

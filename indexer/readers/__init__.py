@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import ReadError
-from indexer.readers.formats import Format, formats
+from indexer.readers.formats import Format, installed_formats
 from indexer.readers.source import Source
 from indexer.scan import Scan
 
-__all__ = ["Format", "Source", "formats", "read", "read_mask"]
+__all__ = ["Format", "Source", "installed_formats", "read", "read_mask"]
 
 
-def read(source: Source) -> list[Scan]:
-    """The scans of a source: one for each channel or sequence it holds.
+def __getattr__(name: str) -> Any:
+    """`discover`, which other programs look for beside `read`; discovery itself needs the readers."""
+    if name == "discover":
+        return importlib.import_module("indexer.discovery").discover
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def read(source: Source | Path) -> list[Scan]:
+    """The scans of a source: one for each channel or sequence it holds; of a path, what discovery finds.
 
     Raises
     ------
     ReadError
         With the reason for which it cannot be read.
     """
-    format = next((format for format in formats() if source.kind in format.kinds), None)
+    if isinstance(source, Path):
+        return [scan for each in __getattr__("discover")(source).sources for scan in read(each)]
+    format = next((format for format in installed_formats() if source.kind in format.kinds), None)
     if format is None:
         raise ReadError(source.path, f"is of the kind {source.kind}, which nothing here reads", "install it")
     return format.read(source)
@@ -49,7 +60,7 @@ def read_mask(path: Path, scan: Scan) -> NDArray[np.bool_]:
     """
     if not path.is_file():
         raise ReadError(path, "is not a file", "give the mask's file")
-    format = next((f for f in formats() if f.claims(path)), None)
+    format = next((f for f in installed_formats() if f.claims(path)), None)
     if format is None:
         raise ReadError(path, "is not an image of a known format", "give the mask as NIfTI, PNG or TIFF")
     mask = format.read(Source(path, format.kind, format.files(path)))[0]

@@ -9,6 +9,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import indexer.readers.dicom as dicom
+import indexer.readers.itk as itk
+import indexer.readers.matlab as matlab
+import indexer.readers.nibabel_images as nibabel_images
 import indexer.readers.nifti as nifti
 import indexer.readers.raster as raster
 from indexer.errors import ReadError
@@ -42,6 +45,8 @@ class Format:
         Its files are single planes: of many people, or slices of a stack.
     series : callable, optional
         ``(files, root) -> (sources, failures)``, where headers say what belongs together, and whose it is.
+    labels : callable, optional
+        What the files of a source say of its patient.
     """
 
     name: str
@@ -51,6 +56,7 @@ class Format:
     files: Callable[[Path], tuple[Path, ...]] = _alone
     pictures: bool = False
     series: Callable[[Sequence[Path], Path], Found] | None = None
+    labels: Callable[[Source], dict[str, str]] | None = None
 
     @property
     def kind(self) -> str:
@@ -60,6 +66,28 @@ class Format:
 
 BUILT_IN = (
     Format("nifti", {"nifti": "NIfTI volumes"}, nifti.claims, nifti.read),
+    Format(
+        "freesurfer",
+        {"freesurfer": "FreeSurfer volumes"},
+        nibabel_images.is_freesurfer,
+        nibabel_images.scans,
+    ),
+    Format(
+        "pair",
+        {"pair": "pairs of header and voxels"},
+        nibabel_images.is_pair,
+        nibabel_images.scans,
+        files=nibabel_images.pair,
+    ),
+    Format("itk", {"itk": "NRRD and MetaImage volumes"}, itk.claims, itk.scans),
+    Format(
+        "matlab",
+        {"matlab": "MATLAB slices"},
+        matlab.claims,
+        matlab.scans,
+        series=matlab.series,
+        labels=matlab.labels,
+    ),
     Format(
         "raster",
         {"raster": "single images", "stack": "folders of slices"},
@@ -73,7 +101,7 @@ BUILT_IN = (
 
 
 @functools.cache
-def formats() -> tuple[Format, ...]:
+def installed_formats() -> tuple[Format, ...]:
     """The formats that are installed, those of other packages before DICOM."""
     others = tuple(point.load() for point in entry_points(group="cbir.formats"))
     return (*BUILT_IN[:-1], *others, BUILT_IN[-1])

@@ -66,7 +66,7 @@ def is_sheared(affine: NDArray[np.float64], shape: Sequence[int]) -> bool:
         # slices lie along the coarser axis, and are off their place by parts of the finer one
         fine, coarse = sorted(pair, key=lambda axis: (round(float(sizes[axis]), 3), -extents[axis]))
         slant = abs(float(along[fine] @ along[coarse]))
-        if slant > 1e-4 and extents[coarse] * slant > sizes[fine] / 2:
+        if slant > 1e-4 and extents[coarse] * slant > np.delete(sizes, coarse).min() / 2:
             return True
     return False
 

@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2 files (.nii, .nii.gz), read by nibabel.
+"""NIfTI-1 and NIfTI-2 files (.nii, also .gz, .bz2 and .zst), read by nibabel.
 
 Every image is brought to RAS+ by permuting and flipping axes, never by resampling
 (as :func:`nibabel.as_closest_canonical` does). ``scl_slope`` and ``scl_inter`` are applied; values keep
@@ -19,6 +19,7 @@ orientation are refused.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import logging
 import math
@@ -32,8 +33,9 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+import indexer.readers.volumes as volumes
 from indexer.errors import ReadError
-from indexer.readers.limits import SHEARED, is_sheared, refuse_size, refuse_values, volumes_kept
+from indexer.readers.limits import MAX_VOXELS, SHEARED, is_sheared, refuse_size, volumes_kept
 from indexer.readers.source import Source
 from indexer.scan import Scan
 
@@ -41,6 +43,9 @@ nib: Any = nibabel  # only partly typed
 
 MAX_RATIO = 1032
 """No deflate stream grows by more (zlib, "Technical Details"): a gzip file that declares more is false."""
+
+MOST_BYTES = 8 * MAX_VOXELS + 2**20
+"""That an unpacked file may declare where its packing sets no limit."""
 
 _VECTORS = {
     1004: "matrices",
@@ -59,7 +64,7 @@ _QUIET = logging.Logger("nibabel header checks", logging.CRITICAL + 1)
 
 def claims(file: Path) -> bool:
     """Whether a file is to be read as NIfTI, by its name."""
-    return file.name.lower().endswith((".nii", ".nii.gz"))
+    return file.name.lower().endswith((".nii", ".nii.gz", ".nii.bz2", ".nii.zst"))
 
 
 def read(source: Source) -> list[Scan]:
@@ -73,31 +78,7 @@ def read(source: Source) -> list[Scan]:
     ReadError
         With the reason for which the file, or a region file, cannot be read.
     """
-    voxels, affine = load(source.path, source.channels)
-    refuse_values(source.path, voxels)
-    count = voxels.shape[3]
-    sequences = source.channels if len(source.channels) == count else (source.sequence,) * count
-    region = _region(source.region_files, voxels.shape[:3], affine)
-    x, y, z = map(float, nib.affines.voxel_sizes(affine))
-    scans = [
-        Scan(
-            voxels=channel,
-            source=source.path,
-            spacing=(x, y, z),
-            affine=affine,
-            sequence=sequence,
-            modality=source.modality,
-            patient_id=source.patient_id,
-            study_id=source.study_id,
-            series_id=source.series_id,
-            region=region,
-        )
-        for channel, sequence in zip(np.moveaxis(voxels, 3, 0), sequences, strict=True)
-        if channel.min() < channel.max()
-    ]
-    if not scans:
-        raise ReadError(source.path, "each of its volumes has the same value everywhere")
-    return scans
+    return volumes.read(source, load)
 
 
 def load(path: Path, channels: Sequence[str] = ()) -> tuple[NDArray[Any], NDArray[np.float64]]:
@@ -162,16 +143,32 @@ def load(path: Path, channels: Sequence[str] = ()) -> tuple[NDArray[Any], NDArra
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes] | gzip.GzipFile, int]]:
+def _opened(path: Path) -> Iterator[tuple[Any, int]]:
     """The file's bytes, unzipped where they are zipped, and the most there can be of them."""
     with path.open("rb") as file:
         length = path.stat().st_size
-        zipped = file.read(2) == b"\x1f\x8b"
+        start = file.read(4)
         file.seek(0)
-        if zipped:
+        if start[:2] == b"\x1f\x8b":
             yield gzip.GzipFile(fileobj=file), length * MAX_RATIO
+        elif start[:3] == b"BZh":
+            with bz2.BZ2File(file) as stream:
+                yield stream, MOST_BYTES
+        elif start == b"\x28\xb5\x2f\xfd":
+            with _zstd(path).ZstdFile(file) as stream:
+                yield stream, MOST_BYTES
         else:
             yield file, length
+
+
+def _zstd(path: Path) -> Any:
+    try:
+        from backports import zstd
+    except ImportError:
+        raise ReadError(
+            path, "needs a package that is not installed", "install it: pip install 'cbir[formats]'"
+        ) from None
+    return zstd
 
 
 def _header(path: Path, stream: IO[bytes] | gzip.GzipFile) -> Any:
@@ -247,15 +244,3 @@ def _finish(path: Path, stream: gzip.GzipFile, end: int) -> None:
         pass
     if stream.tell() < end:
         raise ReadError(path, f"is truncated: {stream.tell():,} of {end:,} bytes are there", "copy it again")
-
-
-def _region(
-    files: Sequence[Path], shape: tuple[int, ...], affine: NDArray[np.float64]
-) -> NDArray[np.bool_] | None:
-    """Where the first mask on this grid is not zero; None where no mask lies on it, or all are empty."""
-    for file in files:
-        mask, grid = load(file)
-        if mask.shape[:3] == shape and np.allclose(grid, affine, atol=1e-3):
-            inside = np.nan_to_num(mask).any(axis=3)
-            return inside if inside.any() else None
-    return None

@@ -66,7 +66,7 @@ class Facts:
 
 
 # Words of image types (PS3.3 C.8.13.3.1 and the vendors' conformance statements). The first that fits counts.
-_NO_WEIGHTING = {"P", "PHASE", "VELOCITY", "FIELD", "B0", "B1", "FIELDMAP", "FIELD_MAP"}
+_NO_WEIGHTING = {"PHASE", "VELOCITY", "FIELD", "FIELDMAP"}
 _TYPES = (
     ("adc", r"[DE]?ADC"),
     ("map", r"(?:COL)?FA|ANISO\w*|TENSOR\w*"),
@@ -172,10 +172,9 @@ def name(facts: Facts) -> str | None:
     """
     words = facts.words
     said = words.series or words.protocol
-    kinds = {
-        part for value in facts.kind for part in (value.upper(), *re.split(r"[^A-Z0-9*]+", value.upper()))
-    }
-    if kinds & _NO_WEIGHTING:
+    values = [value.upper() for value in facts.kind]
+    kinds = {*values, *(part for value in values for part in re.split(r"[^A-Z0-9*]+", value))}
+    if "P" in values or kinds & _NO_WEIGHTING:
         return None
     kind = next((s for s, pattern in _TYPES if any(re.fullmatch(pattern, k) for k in kinds)), None)
     if kind is None and (facts.b_value or 0) > 0:

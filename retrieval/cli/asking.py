@@ -49,6 +49,12 @@ def query(
             min=0, max=1, help="Share of the nearest slices to find in a large index.", show_default="0.99"
         ),
     ] = None,
+    visit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of a folder with several visits, the one that asks.", show_default="newest"
+        ),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="OUT.html", help="Write a report with the pictures.")
     ] = None,
@@ -94,6 +100,7 @@ def query(
                 mask=mask,
                 exclude_patient=exclude_patient,
                 all_cases=all_cases,
+                visit=visit,
             )
         if borrowed:
             known = "; ".join(f"{name}: {', '.join(e.prior)}" for name, e in answer.evidence.items())

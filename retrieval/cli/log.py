@@ -7,6 +7,7 @@ since they may name a patient; what libraries log, and warn about, for the same 
 from __future__ import annotations
 
 import logging
+import os
 import traceback
 from typing import Any
 
@@ -32,7 +33,13 @@ def start(verbose: bool = False) -> None:
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        say(self.format(record))
+        if isinstance(record.args, tuple):
+            record = logging.makeLogRecord({**vars(record), "args": tuple(map(_without_path, record.args))})
+        say(self.format(record).replace("\n", ": "))
+
+
+def _without_path(value: object) -> object:
+    return "…" if isinstance(value, os.PathLike) or (isinstance(value, str) and os.sep in value) else value
 
 
 class _Formatter(logging.Formatter):

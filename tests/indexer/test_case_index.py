@@ -17,6 +17,8 @@ from indexer.stores.faiss.vectors import Vectors
 from tests.indexer.test_catalog import entry, scan
 from tests.indexer.test_vectors import only_by_lists
 
+pytestmark = pytest.mark.both
+
 
 class Four:
     name, dimension, version, size = "four", 4, "1", 16

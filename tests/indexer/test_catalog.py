@@ -17,6 +17,8 @@ from indexer.catalog import Catalog, Contents, EmbeddedScan, Entry
 from indexer.catalog.schema import slices
 from indexer.errors import CaseIndexError
 
+pytestmark = pytest.mark.both
+
 
 def scan(case="c1", patient="p1", sequence="t1", n=3, seed=0, digest=None):
     x = np.random.default_rng(seed).normal(size=(n, 4)).astype(np.float32)

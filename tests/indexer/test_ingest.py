@@ -15,6 +15,8 @@ from indexer.labels import load_tables
 from indexer.preprocess import Preprocessing, prepared
 from tests.support.images import phantom, write_nifti
 
+pytestmark = pytest.mark.both
+
 
 @pytest.fixture
 def index(tmp_path, tiny):

@@ -14,6 +14,8 @@ from indexer.catalog.schema import changed, meta, metadata, removed, visit_label
 from indexer.errors import CaseIndexError
 from tests.indexer.test_catalog import again, entry, scan
 
+pytestmark = pytest.mark.both
+
 EARLIER = Path(__file__).with_name("earlier")
 VISITS = {"kept-ids": [None, "before", "after"], "pseudonyms": [None, "v-", "v-"]}
 

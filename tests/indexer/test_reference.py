@@ -22,6 +22,8 @@ from retrieval.report import report_page
 from tests.support.encoders import TinyEncoder
 from tests.support.images import phantom, write_dicom, write_nifti
 
+pytestmark = pytest.mark.both
+
 TERMS = "PUBLIC (a journal, CC BY 4.0)"
 IDS = [f"PUB-{n}" for n in range(4)]
 

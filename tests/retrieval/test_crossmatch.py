@@ -11,6 +11,8 @@ from indexer.errors import QueryError
 from indexer.ingest import ingest
 from retrieval.crossmatch import CrossMatch
 
+pytestmark = pytest.mark.both
+
 
 @pytest.fixture
 def index(tmp_path, tiny, cohort):

@@ -15,6 +15,8 @@ from retrieval.calibration import SIMILARITY, Calibration, Fit, Kind
 from retrieval.cli.asking import show_answer
 from tests.support.images import phantom, write_nifti
 
+pytestmark = pytest.mark.both
+
 
 @pytest.fixture
 def index(tmp_path, tiny, cohort):

@@ -16,6 +16,8 @@ from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing, prepared, with_region
 from tests.support.images import phantom, write_nifti
 
+pytestmark = pytest.mark.both
+
 
 @pytest.fixture
 def make(tmp_path, tiny):

@@ -70,14 +70,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def served(index: Path, **settings: Any) -> Iterator[str]:
+def served(index: Path, encoder: Any = None, **settings: Any) -> Iterator[str]:
     """The service in a thread, on a free port of loopback; gives its address."""
     import uvicorn
 
     from retrieval.service.app import create_app
     from retrieval.service.settings import Settings
 
-    app = create_app(Settings(index=index, port=0, **settings))
+    app = create_app(Settings(index=index, port=0, **settings), encoder)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()

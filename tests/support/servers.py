@@ -22,6 +22,8 @@ PATIENCE = 120.0
 """Seconds after which a server that is waited for will not come."""
 
 
+SESSION = 6
+"""Seconds until a Milvus that was lost is known to be; 30 by default."""
 PROGRAMS = ROOT / ".cache" / "milvus-2.3.5"
 """Where the programs of Milvus are unpacked, once: it takes ten seconds."""
 
@@ -106,10 +108,11 @@ class Milvus:
         return self._server.server_proc is not None
 
     def start(self) -> None:
+        os.environ["COMMON_SESSION_TTL"] = str(SESSION)  # where the server looks before its settings
         self._server.start()
 
     def lose(self) -> None:
-        """As a crash does. The next server needs half a minute until the sessions of the last run out."""
+        """As a crash does. The next server waits until the sessions of the last run out."""
         process = self._server.server_proc
         assert process is not None
         process.kill()

@@ -270,6 +270,7 @@ class Header:
         return self
 
 
+@functools.cache
 def is_image(sop_class: uid.UID) -> bool:
     """Whether a SOP class is an image of a patient."""
     if not sop_class:
@@ -397,27 +398,36 @@ def _parsed(file: Path, data: bytes, stamp: tuple[int, int], complete: bool) -> 
     groups: dict[str, tuple[int, int, _Coding]] = {}
     creators: dict[int, bytes] = {}
     pixels = None
-    size = len(data)
+    size, head, long = len(data), coding.head, coding.long
     try:
         while at < size:
-            tag, vr, length, start = coding.element(data, at)
+            # as `_Coding.element`, written out: there are hundreds of elements in each of thousands of files
+            group, element, vr, length = head(data, at)
+            if not coding.explicit or group == 0xFFFE:
+                vr, length, start = b"", long(data, at + 4)[0], at + 8
+            elif vr in _SHORT:
+                start = at + 8
+            elif vr in _LONG:
+                length, start = long(data, at + 8)[0], at + 12
+            else:
+                raise ValueError("no value representation")
+            tag = group << 16 | element
             if tag in _PIXELS:
                 pixels = Pixels(_PIXELS[tag], start, length, vr.decode() or "OW")
                 break
-            past = at = start + length if length != _UNDEFINED else _end(data, start, coding.within(vr))
-            if past > size:
+            at = start + length if length != _UNDEFINED else _end(data, start, coding.within(vr))
+            if at > size:
                 raise _Short
-            if length == 0:
+            if length == 0 or tag not in _WANTED:
+                if tag in _CREATORS:
+                    creators[tag] = data[start : start + length]
                 continue
-            if (known := _WANTED.get(tag)) is not None:
-                keyword, usual = known
-                kind = vr.decode() if vr not in (b"", b"UN") else usual
-                if usual == "SQ":
-                    groups[keyword] = (start, length, coding.within(vr))
-                elif value := _value(data, start, length, kind, coding.order):
-                    values[keyword] = value
-            elif tag in _CREATORS:
-                creators[tag] = data[start : start + length]
+            keyword, usual = _WANTED[tag]
+            kind = vr.decode() if vr not in (b"", b"UN") else usual
+            if usual == "SQ":
+                groups[keyword] = (start, length, coding.within(vr))
+            elif value := _value(data, start, length, kind, coding.order):
+                values[keyword] = value
     except (_Short, struct.error):
         if not complete:
             raise _Short from None

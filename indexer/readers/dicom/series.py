@@ -41,7 +41,6 @@ class Objects(NamedTuple):
     failures: list[ReadError]
 
 
-@quiet()
 def is_dicom(path: Path) -> bool:
     """Whether a file is called ``.dcm`` or begins like DICOM, whatever its name.
 

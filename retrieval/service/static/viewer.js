@@ -361,30 +361,28 @@ async function file(question = state.question) {
 
 // ---- the two images ------------------------------------------------------------------------------
 
-const withSequence = (path, sequence) => `${path.split("?")[0]}?${new URLSearchParams({ sequence })}`;
-
-/** Load the pair of the chosen hit: the matched sequences and slices, or another sequence of both. */
-async function compare(sequence = null) {
+/** Load the pair of the chosen hit: the matched scans and slices, or another scan of both sides. */
+async function compare(other = null) {
   const { hit } = state;
   const turn = ++state.showing;
-  const matched = sequence === null || sequence === hit.sequence;
+  const matched = other === null || other.volumes[1] === hit.volume;
   const asking = here().has("like") ? "Marked case" : "Query";
   const sides = [
     [panes.query, asking, hit.query_volume, hit.query_sequence, hit.query_slice, ""],
     [panes.hit, `Hit ${hit.rank}`, hit.volume, hit.sequence, hit.slice, telling(hit).map((name) => `${plain(name)} ${hit.labels[name]}`).join(" · ")],
   ];
   $("#why").hidden = !hit.explanation || !matched;
-  if (sequence === null) sequences(hit, turn);
+  if (other === null) choices(hit, turn);
   await Promise.all(
-    sides.map(async ([pane, title, path, own, slice, whose]) => {
+    sides.map(async ([pane, title, path, own, slice, whose], side) => {
       pane.title = title;
-      const shown = matched ? own : sequence;
+      const shown = matched ? own : other.name;
       pane.caption.replaceChildren(
         make("b", { textContent: title }),
         make("span", { textContent: [shown, whose].filter(Boolean).join(" · "), title: `case ${pane === panes.hit ? hit.case_id : hit.query_source}` }),
         make("span", { className: "where" }),
       );
-      const source = matched ? path : withSequence(path, sequence);
+      const source = matched ? path : other.volumes[side];
       try {
         if (pane.source !== source) {
           pane.source = null;
@@ -409,22 +407,37 @@ async function compare(sequence = null) {
   if ($("#why").ariaPressed === "true" && !$("#why").hidden) explain(true);
 }
 
-/** Offer the sequences that both sides have. */
-async function sequences(hit, turn) {
+/** The scans of a case; none if it is gone. */
+const scansOf = async (caseId) =>
+  (await json(`cases/${caseId.split("/").map(encodeURIComponent).join("/")}`).catch(() => ({ scans: [] }))).scans;
+
+/** Offer the scans that both sides have: by sequence, and among several of one by their order. */
+async function choices(hit, turn) {
   const place = $("#sequences");
   place.replaceChildren();
-  const asked = (state.answer.query.sequence ?? "").split("+");
-  if (asked.length < 2) return;
-  const held = await json(`cases/${hit.case_id.split("/").map(encodeURIComponent).join("/")}`).catch(() => ({ scans: [] }));
+  if ((state.answer.query.sequence ?? "").split("+").length < 2) return;
+  const own = state.answer.query.scans ?? (await scansOf(hit.query_source));
+  const held = await scansOf(hit.case_id);
   if (turn !== state.showing) return;
-  const both = [...new Set(held.scans.map((scan) => scan.sequence))].filter((name) => asked.includes(name));
+  const of = (scans, name) => scans.filter((scan) => scan.sequence === name);
+  const both = [...new Set(own.map((scan) => scan.sequence))].flatMap((name) => {
+    const sides = [of(own, name), of(held, name)];
+    const several = Math.min(...sides.map((scans) => scans.length));
+    return [...Array(several).keys()].map((n) => ({
+      name: several > 1 ? `${name} ${n + 1}` : name,
+      volumes: sides.map((scans) => scans[n].volume),
+    }));
+  });
   if (both.length < 2) return;
-  const buttons = both.map((name) => make("button", { type: "button", textContent: name, ariaPressed: String(name === hit.sequence) }));
-  for (const button of buttons)
+  const buttons = both.map(({ name, volumes }) =>
+    make("button", { type: "button", textContent: name, ariaPressed: String(volumes[1] === hit.volume) }),
+  );
+  buttons.forEach((button, n) =>
     button.addEventListener("click", () => {
-      for (const other of buttons) other.ariaPressed = String(other === button);
-      compare(button.textContent);
-    });
+      for (const each of buttons) each.ariaPressed = String(each === button);
+      compare(both[n]);
+    }),
+  );
   place.append(...buttons);
 }
 

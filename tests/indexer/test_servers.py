@@ -1,11 +1,9 @@
-"""What only other engines can do wrong: servers that go away and come back, copies, two who write.
-
-Run by ``test_engines.py``, in a process of its own.
-"""
+"""What only other engines can do wrong: servers that go away and come back, copies, two who write."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,19 +11,24 @@ import numpy as np
 import pytest
 
 from cbir import Index
-from indexer import case_index, catalog, ingest, milvus, transfer, vectors
+from indexer import case_index, ingest, transfer
 from indexer.case_index import CaseIndex
-from indexer.catalog import Catalog
+from indexer.catalog import Catalog, change
 from indexer.errors import CaseIndexError, StaleError
-from indexer.policy import SearchPolicy
+from indexer.policy import ONLY_BY_LISTS
+from indexer.stores.milvus import server as milvus
 from retrieval.cli import main
 from tests.indexer.test_case_index import Four, fill, ids, unit
 from tests.indexer.test_catalog import entry
 from tests.support.encoders import TinyEncoder
 from tests.support.images import phantom, write_nifti
 
-LISTS = SearchPolicy(exact_below=0)
+BY_LISTS = replace(ONLY_BY_LISTS, exact_below=200)
+"""A partition from 200 vectors on, which every search among so many goes by."""
+LISTS = replace(ONLY_BY_LISTS, exact_below=0)
 """Questions go by the partition's lists."""
+
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(autouse=True)
@@ -37,23 +40,13 @@ def running(servers):
 
 
 @pytest.fixture
-def by_lists(monkeypatch):
-    """A partition from 200 vectors on, which every search goes by."""
-    monkeypatch.setattr(case_index, "EXACT_BELOW", 200)
-    for module in (vectors, milvus):
-        monkeypatch.setattr(module, "EXACT_BELOW", 1)
-        monkeypatch.setattr(module, "EXACT_SHARE", 0)
-        monkeypatch.setattr(module, "DEEP_SHARE", np.inf)
-
-
-@pytest.fixture
 def create(servers, tmp_path):
     """Make an index on both servers: `create(folder)`."""
     made = []
 
     def create(folder="index", encoder=None, **where):
-        where = where or {"engine": "milvus", "uri": servers[0].uri, "catalog": servers[1].url}
-        made.append(CaseIndex.create(tmp_path / folder, encoder or Four(), **where))
+        where = where or at(servers)
+        made.append(CaseIndex.create(tmp_path / folder, encoder or Four(), policy=BY_LISTS, **where))
         return made[-1]
 
     yield create
@@ -72,6 +65,10 @@ def images(tmp_path):
     return root
 
 
+def at(servers):
+    return {"store": f"milvus+{servers[0].uri}", "catalog": servers[1].url}
+
+
 def one_line(caught):
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -85,12 +82,12 @@ def state(index):
     return rows, contents.labels, index.catalog.embeddings(contents.slice_ids).round(5).tolist()
 
 
-def test_both_engines_answer_alike_there_and_back(create, servers, tmp_path, by_lists):
-    here = create("here", engine="faiss")
+def test_both_engines_answer_alike_there_and_back(create, servers, tmp_path):
+    here = create("here", store="faiss")
     fill(here, sources=60)
     here.catalog.remove_cases(["c7"])  # ids with a gap
     here.file_vectors()
-    where = {"engine": "milvus", "uri": servers[0].uri, "catalog": servers[1].url}
+    where = at(servers)
     transfer.transfer(here, tmp_path / "there", **where)
     with CaseIndex.open(tmp_path / "there") as there:
         transfer.transfer(there, tmp_path / "back")
@@ -120,8 +117,8 @@ def test_a_copy_that_fails_leaves_nothing_and_a_killed_one_is_cleared(create, se
     source = create()
     fill(source)
     source.file_vectors()
-    server = source.milvus
-    where = {"engine": "milvus", "uri": servers[0].uri, "catalog": servers[1].url}
+    server = source.store.server
+    where = at(servers)
     before = server.collections("cbir_"), schemas(source)
 
     def fail(*_):
@@ -184,26 +181,26 @@ def test_entries_that_were_lost_or_spoilt_are_told_and_mended(create):
     fill(index)
     index.file_vectors()
     held = index.manifest.vectors.file
-    index.milvus.delete(held, np.array([2, 3]))
+    index.store.server.delete(held, np.array([2, 3]))
     with pytest.raises(StaleError, match="22 entries instead of 24.*--repair"):
         index.snapshot()
     assert not index.verify()[0].sound
     assert index.verify(repair=True)[0].mended
     assert index.verify() == []
     held = index.manifest.vectors.file
-    index.milvus.delete(held, np.array([4]))
-    index.milvus.insert(held, np.array([4]), unit(1, seed=77).embeddings, None)
+    index.store.server.delete(held, np.array([4]))
+    index.store.server.insert(held, np.array([4]), unit(1, seed=77).embeddings, None)
     assert ["1 vectors differ" in problem.what for problem in index.verify()] == [True]
     index.verify(repair=True)
     assert index.verify() == []
-    index.milvus.drop(index.manifest.vectors.file)
+    index.store.server.drop(index.manifest.vectors.file)
     with pytest.raises(CaseIndexError, match="collection is gone.*--repair"):
         index.snapshot()
     index.verify(repair=True)
     assert index.verify() == []
 
 
-def test_a_reader_answers_from_the_new_state_where_a_writer_took_cases_out(create, images, by_lists):
+def test_a_reader_answers_from_the_new_state_where_a_writer_took_cases_out(create, images):
     tiny = TinyEncoder()
     with Index(filled(create, images, tiny), tiny, policy=LISTS) as reader:
         query = images / "P-00" / "P-00_t1.nii"
@@ -225,7 +222,7 @@ def filled(create, images, encoder, folder="index"):
 
 
 @pytest.mark.parametrize("which", ["postgres", "milvus"])
-def test_a_server_that_is_lost_and_comes_back(create, images, servers, monkeypatch, capsys, by_lists, which):
+def test_a_server_that_is_lost_and_comes_back(create, images, servers, monkeypatch, capsys, which):
     server = servers[which == "postgres"]
     tiny = TinyEncoder()
     monkeypatch.setattr(ingest, "GROUP", 20)
@@ -287,7 +284,7 @@ def test_a_server_that_is_lost_and_comes_back(create, images, servers, monkeypat
 
 def in_the_second_transaction(index, servers, monkeypatch, restarted):
     """The database goes when a group is half written."""
-    rows, calls = catalog._slice_rows, []
+    rows, calls = change.SliceRow.of, []
 
     def lost(scan, embedded):
         calls.append(scan)
@@ -297,13 +294,13 @@ def in_the_second_transaction(index, servers, monkeypatch, restarted):
                 servers[1].start()
         return rows(scan, embedded)
 
-    monkeypatch.setattr(catalog, "_slice_rows", lost)
+    monkeypatch.setattr(change.SliceRow, "of", staticmethod(lost))
 
 
 def in_the_second_insert(index, servers, monkeypatch, restarted):
     """Milvus goes when the vectors are half filed."""
     monkeypatch.setattr(milvus, "ROWS", 30)
-    client, calls = index.milvus._client, []
+    client, calls = index.store.server._client, []
     insert = client.insert
 
     def lost(*arguments, **options):
