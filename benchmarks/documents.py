@@ -18,15 +18,7 @@ from typing import Any
 from benchmarks import results
 from retrieval.cli.app import app
 
-DOCUMENTS = (
-    "README.md",
-    "docs/evaluation.md",
-    "docs/deployment.md",
-    "docs/cli.md",
-    "docs/model-card.md",
-    "docs/partition.md",
-    "docs/scale.md",
-)
+DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (results.ROOT / "docs").glob("*.md")))
 METHODS = (
     "frozen ImageNet",
     "rank by predicted class",

@@ -30,10 +30,10 @@ from cbir import open_index
 from indexer import discovery, readers, reference
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.encoder import Encoder, TrainedEncoder, load_encoder, look
-from indexer.ingest import input_hash
 from indexer.labels import load_tables
 from indexer.preprocess import Prepared, Preprocessing, prepared
 from indexer.readers import Source
+from indexer.reading import input_hash
 from indexer.scan import Scan
 from retrieval.calibration import TYPICALITY, Calibration
 from retrieval.learning import leave_one_out

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer import reference
+from indexer import reference, sandbox
 from indexer.case_index import CaseIndex
-from indexer.discovery import Planned, discover, summary
+from indexer.discovery import Planned, summary
 from indexer.encoder import Encoder
 from indexer.errors import CbirError, QueryError
 from indexer.ingest import IngestReport, Workers, ingest, ingest_sources
-from indexer.labels import Labels, Table, find_tables, load_tables
+from indexer.labels import Labels, Table, load_tables
 from indexer.readers import Source
 from indexer.remote import is_address
 
@@ -87,8 +87,8 @@ def plan(
     for root in roots(paths):
         if isinstance(root, str):
             raise CbirError(root, "cannot be planned: it is in a store", "plan a local copy of a part")
-        tables, unread = find_tables(root, given=given)
-        found = discover(root, tables, all_images=all_images)
+        tables, unread = sandbox.find_tables(root, given=given)
+        found = sandbox.discover(root, tables, all_images=all_images)
         entries += found.planned()
         failures += found.failures
         notes += (*found.notes, *unread, *found.joined.notes)

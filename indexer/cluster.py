@@ -17,11 +17,13 @@ from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
+from indexer import sandbox
 from indexer.encoder import Encoder
 from indexer.errors import CbirError, ClusterError, ReadError
-from indexer.ingest import Embedding, Pick, Read, embed, read
+from indexer.ingest import Embedding, Pick, embed
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
+from indexer.reading import Read
 from indexer.runtime import prepare
 
 RETRIES = 3
@@ -170,7 +172,7 @@ def _read(source: Source, preprocessing: Preprocessing, version: str) -> tuple[A
             "install the same cbir on all machines",
         )
     try:
-        found = read(source, preprocessing)
+        found = sandbox.prepare(source, preprocessing)
     except ReadError as error:
         return error, None
     return found.scans, found.images

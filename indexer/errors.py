@@ -37,6 +37,10 @@ class ReadError(CbirError):
     """A file or series that cannot be read as an image, or not safely."""
 
 
+class PoisonError(ReadError):
+    """What ended the process that read it, or took more time or memory than it may."""
+
+
 class LabelsError(CbirError):
     """A labels table that cannot be understood."""
 

@@ -14,24 +14,24 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers, reference, remote
+from indexer import reference, remote, sandbox
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
-from indexer.composite import COMPOSITE, beside, composite, groups
-from indexer.discovery import discover
+from indexer.composite import COMPOSITE, beside
 from indexer.encoder import Composer, Encoder, look, trained_on
-from indexer.errors import CbirError, LabelsError, ReadError
-from indexer.labels import Joined, Labels, Table, find_tables, listed, load_tables
-from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite
+from indexer.errors import LabelsError, PoisonError, ReadError
+from indexer.journal import Journal, journal
+from indexer.labels import Joined, Labels, Table, listed, load_tables
+from indexer.preprocess import Preprocessing
 from indexer.readers import Source
-from indexer.scan import Scan
+from indexer.reading import Read, ReadScan
 from indexer.studies import composites
 from indexer.text import printable
 
@@ -87,44 +87,6 @@ class IngestReport:
         return {"schema": 1, **vars(self)}
 
 
-@dataclass(frozen=True)
-class ReadScan:
-    """What is known of a scan that was read and prepared, beside its images.
-
-    Attributes
-    ----------
-    scan : Scan
-        With a stand-in for its voxels.
-    digest : str
-        See :func:`input_hash`.
-    positions, views : ndarray
-        As in :class:`indexer.preprocess.Prepared`.
-    """
-
-    scan: Scan
-    digest: str
-    positions: NDArray[np.int64]
-    views: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Read:
-    """A source that was read.
-
-    Attributes
-    ----------
-    scans : list of ReadScan
-    images : list of Prepared
-        One a scan; or what stands for the list where the workers keep it.
-    notes : tuple of str
-        What the user should know.
-    """
-
-    scans: list[ReadScan]
-    images: Any
-    notes: tuple[str, ...] = ()
-
-
 Pick = tuple[Any, int, int]
 """Images to embed: `Read.images`, which of its scans, and which view of it."""
 
@@ -169,7 +131,7 @@ class Workers(Protocol):
 
 
 class Threads:
-    """Threads of this process read; the network runs while the caller waits. A context manager."""
+    """Threads that have child processes read; the network runs while the caller waits. A context manager."""
 
     ahead = 2 * READERS
     groups = 1
@@ -187,7 +149,7 @@ class Threads:
 
     def read(self, source: Source) -> Future[Read]:
         """See :meth:`Workers.read`."""
-        return self._pool.submit(read, source, self._preprocessing)
+        return self._pool.submit(sandbox.prepare, source, self._preprocessing)
 
     def embed(self, picks: Sequence[Pick]) -> Future[Embedding]:
         """See :meth:`Workers.embed`."""
@@ -434,12 +396,13 @@ def _file(
         done += len(entries)
         progress(done + len(report.failed) - failed, len(fresh), report.embedded)
 
-    for group in _groups(_read_ahead(fresh, workers, report)):
-        flying.append(_sent(index, workers, group, {digest for each in flying for digest in each.fresh}))
-        if len(flying) >= workers.groups:
+    with journal(index.folder) as begun:
+        for group in _groups(_read_ahead(fresh, workers, report, begun)):
+            flying.append(_sent(index, workers, group, {digest for each in flying for digest in each.fresh}))
+            if len(flying) >= workers.groups:
+                land()
+        while flying:
             land()
-    while flying:
-        land()
 
 
 def _finish(index: CaseIndex, report: IngestReport, start: float) -> None:
@@ -455,12 +418,6 @@ def _finish(index: CaseIndex, report: IngestReport, start: float) -> None:
         *(report.indexed, report.unchanged, len(report.failed), report.embedded),
         *(report.seconds, report.encoder_seconds),
     )
-
-
-def input_hash(ready: Prepared) -> str:
-    """Digest of the network's input for the whole slices of a scan."""
-    whole = np.ascontiguousarray(ready.pixels[ready.views == 0])
-    return hashlib.sha256(repr(whole.shape).encode() + whole.tobytes()).hexdigest()
 
 
 def _discovered(
@@ -488,9 +445,9 @@ def _discovered(
         else:
             root, top = name, None
         given = [*_held(index, name, labels), *labels]
-        tables, notes = find_tables(root, top, given)
+        tables, notes = sandbox.find_tables(root, top, given)
         try:
-            discovery = discover(root, tables, all_images=all_images)
+            discovery = sandbox.discover(root, tables, all_images=all_images)
         except ReadError as error:
             errors.append(error)
             continue
@@ -614,53 +571,6 @@ def _gone(
     ]
 
 
-def read(source: Source, preprocessing: Preprocessing) -> Read:
-    """Read and prepare a source, wherever that is done.
-
-    Raises
-    ------
-    ReadError
-        With the reason for which it cannot be read.
-    CbirError
-        If no source could be read now: there is no room for copies, or no package for their store.
-    """
-    together = source.kind == COMPOSITE
-    try:
-        with source.local() as here:
-            scans = _scans(here)
-            found = [] if together else [(scan, prepared(scan, preprocessing)) for scan in scans]
-            notes: list[str] = []
-            for group in groups(scans, preprocessing.composite_size) if preprocessing.composite_size else ():
-                with suppress(ReadError):  # what shows too little beside the others is filed without them
-                    ready = prepared_composite(group.scans, preprocessing.composite_size)
-                    found.append((composite(group), ready))
-                    notes += group.notes
-        told = [
-            ReadScan(_without_voxels(scan), input_hash(ready), ready.positions, ready.views)
-            for scan, ready in found
-        ]
-        return Read(told, [ready for _, ready in found], tuple(notes))
-    except Exception as error:  # one odd file must not end the run; its text may hold identifiers
-        if isinstance(error, CbirError) and not (together and isinstance(error, ReadError)):
-            raise
-        if together:  # each of the files has a source of its own, which says it
-            return Read([], [])
-        raise ReadError(
-            source.name, f"cannot be read ({type(error).__name__})", "please report its format"
-        ) from error
-
-
-def _scans(source: Source) -> list[Scan]:
-    """The scans of a source; of several together, those of the parts that can be read."""
-    if not source.parts:
-        return readers.read(source)
-    scans: list[Scan] = []
-    for part in source.parts:
-        with suppress(ReadError):
-            scans += readers.read(part)
-    return scans
-
-
 def embed(encoder: Encoder, picks: Sequence[Pick]) -> Embedding:
     """Take images to the network, all of them together, wherever that is done."""
     blocks = [(images[scan], images[scan].views == view) for images, scan, view in picks]
@@ -683,22 +593,36 @@ def embed(encoder: Encoder, picks: Sequence[Pick]) -> Embedding:
 
 
 def _read_ahead(
-    fresh: Iterable[tuple[Source, str]], workers: Workers, report: IngestReport
+    fresh: Iterable[tuple[Source, str]], workers: Workers, report: IngestReport, begun: Journal
 ) -> Iterator[_Fresh]:
-    """Have sources read, in order, a few of them ahead."""
+    """Have sources read, in order, a few of them ahead; what may have ended a run before, alone."""
     waiting: deque[tuple[Source, str, Future[Read]]] = deque()
 
     def result(source: Source, fingerprint: str, future: Future[Read]) -> Iterator[_Fresh]:
         try:
-            found = future.result()
-            report.notes += [f"{source.name}: {note}" for note in found.notes]
-            yield _Fresh(source, fingerprint, found)
-        except ReadError as error:
+            read = future.result()
+        except PoisonError as error:
+            begun.condemn(source.name, fingerprint, error.reason)
             report.failed.append(_failure(source.name, error))
+        except ReadError as error:
+            begun.end(source.name)
+            report.failed.append(_failure(source.name, error))
+        else:
+            begun.end(source.name)
+            report.notes += [f"{source.name}: {note}" for note in read.notes]
+            yield _Fresh(source, fingerprint, read)
 
     for source, fingerprint in fresh:
+        if (reason := begun.reason(source.name, fingerprint)) is not None:
+            known = ReadError(source.name, reason, "it is passed over until it changes")
+            report.failed.append(_failure(source.name, known))
+            continue
+        alone = begun.suspect(source.name)
+        while waiting and (alone or len(waiting) > workers.ahead):
+            yield from result(*waiting.popleft())
+        begun.begin(source.name, fingerprint)
         waiting.append((source, fingerprint, workers.read(source)))
-        if len(waiting) > workers.ahead:
+        if alone:
             yield from result(*waiting.popleft())
     while waiting:
         yield from result(*waiting.popleft())
@@ -787,8 +711,3 @@ def _filed(
         strangeness=float(np.average(whole[2], weights=whole[1])),
         visit=index.visit(source.patient_id, source.study_id),
     )
-
-
-def _without_voxels(scan: Scan) -> Scan:
-    """The scan with a stand-in of the same shape that takes no memory."""
-    return replace(scan, voxels=np.broadcast_to(np.uint8(0), scan.voxels.shape), region=None)

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from indexer import readers
-from indexer.discovery import Discovery, discover
+from indexer import sandbox
+from indexer.discovery import Discovery
 from indexer.discovery.visits import day, in_time
 from indexer.errors import CbirError, QueryError, ReadError
-from indexer.labels import Table, find_tables
+from indexer.labels import Table
 from indexer.readers import Source
 from indexer.scan import Scan
 
@@ -40,14 +40,14 @@ def asked(path: Path, visit: str | None = None, tables: Sequence[Table] = ()) ->
     QueryError
         If it holds several patients, or not the visit.
     """
-    found = discover(path, find_tables(path, given=tables)[0])
+    found = sandbox.discover(path, sandbox.find_tables(path, given=tables)[0])
     sources, notes = _one_visit(path, found, visit)
     notes += _left_out(found)
     scans: list[Scan] = []
     failures: list[CbirError] = list(found.failures)
     for source in sources:
         try:
-            scans += readers.read(source)
+            scans += sandbox.read(source)
         except ReadError as error:
             failures.append(error)
     if not scans:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from indexer import readers
+from indexer import sandbox
 from indexer.encoder import Explainer, look
 from indexer.errors import CbirError
 from indexer.preprocess import (
@@ -196,7 +196,7 @@ class Explanation:
         """The query's scan with the region that was asked with, and no other."""
         query = self._query
         if query.mask is not None:
-            return replace(scan, region=readers.read_mask(Path(query.mask), scan))
+            return replace(scan, region=sandbox.read_mask(Path(query.mask), scan))
         if query.region is not None:
             return with_region(scan, query.region, query.region_slice)
         return replace(scan, region=None)

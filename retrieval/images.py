@@ -7,7 +7,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from indexer import discovery, readers, reference, remote
+from indexer import reference, remote, sandbox
 from indexer.case_index import CaseIndex
 from indexer.composite import groups, is_composite
 from indexer.errors import ReadError
@@ -44,14 +44,14 @@ def scans_of(case_index: CaseIndex, state: State, source: str, side: Callable[[]
     record = case_index.catalog.record(source)
     if record is None:
         # a series that shares its folder with others has a name of its own
-        scans = discovery.read(path if path.exists() else path.parent)
+        scans = sandbox.read(path if path.exists() else path.parent)
         return [replace(scan, region=None) for scan in scans if scan.source == path]
     with remote.held(source, record).local() as here:
         several = is_composite(here.kind)
         scans = []
         for part in here.parts or (here,):
             with suppress(ReadError) if several else nullcontext():  # as it was filed
-                scans += readers.read(part)
+                scans += sandbox.read(part)
     if ScanRef(source, 0 if several else len(scans)) in state.places:
         shown = [group.leader for group in groups(scans, side())]
         scans = shown if several else [*scans, *shown]

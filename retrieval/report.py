@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-from indexer.discovery import read
 from indexer.errors import CbirError
 from indexer.files import written_whole
+from indexer.sandbox import read
 from indexer.scan import Scan, ScanRef, Slice, displayed
 from retrieval.answer import Answer, Evidence, Hit
 from retrieval.images import chosen

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers
+from indexer import sandbox
 from indexer.case_index import CaseIndex
 from indexer.composite import LEADERS, Group, composite, groups, is_composite
 from indexer.encoder import Encoder, look
 from indexer.errors import QueryError
-from indexer.ingest import input_hash, remembered_tables
+from indexer.ingest import remembered_tables
 from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite, with_region
+from indexer.reading import input_hash
 from indexer.scan import Scan, ScanRef
 from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.asked import asked
@@ -127,7 +128,7 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Enc
         scans, notes = asked(path, question.visit, remembered_tables(case_index, path))
     refs = numbered(scans)
     if question.mask is not None:
-        volume = readers.read_mask(Path(question.mask), scans[0])
+        volume = sandbox.read_mask(Path(question.mask), scans[0])
         fits = [scan.voxels.shape == volume.shape for scan in scans]
         refs = [ref for ref, fit in zip(refs, fits, strict=True) if fit]
         scans = [replace(scan, region=volume) for scan, fit in zip(scans, fits, strict=True) if fit]

@@ -12,6 +12,7 @@ import pytest
 
 from indexer.case_index import CaseIndex
 from indexer.catalog import Catalog
+from indexer.sandbox.pool import InProcess
 from tests.support.encoders import TinyAnalyser, TinyEncoder
 from tests.support.images import phantom, write_nifti
 from tests.support.network import leave
@@ -72,6 +73,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def real() -> Path:
     """The real data; only for tests marked `real`."""
     return REAL
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read in this process, where a test can put something else in a reader's place."""
+    monkeypatch.setattr("indexer.sandbox.pool._shared", InProcess())
 
 
 @pytest.fixture

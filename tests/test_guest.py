@@ -110,7 +110,7 @@ def test_reading_changes_nothing(tmp_path: Path, threads: int) -> None:
     doing = f"""
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from indexer.readers import read
+from indexer.discovery import read
 with ThreadPoolExecutor({threads}) as pool:
     assert all(scans for scans in pool.map(read, [Path({str(series)!r})] * 8))
 """
@@ -126,7 +126,7 @@ logging.basicConfig(level=logging.DEBUG)
 warnings.simplefilter("always")
 from pathlib import Path
 import pydicom
-from indexer.readers import read
+from indexer.discovery import read
 read(Path({str(series)!r}))
 print("ours", file=sys.stderr)
 pydicom.dcmread(next(Path({str(series)!r}).iterdir())).StudyInstanceUID

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from indexer.errors import LabelsError
+from indexer import watch
+from indexer.errors import LabelsError, ReadError
 from indexer.labels.delimited import Row, text_rows
 from indexer.labels.limits import MOST_BYTES
 from indexer.labels.records import json_rows
@@ -106,6 +107,7 @@ def read_tables(path: Path) -> list[Table]:
     """The tables in a file, as :func:`load_tables` without what the user says of them."""
     path = path.parent.resolve() / path.name
     try:
+        watch.at(path)
         size = path.stat().st_size
         if size > MOST_BYTES:
             what = f"has {size / 2**20:.0f} MiB, of which a table may have {MOST_BYTES // 2**20}"
@@ -113,6 +115,8 @@ def read_tables(path: Path) -> list[Table]:
         if not path.is_file():
             raise LabelsError(path, "is not a file", "name a table")
         content = path.read_bytes()
+    except ReadError as error:
+        raise LabelsError(path, error.reason, error.remedy) from error
     except OSError as error:
         raise LabelsError(path, f"cannot be read ({error.strerror})", "check the path") from error
     read = READERS.get(path.suffix.lower(), _text)

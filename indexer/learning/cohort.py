@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from indexer import readers
+from indexer import sandbox
 from indexer.errors import CbirError, LabelsError
 from indexer.labels import Labels, Table, identifies
 from indexer.readers import Source
@@ -27,7 +27,7 @@ class Cohort:
     columns : tuple of str
         Label columns to learn. Cohorts of one table share their heads.
     read : callable
-        Gives the scans of a source; :func:`indexer.readers.read`, or what adds outlines to them.
+        Gives the scans of a source; :func:`indexer.sandbox.read`, or what adds outlines to them.
     version : str
         Changes whenever `read` would give something else for the same files.
     importance : float
@@ -39,7 +39,7 @@ class Cohort:
     root: Path
     tables: Sequence[Table]
     columns: tuple[str, ...]
-    read: Callable[[Source], list[Scan]] = readers.read
+    read: Callable[[Source], list[Scan]] = sandbox.read
     version: str = ""
     importance: float = 1.0
     labels: Labels = field(default_factory=Labels)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import discovery
+from indexer import sandbox
 from indexer.composite import CHANNELS, beside, groups
 from indexer.errors import LabelsError, ReadError
 from indexer.files import written_whole
@@ -120,7 +120,7 @@ def _sources(cohorts: Sequence[Cohort]) -> tuple[list[tuple[Cohort, Source]], li
     found: list[tuple[Cohort, Source]] = []
     failed: list[tuple[str, str]] = []
     for cohort in cohorts:
-        there = discovery.discover(cohort.root, cohort.tables)
+        there = sandbox.discover(cohort.root, cohort.tables)
         cohort = replace(cohort, labels=there.joined.labels)
         failed += [(error.where, error.explanation) for error in there.failures]
         found += [(cohort, source) for source in there.sources]

@@ -16,6 +16,16 @@ from indexer.errors import ReadError
 MAX_VOXELS = 2**29
 """Most voxels (all channels together) that one source may hold in memory: 2 GiB as float32."""
 
+MAX_PAGES = 2**13
+"""Most pages of one file."""
+
+MAX_RATIO = 1032
+"""No deflate stream grows by more (zlib, "Technical Details"); what other codecs can do beyond that holds
+nothing to see."""
+
+SMALL = 2**24
+"""Bytes of pixels that any file may declare, however small it is."""
+
 MIN_SIDE = 2
 """An image has at least two sides of this many pixels."""
 
@@ -96,6 +106,28 @@ def refuse_size(where: str | os.PathLike[str], shape: Sequence[int], channels: i
         raise ReadError(where, reason, "crop or split it")
     if sum(side >= MIN_SIDE for side in shape) < 2:
         raise ReadError(where, f"has a size of {size}, too small to be an image")
+
+
+def refuse_ratio(where: str | os.PathLike[str], declared: float, there: int) -> None:
+    """Refuse an image that declares more than its bytes can hold, before memory is taken for it.
+
+    Parameters
+    ----------
+    where : path-like
+        The file, for the message.
+    declared : float
+        Bytes of its pixels when they are decoded.
+    there : int
+        Bytes that they are to be decoded from.
+
+    Raises
+    ------
+    ReadError
+        If it declares more than `SMALL` bytes and `MAX_RATIO` times those that are there.
+    """
+    if declared > max(SMALL, MAX_RATIO * there):
+        reason = f"declares {declared:,.0f} bytes of pixels in {there:,} bytes"
+        raise ReadError(where, reason, "check the file, or save it uncompressed")
 
 
 def refuse_values(where: str | os.PathLike[str], voxels: NDArray[Any]) -> None:

@@ -34,15 +34,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 import indexer.readers.volumes as volumes
+from indexer import watch
 from indexer.errors import ReadError
-from indexer.readers.limits import MAX_VOXELS, SHEARED, is_sheared, refuse_size, volumes_kept
+from indexer.readers.limits import (
+    MAX_RATIO,
+    MAX_VOXELS,
+    SHEARED,
+    is_sheared,
+    refuse_size,
+    volumes_kept,
+)
 from indexer.readers.source import Source
 from indexer.scan import Scan
 
 nib: Any = nibabel  # only partly typed
-
-MAX_RATIO = 1032
-"""No deflate stream grows by more (zlib, "Technical Details"): a gzip file that declares more is false."""
 
 MOST_BYTES = 8 * MAX_VOXELS + 2**20
 """That an unpacked file may declare where its packing sets no limit."""
@@ -95,6 +100,7 @@ def load(path: Path, channels: Sequence[str] = ()) -> tuple[NDArray[Any], NDArra
     ReadError
         If the file is no NIfTI file, is damaged, too large, or says too little about its grid.
     """
+    watch.at(path)
     try:
         with _opened(path) as (stream, longest):
             header = _header(path, stream)

@@ -25,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from indexer import watch
 from indexer.errors import ReadError
-from indexer.readers.limits import refuse_size, refuse_values
+from indexer.readers.limits import MAX_PAGES, refuse_ratio, refuse_size, refuse_values
 from indexer.readers.quiet import quiet
 from indexer.readers.source import Source
 from indexer.scan import Scan, stacked
@@ -39,6 +40,10 @@ FORMATS = {
     ".tiff": "TIFF",
     ".webp": "WEBP",
 }
+
+
+_BYTES = {"1": 1 / 8, "I": 4, "F": 4} | dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), 2)
+"""Bytes of a value by Pillow's mode, where it is not one."""
 
 
 def claims(file: Path) -> bool:
@@ -129,6 +134,7 @@ def _pages(file: Path, split: bool, files: int = 1) -> list[NDArray[Any]]:
     files : int
         Number of such files that are to be held in memory together.
     """
+    watch.at(file)
     try:
         # opened here: Pillow maps a file it opens, and misplaces the rows of a TIFF that lies on its side
         with (
@@ -136,7 +142,8 @@ def _pages(file: Path, split: bool, files: int = 1) -> list[NDArray[Any]]:
             file.open("rb") as stream,
             Image.open(stream, formats=sorted(set(FORMATS.values()))) as image,
         ):
-            count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            count = 1 if image.format == "MPO" else _count(file, image)
+            length = file.stat().st_size
             if count > 1 and image.format != "TIFF":
                 raise ReadError(file, f"is an animation of {count} frames", "save its frames as slices")
             pages = []
@@ -144,7 +151,10 @@ def _pages(file: Path, split: bool, files: int = 1) -> list[NDArray[Any]]:
                 image.seek(page)
                 if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                     raise Image.DecompressionBombError
-                refuse_size(file, (image.height, image.width), len(image.getbands()) * count * files)
+                bands = len(image.getbands())
+                refuse_size(file, (image.height, image.width), bands * count * files)
+                width = _BYTES.get(image.mode, 1) * bands
+                refuse_ratio(file, image.height * image.width * width * count, length)
                 pages.append(_pixels(image, split))
             return pages
     except ReadError:
@@ -160,6 +170,18 @@ def _pages(file: Path, split: bool, files: int = 1) -> list[NDArray[Any]]:
         system = getattr(error, "strerror", None)
         reason = f"cannot be read ({system})" if system else f"is damaged or truncated ({error})"
         raise ReadError(file, reason.replace("\n", " "), "check the file") from error
+
+
+def _count(file: Path, image: Image.Image) -> int:
+    """Frames of an image, which Pillow has to go through one by one."""
+    if image.format != "TIFF":
+        return getattr(image, "n_frames", 1)
+    for page in range(1, MAX_PAGES + 1):
+        try:
+            image.seek(page)
+        except EOFError:
+            return page
+    raise ReadError(file, f"has more pages than the limit of {MAX_PAGES:,}", "split it")
 
 
 def _pixels(image: Image.Image, split: bool) -> NDArray[Any]:

@@ -159,15 +159,15 @@ def _show_plan(
     roots: Sequence[Path | str], labels: Sequence[Table], *, all_images: bool, as_json: bool
 ) -> None:
     """What ``cbir index`` would do."""
-    from indexer.discovery import discover, summary
-    from indexer.labels import find_tables
+    from indexer import sandbox
+    from indexer.discovery import summary
 
     planned: list[Planned] = []
     for root in roots:
         if isinstance(root, str):
             raise CbirError(root, "cannot be planned: it is in a store", "plan a local copy of a part")
-        tables, notes = find_tables(root, given=labels)
-        found = discover(root, tables, all_images=all_images)
+        tables, notes = sandbox.find_tables(root, given=labels)
+        found = sandbox.discover(root, tables, all_images=all_images)
         planned += found.planned()
         for failure in found.failures:
             say(f"not read: {failure}")

@@ -46,8 +46,9 @@ def train(
 
     Example: `cbir train ./mri --label who_grade --without fold=3 --out grades.safetensors`
     """
+    from indexer import sandbox
     from indexer.errors import LabelsError
-    from indexer.labels import find_tables, load_tables
+    from indexer.labels import load_tables
     from indexer.learning.cohort import cohorts
     from indexer.learning.fitting import fit
     from indexer.learning.recipe import Recipe
@@ -61,7 +62,9 @@ def train(
         if not folder.exists():
             raise CbirError(folder, "does not exist", "name a folder of images")
     named = [load_tables(path) for path in labels or []]
-    tables = [named[i % len(named)] if named else find_tables(folder)[0] for i, folder in enumerate(folders)]
+    tables = [
+        named[i % len(named)] if named else sandbox.find_tables(folder)[0] for i, folder in enumerate(folders)
+    ]
     for folder, table in zip(folders, tables, strict=True):
         if not table:
             raise LabelsError(folder, "has no labels table", "name a labels table with --labels")

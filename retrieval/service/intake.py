@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cbir.index import Index
-from indexer import readers
-from indexer.discovery import Discovery, discover
+from indexer import sandbox
+from indexer.discovery import Discovery
 from indexer.errors import CbirError
 from indexer.ingest import GROUP
-from indexer.labels import Labels, find_tables
+from indexer.labels import Labels
 from indexer.readers import Source
 from indexer.scan import Scan
 from retrieval.service.log import tell
@@ -51,9 +51,9 @@ def discovered(folder: Path) -> Discovery:
     """
     members = list(folder.iterdir())
     if len(members) == 1 and members[0].is_file():
-        return discover(members[0])
-    tables, _ = find_tables(folder, folder.resolve())
-    return discover(folder, tables)
+        return sandbox.discover(members[0])
+    tables, _ = sandbox.find_tables(folder, folder.resolve())
+    return sandbox.discover(folder, tables)
 
 
 def read(folder: Path) -> list[Scan]:
@@ -68,7 +68,7 @@ def read(folder: Path) -> list[Scan]:
     found = discovered(folder)
     if found.failures:
         raise found.failures[0]
-    return [scan for source in found.sources for scan in readers.read(source)]
+    return [scan for source in found.sources for scan in sandbox.read(source)]
 
 
 def take_in(
@@ -132,7 +132,7 @@ def take_in(
 
 def _readable(source: Source, failed: list[str]) -> list[Scan]:
     try:
-        return readers.read(source)
+        return sandbox.read(source)
     except CbirError as error:
         failed.append(error.explanation)
     except Exception as error:  # one odd file must not end the job

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from indexer import sandbox
 
 T = TypeVar("T")
 
@@ -124,19 +127,25 @@ class Pool:
     async def run(self, work: Callable[[], T], place: Place) -> T:
         """The result of `work`, which runs in a thread when it is the caller's turn.
 
-        What has not begun when the time is over never begins; what has begun goes on unheard, and
-        clears up behind itself.
+        What has not begun when the time is over never begins; what has begun ends where it reads what
+        somebody sent, else goes on unheard, and clears up behind itself.
 
         Raises
         ------
         Busy
             When the time is over.
         """
+        end = time.monotonic() + self._timeout
+
+        def bounded() -> T:
+            with sandbox.within(end - time.monotonic()):
+                return work()
+
         try:
             async with asyncio.timeout(self._timeout) as limit:
                 await self._turn(place)
                 place.begun = True
-                running = asyncio.get_running_loop().run_in_executor(self._executor, work)
+                running = asyncio.get_running_loop().run_in_executor(self._executor, bounded)
                 running.add_done_callback(self._over)
                 return await asyncio.shield(running)
         except TimeoutError:

@@ -152,6 +152,7 @@ def test_an_unreadable_file(tmp_path, tiny, cohort):
     check(report, root, 1)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_file_that_the_system_will_not_open(tmp_path, tiny, cohort, monkeypatch):
     from pathlib import Path
 

@@ -1361,6 +1361,7 @@ def test_naming_some_files_of_a_folder_leaves_its_composite_as_it_is(
     assert len(index.catalog.fingerprints()) == 1
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_file_is_filed_though_its_composite_cannot_be(
     index: CaseIndex, composer: TinyComposer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1371,7 +1372,7 @@ def test_a_file_is_filed_though_its_composite_cannot_be(
     folder.mkdir()
     (folder / "cbir.json").write_text('{"channels": ["t1", "t1ce"]}')
     nib.save(nib.Nifti1Image(np.stack([drawn("a"), drawn("b")], 3), np.eye(4)), folder / "P-8.nii.gz")
-    monkeypatch.setattr("indexer.ingest.prepared_composite", refuse)
+    monkeypatch.setattr("indexer.reading.prepared_composite", refuse)
     report = ingest(index, [folder], composer)
     assert (report.indexed, report.failed) == (1, [])
     assert index.catalog.contents().scan_sequence == ["t1", "t1ce"]

@@ -142,6 +142,7 @@ def test_a_file_that_became_unreadable_keeps_its_last_good_state(index, tiny, co
     assert after.cases == before.cases
 
 
+@pytest.mark.usefixtures("in_process")
 def test_an_odd_error_of_a_library_ends_one_source_and_tells_no_content(index, tiny, cohort, monkeypatch):
 
     root, read = cohort(3), readers.read

@@ -12,8 +12,8 @@ import numpy as np
 import psutil
 import pytest
 
-from indexer import discovery, readers
 from indexer import ingest as pipeline
+from indexer import sandbox
 from indexer.case_index import CaseIndex
 from indexer.cluster import LOCAL, STARTS, cluster
 from indexer.errors import ClusterError
@@ -106,14 +106,14 @@ class Deadly(Source):
 
 
 def test_a_source_that_kills_its_workers_is_named_and_the_rest_goes_on(workers, root, tmp_path, monkeypatch):
-    discover = discovery.discover
+    discover = sandbox.discover
 
     def poisoned(*args, **kwargs):
         found = discover(*args, **kwargs)
         found.sources[5] = Deadly(**vars(found.sources[5]))
         return found
 
-    monkeypatch.setattr(readers, "discover", poisoned)
+    monkeypatch.setattr(sandbox, "discover", poisoned)
     _, _, report = filed(tmp_path / "ray", root, workers=workers)
     assert report.indexed == 15
     (failure,) = report.failed

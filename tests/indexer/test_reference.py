@@ -15,8 +15,9 @@ from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan
 from indexer.discovery import discover, read
 from indexer.errors import EncoderError, ReadError
-from indexer.ingest import ingest, ingest_sources, input_hash
+from indexer.ingest import ingest, ingest_sources
 from indexer.preprocess import Preprocessing, prepared
+from indexer.reading import input_hash
 from retrieval.cli import main
 from retrieval.report import report_page
 from tests.support.encoders import TinyEncoder

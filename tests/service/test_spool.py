@@ -13,8 +13,9 @@ import pytest
 
 from indexer import discovery, readers
 from indexer.case_index import CaseIndex
-from indexer.ingest import ingest_sources, input_hash
+from indexer.ingest import ingest_sources
 from indexer.preprocess import Preprocessing, prepared
+from indexer.reading import input_hash
 from indexer.scan import Scan, stacked
 from retrieval.service import images
 from retrieval.service.spool import spool, sweep, take_out, unspool

@@ -25,6 +25,7 @@ from pydicom import uid
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
+from indexer import watch
 from indexer.errors import CbirError, ReadError
 from indexer.readers.limits import MAX_VOXELS
 from indexer.readers.sequences import Words, words_of
@@ -99,6 +100,7 @@ class _Short(Exception):
 def guarded(where: Path, reason: str, remedy: str = "") -> Iterator[None]:
     """Turn whatever damaged bytes raise into one line, without the message: it may quote a header."""
     try:
+        watch.at(where)
         yield
     except CbirError:
         raise

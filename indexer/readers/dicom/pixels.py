@@ -22,6 +22,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from indexer.errors import ReadError
 from indexer.readers.dicom.headers import EXPORT, Header, guarded, inflated
 from indexer.readers.dicom.planes import Plane
+from indexer.readers.limits import refuse_ratio
 
 _UNDEFINED = 0xFFFFFFFF
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
@@ -200,6 +201,8 @@ def _encapsulated(
         raise ReadError(
             header.file, f"holds {len(codestreams)} of the {count} frames that its header declares", EXPORT
         )
+    for codestream in codestreams:
+        refuse_ratio(header.file, size, len(codestream))
     decoder = get_decoder(syntax)
     for number in numbers:
         pixels, _ = decoder.as_array(encapsulate([codestreams[number]]), **options)

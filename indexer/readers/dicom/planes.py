@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import uid
 
 from indexer.errors import ReadError
 from indexer.readers.dicom.headers import EXPORT, Elements, Header
-from indexer.readers.limits import refuse_size
+from indexer.readers.limits import MAX_RATIO, refuse_size
 from indexer.readers.sequences import Facts, name
 
 _PHASE = {"P", "PHASE", "PHASE MAP", "VELOCITY", "VELOCITY MAP"}
@@ -122,10 +123,28 @@ def planes_of(header: Header) -> list[Plane]:
     refuse_size(file, (elements.count("Columns"), elements.count("Rows"), frames))
     if header.pixels is None:
         raise ReadError(file, "has no pixel data, or ends before it", EXPORT)
+    _refuse_frames(header, frames)
     refuse_mosaic(header, frames)
     if header.frames and len(header.frames) != frames:
         raise ReadError(file, f"declares {frames} frames and describes {len(header.frames)}", EXPORT)
     return [Plane(header, frame) for frame in range(frames)]
+
+
+def _refuse_frames(header: Header, frames: int) -> None:
+    """Refuse more frames than there can be in the bytes that are there, before something is made for each."""
+    assert header.pixels is not None
+    elements, syntax = header.elements, uid.UID(header.syntax)
+    there = header.stamp[0] - header.pixels[1]
+    if syntax.is_transfer_syntax and syntax.is_encapsulated:
+        least = 8 * frames  # tag and length of an item (PS3.5 A.4)
+    elif syntax == uid.DeflatedExplicitVRLittleEndian:
+        least, there = frames, header.stamp[0] * MAX_RATIO
+    else:
+        rows, columns, bits = (elements.count(k, 1) for k in ("Rows", "Columns", "BitsAllocated"))
+        least = frames * rows * columns * bits // 8
+    if frames > 1 and least > there:
+        reason = f"declares {frames:,} frames; its pixel data is shorter than its header says"
+        raise ReadError(header.file, reason, EXPORT)
 
 
 def refuse_mosaic(header: Header, frames: int) -> None:
