@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from indexer import reference, remote, sandbox
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
-from indexer.composite import COMPOSITE, beside
+from indexer.composite import beside
 from indexer.encoder import Composer, Encoder, look, trained_on
 from indexer.errors import LabelsError, PoisonError, ReadError
 from indexer.journal import Journal, journal
@@ -32,11 +32,14 @@ from indexer.labels import Joined, Labels, Table, listed, load_tables
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
 from indexer.reading import Read, ReadScan
+from indexer.sequences import COMPOSITE
 from indexer.studies import composites
 from indexer.text import printable
 
 GROUP = 256
 """Slices that are embedded and committed together, at least."""
+UNFILED = 10_000
+"""Slices that a store may lack: each question is compared with these one by one."""
 READERS = 2
 """Sources that are read at a time."""
 
@@ -347,7 +350,7 @@ def ingest_sources(
                 )
         index.catalog.set_labels(persons)
         index.catalog.set_visit_labels(visits)
-        if index.lag() > 0.05:
+        if index.lag() > 0.05 or index.unfiled() > UNFILED:
             index.file_vectors()
         _finish(index, report, start)
     return report

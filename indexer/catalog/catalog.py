@@ -34,8 +34,8 @@ from indexer.catalog.schema import (
     sources,
     visit_labels,
 )
-from indexer.composite import COMPOSITE
 from indexer.errors import CaseIndexError
+from indexer.sequences import COMPOSITE
 
 
 class Catalog:

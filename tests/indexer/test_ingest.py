@@ -15,8 +15,6 @@ from indexer.labels import load_tables
 from indexer.preprocess import Preprocessing, prepared
 from tests.support.images import phantom, write_nifti
 
-pytestmark = pytest.mark.both
-
 
 @pytest.fixture
 def index(tmp_path, tiny):
@@ -24,6 +22,7 @@ def index(tmp_path, tiny):
         yield index
 
 
+@pytest.mark.both
 def test_a_cohort_is_filed_with_its_labels(index, tiny, cohort):
     root = cohort(6, ("t1ce", "flair"))
     report = ingest(index, [root], tiny)
@@ -37,6 +36,7 @@ def test_a_cohort_is_filed_with_its_labels(index, tiny, cohort):
     assert index.verify() == []
 
 
+@pytest.mark.both
 def test_a_second_run_embeds_nothing(index, tiny, cohort):
     root = cohort(4)
     first = ingest(index, [root], tiny)
@@ -47,6 +47,7 @@ def test_a_second_run_embeds_nothing(index, tiny, cohort):
     assert index.catalog.revision == revision
 
 
+@pytest.mark.both
 def test_a_changed_file_replaces_its_slices(index, tiny, cohort):
     root = cohort(4)
     ingest(index, [root], tiny)
@@ -86,6 +87,7 @@ def test_two_equal_files_in_one_run_are_embedded_once(index, tiny, tmp_path):
     assert report.slices == 2 * report.embedded
 
 
+@pytest.mark.both
 def test_labels_that_change_reach_unchanged_files(index, tiny, cohort):
     root = cohort(3)
     ingest(index, [root], tiny)
@@ -106,6 +108,7 @@ def test_labels_and_data_that_do_not_meet_are_told(index, tiny, cohort):
     assert "Q-01" in notes
 
 
+@pytest.mark.both
 def test_prune_takes_out_what_is_gone_below_the_given_paths(index, tiny, cohort):
     root, other = cohort(3), cohort(2, folder="other")
     ingest(index, [root, other], tiny)
@@ -207,6 +210,7 @@ def test_a_table_that_does_not_know_a_patient_leaves_the_labels(index, tiny, coh
     assert index.catalog.contents().labels[1] == {"who_grade": "3"}
 
 
+@pytest.mark.both
 def test_single_sources_are_filed_into_a_living_index(index, tiny, cohort, tmp_path):
     from indexer.discovery import discover
 
@@ -240,6 +244,7 @@ def test_one_writer_at_a_time(index, tiny, cohort):
     assert ingest(index, [root], tiny).indexed == 1
 
 
+@pytest.mark.both
 def test_ids_are_pseudonymous_by_default_and_stable(tmp_path, tiny, cohort):
     root = cohort(2, ("t1", "t2"))
     with CaseIndex.create(tmp_path / "private", tiny) as index:
