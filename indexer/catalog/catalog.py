@@ -335,6 +335,23 @@ class Catalog:
                 found |= set(connection.scalars(chosen.where(cases.c.patient_id.in_(block))))
         return found
 
+    def labels_beyond(self, roots: Iterable[str], patients: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Labels of those of the patients who have a source that lies neither at nor below the roots."""
+        there = []
+        for root in roots:
+            there += [sources.c.path == root, self._begins(sources.c.path, root.rstrip(os.sep) + os.sep)]
+        found: dict[str, dict[str, str]] = {}
+        with self._transaction() as connection:
+            for block in blocks(patients):
+                beyond = sa.select(cases.c.patient_id).join(scans, scans.c.case == cases.c.id)
+                beyond = beyond.join(sources, sources.c.id == scans.c.source)
+                beyond = beyond.where(cases.c.patient_id.in_(block), ~sa.or_(*there))
+                found |= {patient: {} for patient in connection.scalars(beyond.distinct())}
+                for row in connection.execute(sa.select(labels).where(labels.c.patient_id.in_(block))):
+                    if row.patient_id in found:
+                        found[row.patient_id][row.name] = row.value
+        return found
+
     def composites_beside(self, paths: Iterable[str]) -> list[str]:
         """Paths of the sources that are nothing but a composite of a visit that one of these belongs to."""
         found: set[str] = set()
