@@ -702,6 +702,7 @@ def test_files_of_one_name_in_one_upload_are_all_kept(client, tmp_path):
         write_nifti(tmp_path / "study" / folder / "sub-1_t1.nii.gz", phantom(seed))
     for indexed in (3, 0):
         job = done(client, client.post("/index", files=zipped(tmp_path / "study")))
+        # nobody knows whether a, b and c are people, or visits of one
         assert (job["report"]["indexed"], job["report"]["cases"]) == (indexed, 9)
     assert client.get("/info").json()["scans"] == 9
 
