@@ -85,6 +85,10 @@ benchmarks: figures  ## measure again all that the documents state (needs ../sha
 	$(BIN)/python -m benchmarks.sample
 	$(BIN)/python -m benchmarks.documents
 
+cohorts: $(VENV)/installed-test  ## judge what is made of public cohorts by the tables of their truth
+	$(BIN)/python -m benchmarks.cohort_layouts
+	$(BIN)/python -m benchmarks.documents
+
 cross-validation: $(VENV)/installed-test  ## train the networks of the five folds (3 hours of one core)
 	nice $(BIN)/python -m benchmarks.cohorts
 

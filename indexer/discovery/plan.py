@@ -377,7 +377,7 @@ def _candidates(
         elif format.pictures:
             pictures[file.parent].append((file, format))
         else:
-            config = _config(file.parent, configs, found)
+            config = _config(file.parent, home, configs, found)
             if isinstance(config, ReadError):
                 continue
             files = format.files(file)
@@ -389,7 +389,7 @@ def _candidates(
                 source = _with_channels(source, channels, item)
             volumes.append(_Found(format, source, item))
     for folder, members in pictures.items():
-        config = _config(folder, configs, found)
+        config = _config(folder, home, configs, found)
         if isinstance(config, ReadError):
             continue
         volumes += _pictures(folder, members, config, mentioned, home, found, stacks=stacks)
@@ -415,15 +415,17 @@ def _candidates(
 
 
 def _config(
-    folder: Path, configs: dict[Path, Config | ReadError | None], found: Discovery
+    folder: Path, home: Path, configs: dict[Path, Config | ReadError | None], found: Discovery
 ) -> Config | ReadError | None:
     """The ``cbir.json`` for a folder; a wrong one is told once, and what it is for is left out."""
-    if folder not in configs:
-        try:
-            configs[folder] = find_config(folder)
-        except ReadError as error:
-            found.failures.append(error)
-            configs[folder] = error
+    if folder in configs:
+        return configs[folder]
+    try:
+        own = folder == home or (folder / CONFIG).is_file()
+        configs[folder] = find_config(folder) if own else _config(folder.parent, home, configs, found)
+    except ReadError as error:
+        found.failures.append(error)
+        configs[folder] = error
     return configs[folder]
 
 
