@@ -7,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: demo pacs test check site package lint format docs kill-test attack benchmarks cross-validation weights figures reference debian clean help
+.PHONY: demo pacs test check site package lint format docs kill-test attack benchmarks cohorts cross-validation weights figures reference debian clean help
 
 # torch comes first and alone, from the one constraints file: no resolver may choose another build
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -595,9 +595,9 @@ def layout_speed() -> str:
     r = content["results"]["speed"]
     ratio = (r["plan"] + r["fingerprints"]) / max(r["find"], 0.01)
     return (
-        f"{r['files']:,} files in 20,000 folders: deciding what they are takes {r['plan']:.1f} s of a core, seeing "
-        f"that none has changed {r['fingerprints']:.1f} s; `find` with sizes and times takes {r['find']:.1f} s "
-        f"(ratio {ratio:.0f}). Commit {content['provenance']['commit']}, {content['provenance']['date']}, "
+        f"{r['files']:,} files in 20,000 folders: deciding what they are takes {r['plan']:.1f} s of a core, "
+        f"seeing that none has changed {r['fingerprints']:.1f} s; `find` with sizes and times takes "
+        f"{r['find']:.1f} s (ratio {ratio:.0f}). Commit {content['provenance']['commit']}, {content['provenance']['date']}, "
         f"{content['provenance']['machine']}."
     )
 
