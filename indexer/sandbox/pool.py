@@ -342,6 +342,20 @@ def shared() -> Sandbox:
         return _shared
 
 
+@contextmanager
+def using(sandbox: Sandbox) -> Iterator[Sandbox]:
+    """Have another one be the :func:`shared` one in this context, for all threads; it is closed after."""
+    global _shared
+    with _making:
+        before, _shared = _shared, sandbox
+    try:
+        yield sandbox
+    finally:
+        with _making:
+            _shared = before
+        sandbox.close()
+
+
 class InProcess(Sandbox):
     """No sandbox at all, where that is wanted."""
 
