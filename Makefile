@@ -7,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: demo pacs test check site package lint format docs kill-test benchmarks cross-validation weights figures reference debian clean help
+.PHONY: demo pacs test check site package lint format docs kill-test attack benchmarks cross-validation weights figures reference debian clean help
 
 # torch comes first and alone, from the one constraints file: no resolver may choose another build
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -67,10 +67,15 @@ docs: $(VENV)/installed-test  ## regenerate the tables of results and the CLI he
 kill-test: $(VENV)/installed-test  ## kill -9 an indexing run at 30 random moments
 	$(BIN)/python -m pytest tests/indexer/test_crash.py --kills 30
 
+attack: $(VENV)/installed-test  ## floods, idle and slow connections, poison, while clients ask the service
+	CBIR_ATTACK=20 $(BIN)/python -m pytest -s --timeout 1800 tests/service/test_attack.py
+
 benchmarks: figures  ## measure again all that the documents state (needs ../shared/data)
 	$(BIN)/python -m benchmarks.baseline
 	nice $(BIN)/python -m benchmarks.paper
 	$(BIN)/python -m benchmarks.radiomics
+	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.readers
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.index --enlarged 1000000

@@ -18,15 +18,7 @@ from typing import Any
 from benchmarks import results
 from retrieval.cli.app import app
 
-DOCUMENTS = (
-    "README.md",
-    "docs/evaluation.md",
-    "docs/deployment.md",
-    "docs/cli.md",
-    "docs/model-card.md",
-    "docs/partition.md",
-    "docs/scale.md",
-)
+DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (results.ROOT / "docs").glob("*.md")))
 METHODS = (
     "frozen ImageNet",
     "rank by predicted class",
@@ -581,6 +573,25 @@ def spaced(value: float) -> str:
     return f"{value:,}".replace(",", " ") if isinstance(value, int) else f"{value:.3g}"
 
 
+def peers(content: dict[str, Any]) -> str:
+    """Series as the reader and as dcm2niix make volumes of them."""
+    rows = [["series", "", "files", "scans", "volumes of dcm2niix", "outcome"]]
+    for name, table in content["results"].items():
+        for path, found in table.items():
+            counts = [str(found[key]) for key in ("files", "scans", "volumes")]
+            rows.append([name, "" if path == "." else path, *counts, found["verdict"]])
+    return "\n".join([markdown(rows), "", f"{content['provenance']['peer']}. {origin(content)}"])
+
+
+def readers(content: dict[str, Any]) -> str:
+    """How long reading takes over converting."""
+    rows = [["series", "files", "reading, ms", "dcm2niix, ms", "ratio"]]
+    for name, found in content["results"].items():
+        times = [f"{found[key]:.0f}" for key in ("reading_ms", "dcm2niix_ms")]
+        rows.append([name, str(found["files"]), *times, f"{found['ratio']:.2f}"])
+    return "\n".join([markdown(rows), "", f"{content['provenance']['peer']}. {origin(content)}"])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "index": index,
     "scale": scale,
@@ -602,6 +613,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "service": lambda: measured("service", service),
     "live": lambda: measured("live", live),
     "engines": lambda: measured("engines", engines),
+    "peers": lambda: measured("peers", peers),
+    "readers": lambda: measured("readers", readers),
     "help": cli_help,
     "sample": sample,
 }

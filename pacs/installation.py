@@ -20,11 +20,12 @@ from typing import Any
 
 import httpx
 
-from indexer.errors import CbirError
-from retrieval.service.tokens import add_token
+from cbir import CbirError
 
 HERE = Path(__file__).parent / "orthanc"
 PLUGINS = Path("/usr/share/orthanc/plugins")
+CBIR = (sys.executable, "-m", "retrieval.cli")
+"""The command line of this very installation."""
 SCANNER, ORTHANC = "SCANNER", "ORTHANC"
 PATIENCE = 90.0
 """Seconds after which what is waited for will not come."""
@@ -100,9 +101,19 @@ class Installation:
         (folder / "orthanc").mkdir(parents=True, exist_ok=True)
         self.tokens = folder / "tokens"
         self.tokens.unlink(missing_ok=True)
-        self.token = add_token(self.tokens, "orthanc", "write")
+        self.token = self._new_token("orthanc", "write")
         self.config = folder / "orthanc.json"
         self.configure(stable_age)
+
+    def _new_token(self, name: str, role: str) -> str:
+        made = subprocess.run(
+            [*CBIR, "token", name, "--role", role, "--tokens", str(self.tokens)],
+            capture_output=True,
+            text=True,
+        )
+        if made.returncode:
+            raise CbirError(self.tokens, f"no token can be made ({made.stderr.strip()})")
+        return made.stdout.strip()
 
     def configure(self, stable_age: int) -> None:
         """Write the configuration of the documents with the places and ports of this installation.
@@ -146,7 +157,7 @@ class Installation:
 
     def start_service(self) -> None:
         """Start the service and wait until it answers."""
-        command = [sys.executable, "-m", "retrieval.cli", "serve", "--index", str(self.index)]
+        command = [*CBIR, "serve", "--index", str(self.index), "--proxy", "127.0.0.1"]
         command += [
             "--port",
             str(self.service_port),

@@ -17,9 +17,8 @@ from types import FrameType
 
 import pydicom
 
-from indexer.demo import write_cohort
-from indexer.errors import CbirError
-from pacs.installation import Installation, until
+from cbir import CbirError
+from pacs.installation import CBIR, Installation, until
 from pacs.sample import write_study
 
 SEQUENCES = ("t1ce", "flair")
@@ -65,10 +64,8 @@ def run(folder: Path, patients: int) -> None:
         Installation(Path(scratch), logs=folder, stable_age=2, http=8042, dicom=4242, service=8043) as pacs,
     ):
         print(f"cohort    {patients} synthetic patients in {folder / 'cohort'}", flush=True)
-        write_cohort(folder / "cohort", patients)
-        command = [sys.executable, "-m", "retrieval.cli", "index", str(folder / "cohort")]
-        if subprocess.run([*command, "--index", str(folder / "index")], stdout=subprocess.DEVNULL).returncode:
-            raise CbirError(folder, "the cohort cannot be indexed")
+        cbir("demo", folder / "cohort", "--patients", patients)
+        cbir("index", folder / "cohort", "--index", folder / "index")
         # Orthanc begins empty each time, and so does what is indexed from it
         shutil.copytree(folder / "index", pacs.index)
         pacs.start_service()
@@ -90,9 +87,21 @@ def run(folder: Path, patients: int) -> None:
         raise CbirError(name, "has ended", f"see {pacs.log_file(name)}")
 
 
+def cbir(*arguments: object) -> None:
+    """Run a command of cbir.
+
+    Raises
+    ------
+    CbirError
+        If it fails; it has said why.
+    """
+    if subprocess.run([*CBIR, *map(str, arguments)], stdout=subprocess.DEVNULL).returncode:
+        raise CbirError(f"cbir {arguments[0]}", "has failed", "see above")
+
+
 def new_study(cohort: Path, folder: Path) -> dict[str, list[Path]]:
     """A synthetic patient that the cohort does not hold, as DICOM."""
-    write_cohort(cohort, 1, seed=1)
+    cbir("demo", cohort, "--patients", 1, "--seed", 1)
     volumes = {sequence: cohort / CASE / f"{CASE}_{sequence}.nii.gz" for sequence in SEQUENCES}
     shutil.rmtree(folder, ignore_errors=True)
     return write_study(volumes, folder, patient_id=CASE)

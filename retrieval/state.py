@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.case_index import Snapshot
-from indexer.composite import is_composite
 from indexer.learning.strangeness import LIMIT
 from indexer.policy import SearchPolicy
 from indexer.scan import ScanRef
+from indexer.sequences import is_composite
 from retrieval.calibration import POLICY, SIMILARITY, TYPICALITY, Calibration
 from retrieval.evidence import RANKING, Population
 from retrieval.leave_one_out import familiarity
@@ -115,7 +115,8 @@ class State:
         for case, patient in enumerate(contents.patient_ids):
             self.cases_of.setdefault(patient, []).append(case)
         self.population = Population(dict(zip(contents.patient_ids, contents.labels, strict=True)))
-        self.cases = Population(dict(enumerate(contents.labels)))
+        alone = len(self.cases_of) == len(contents.case_ids)  # no patient has two cases
+        self.cases = self.population if alone else Population(dict(enumerate(contents.labels)))
         # of those who ask all: slices that are compared, and what was noted
         self._pools: dict[tuple[str | None, int], tuple[NDArray[np.bool_], list[str]]] = {}
 

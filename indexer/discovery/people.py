@@ -106,11 +106,10 @@ def people(
     keys: dict[tuple[str, ...], _Key] = {}
     for path, chain in chains.items():
         keys[path] = _key(path, chain, dropped, how, above, alone="/".join(path) in single)
-    keys = _told_apart(keys, how, found.doubts)
-    visits = _visits({key.tokens for key in keys.values()})
-    for path, key in keys.items():
-        patient, visit = key.cut(visits)
-        found.of[path] = Person(patient, visit)
+    visits = _visits({key.tokens for path, key in keys.items() if "/".join(path) not in single})
+    keys = {path: key.cut(visits) for path, key in keys.items()}
+    for path, key in _told_apart(keys, how, found.doubts).items():
+        found.of[path] = Person(key.name, "_".join(key.visits))
     return found
 
 
@@ -126,14 +125,14 @@ class _Key:
     def tokens(self) -> tuple[str, ...]:
         return tuple(t.text for t in split(self.name))
 
-    def cut(self, visits: frozenset[tuple[str, ...]]) -> tuple[str, str]:
-        """Person and visit, as they are written."""
+    def cut(self, visits: frozenset[tuple[str, ...]]) -> _Key:
+        """The key with the person's name alone, and all that names the visit apart."""
         named, tokens = list(self.visits), split(self.name)
         name = self.name
         if tuple(t.text for t in tokens) in visits:
             named.insert(0, name[tokens[-1].start : tokens[-1].end])
             name = name[: tokens[-2].end]
-        return name, "_".join(dict.fromkeys(named))
+        return _Key(name, tuple(dict.fromkeys(named)), self.context)
 
 
 def _chain(path: tuple[str, ...], how: Reading) -> tuple[_Link, ...]:
@@ -145,8 +144,8 @@ def _chain(path: tuple[str, ...], how: Reading) -> tuple[_Link, ...]:
         if words.GROUPS.fullmatch(said.id) and depth and not any(t.kind is Kind.SUBJECT for t in split(name)):
             continue
         tokens = said.tokens
-        if links and tokens == links[-1].tokens:
-            continue
+        if links and tokens == links[-1].tokens and not (said.id.isdigit() and links[-1].role):
+            continue  # but for 1/1_T1
         links.append(_Link(said.id, tokens, depth, said.role is not None))
     dated = {  # 11-15-1999-NA-MR BRAIN-21068
         depth
@@ -189,6 +188,7 @@ def _recurring(
     """Names that recur below different persons: roles and visits."""
     contexts: dict[tuple[str, ...], set[_Link]] = defaultdict(set)
     fellows: dict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
+    names: dict[tuple[str, ...], str] = {}
     for path, chain in chains.items():
         if "/".join(path) in single:
             continue
@@ -197,6 +197,7 @@ def _recurring(
                 continue  # a folder above says which part of this name is the person's
             above = next((far for far in chain[i + 1 :] if not _contains(link.tokens, far.tokens)), None)
             if above is not None:
+                names[link.tokens] = link.id
                 contexts[link.tokens].add(_Link(above.id, above.tokens, 0, False))
                 fellows[above.tokens].add(link.tokens)
     dropped = set()
@@ -209,8 +210,9 @@ def _recurring(
             dropped.add(tokens)
         elif len(parents) > 1 and not child.digits and not any(p.digits for p in parents.values()):
             shares = sum(len(fellows[p]) for p in parents)
-            if shares <= 4 * len(parents) and not any(_is_class(p) for p in parents):
-                dropped.add(tokens)  # Smith/head, Miller/head
+            small = names[tokens].islower() and shares <= 4 * len(parents)
+            if small and not any(_is_class(p) for p in parents):
+                dropped.add(tokens)  # Smith/upper, Miller/upper; but siteA/Smith, siteB/Smith
     return frozenset(dropped)
 
 
@@ -342,12 +344,14 @@ def _told_apart(
         groups[key.tokens or (key.name,)][_surroundings(path, key, how)].append(path)
     apart = dict(keys)
     several: list[str] = []
+    together: list[str] = []
     for tokens, places in groups.items():
         if len(places) < 2:
             continue
         long = sum(len(n) for n in _NUMBER.findall(" ".join(tokens))) >= 5
-        if long and not _clash(places, keys, how):
-            continue  # no two people share such a number by chance
+        if long and not _clash(places, keys, how):  # no two people share such a number by chance
+            together.append(f"{keys[next(iter(next(iter(places.values()))))].name}")
+            continue
         shared = _shared(list(places))
         for place, paths in places.items():
             for path in paths:
@@ -359,6 +363,11 @@ def _told_apart(
         doubts.append(
             f"{len(several)} names lie below several unrelated folders and are taken for different persons: "
             f"{'; '.join(several[:3])}{'; …' if len(several) > 3 else ''}"
+        )
+    if together:
+        doubts.append(
+            f"{len(together)} names lie below several folders that hold different images, and are taken "
+            f"for one person each: {', '.join(together[:3])}{', …' if len(together) > 3 else ''}"
         )
     return apart
 

@@ -19,7 +19,7 @@ be read that way, and nothing can be changed but by storing a report.
 ====================  ========================================================================
 ``/cbir/ui/viewer``   the viewer; what it loads lies below ``/cbir/ui/``
 ``/cbir/similar``     cases similar to a series: ``GET ?series=ID&k=10``, or ``POST`` as ``/query``
-``/cbir/volume``      voxels of a case: ``GET ?case=ID&sequence=NAME``
+``/cbir/volume``      voxels of a case: ``GET ?case=ID&scan=NUMBER``
 ====================  ========================================================================
 """
 

@@ -79,34 +79,7 @@ def structured_report(
         A DICOM file: Comprehensive 3D SR in a series of its own.
     """
     images = [_with_required(pydicom.dcmread(file, stop_before_pixels=True)) for file in files]
-    ours = version("cbir")
-    group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(uid=generate_uid(), identifier="similar cases"),
-        finding_type=_own("Resemblance to known cases"),
-        algorithm_id=AlgorithmIdentification(
-            name="cbir",
-            version=ours,
-            parameters=[f"encoder: {encoder}", *_question(answer, where or {})],
-        ),
-        measurements=[*_scores(answer), *_shares(answer)],
-        qualitative_evaluations=[*_findings(answer)],
-    )
-    for text in [answer.notice, *_caveats(answer)]:
-        group[0].ContentSequence.append(
-            TextContentItem(codes.DCM.Comment, text, relationship_type=RelationshipTypeValues.CONTAINS)
-        )
-    device = ObserverContext(
-        observer_type=codes.DCM.Device,
-        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
-            uid=generate_uid(entropy_srcs=["cbir", ours, encoder]), name="cbir", model_name="cbir"
-        ),
-    )
-    content = MeasurementReport(
-        observation_context=ObservationContext(observer_device_context=device),
-        procedure_reported=_IMAGING,
-        imaging_measurements=[group],
-        title=codes.DCM.ImagingMeasurementReport,
-    )
+    content = _content(answer, encoder, where or {})
     report = Comprehensive3DSR(
         evidence=images,
         content=content[0],
@@ -126,6 +99,38 @@ def structured_report(
     out = BytesIO()
     report.save_as(out, enforce_file_format=True)
     return out.getvalue()
+
+
+def _content(answer: Answer, encoder: str, where: Mapping[str, str]) -> MeasurementReport:
+    """What the report says."""
+    ours = version("cbir")
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=generate_uid(), identifier="similar cases"),
+        finding_type=_own("Resemblance to known cases"),
+        algorithm_id=AlgorithmIdentification(
+            name="cbir",
+            version=ours,
+            parameters=[f"encoder: {encoder}", *_question(answer, where)],
+        ),
+        measurements=[*_scores(answer), *_shares(answer)],
+        qualitative_evaluations=[*_findings(answer)],
+    )
+    for text in [answer.notice, *_caveats(answer)]:
+        group[0].ContentSequence.append(
+            TextContentItem(codes.DCM.Comment, text, relationship_type=RelationshipTypeValues.CONTAINS)
+        )
+    device = ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+            uid=generate_uid(entropy_srcs=["cbir", ours, encoder]), name="cbir", model_name="cbir"
+        ),
+    )
+    return MeasurementReport(
+        observation_context=ObservationContext(observer_device_context=device),
+        procedure_reported=_IMAGING,
+        imaging_measurements=[group],
+        title=codes.DCM.ImagingMeasurementReport,
+    )
 
 
 def _question(answer: Answer, where: Mapping[str, str]) -> Iterator[str]:

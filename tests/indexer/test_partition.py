@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skfuzzy.cluster import cmeans, cmeans_predict
 
-from indexer import partition as module
 from indexer.errors import PartitionError
-from indexer.partition import FILED_TWICE, Partition, Probing, fuzzifier_limit, lists_for_count
+from indexer.partition import Partition, Probing, fuzzifier_limit, lists_for_count
+from indexer.partition import cmeans as fits
+from indexer.partition import partition as module
+from indexer.partition.partition import FILED_TWICE
 
 
 def clustered(n, d=32, clusters=60, spread=1.0, seed=0, centres_seed=100):
@@ -91,7 +93,7 @@ def test_memberships_survive_a_fuzzifier_just_above_one():
 def test_blocks_change_nothing(monkeypatch, fitted):
     x = clustered(100, seed=2)
     whole = fitted.memberships(x), fitted.lists_for(x), fitted.probes_for(x)
-    monkeypatch.setattr("indexer.partition.BLOCK", 7)
+    monkeypatch.setattr("indexer.partition.partition.ROWS", 7)
     blocked = fitted.memberships(x), fitted.lists_for(x), fitted.probes_for(x)
     np.testing.assert_allclose(blocked[0], whole[0], atol=1e-5)
     np.testing.assert_array_equal(blocked[1], whole[1])
@@ -139,7 +141,7 @@ def test_unstructured_vectors_collapse_at_the_limit(monkeypatch):
     limit = fuzzifier_limit(x)
     below = Partition.fit(x, lists=30, fuzzifier=1 + 0.8 * (limit - 1))
     assert below.coefficient > 5 / 30
-    monkeypatch.setattr("indexer.partition.fuzzifier_limit", lambda _: np.inf)  # let it try
+    monkeypatch.setattr("indexer.partition.partition.fuzzifier_limit", lambda _: np.inf)  # let it try
     with pytest.raises(PartitionError, match="collapsed .*highest membership"):
         Partition.fit(x, lists=30, fuzzifier=1 + 1.5 * (limit - 1))
 
@@ -178,12 +180,12 @@ def test_the_fit_is_a_fixed_point_of_the_textbook_iteration():
 @pytest.mark.parametrize("m", [1.03, 1.15])
 def test_the_blocked_fit_is_scikit_fuzzys(monkeypatch, m):
     x = clustered(1500, seed=5)
-    start = module._k_means(x, 40, 0)
+    start = fits.k_means_start(x, 40, 0)
     steps = []
-    theirs = module._c_means(x, start, 40, m, lambda *_: None)
+    theirs = fits.c_means(x, start, 40, m, lambda *_: None)
     for cells in (1 << 12, 1 << 20):
-        monkeypatch.setattr(module, "CELLS", cells)
-        ours = module._blocked_c_means(x, start, 40, m, lambda *step: steps.append(step))
+        monkeypatch.setattr(fits, "CELLS", cells)
+        ours = fits.blocked_c_means(x, start, 40, m, lambda *step: steps.append(step))
         np.testing.assert_allclose(ours.centroids, theirs.centroids, atol=3e-4)
         for name in ("highest", "coefficient", "radius"):
             assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=1e-3)
@@ -193,8 +195,8 @@ def test_the_blocked_fit_is_scikit_fuzzys(monkeypatch, m):
 def test_a_large_fit_is_blocked_and_repeats_itself(monkeypatch):
     x = clustered(3000)
     small = Partition.fit(x, lists=50)
-    monkeypatch.setattr(module, "SMALL", 0)
-    monkeypatch.setattr(module, "cmeans", None)
+    monkeypatch.setattr(fits, "SMALL", 0)
+    monkeypatch.setattr(fits, "cmeans", None)
     large, again = Partition.fit(x, lists=50), Partition.fit(x, lists=50)
     np.testing.assert_array_equal(large.centroids, again.centroids)
     np.testing.assert_allclose(large.centroids, small.centroids, atol=1e-3)

@@ -23,8 +23,6 @@ from retrieval.report import report_page
 from tests.support.encoders import TinyEncoder
 from tests.support.images import phantom, write_dicom, write_nifti
 
-pytestmark = pytest.mark.both
-
 TERMS = "PUBLIC (a journal, CC BY 4.0)"
 IDS = [f"PUB-{n}" for n in range(4)]
 
@@ -190,6 +188,7 @@ def test_an_encoder_that_does_not_fit_leaves_no_folder_behind(packaged, cbir, co
     assert not os.path.exists("new")  # noqa: PTH110
 
 
+@pytest.mark.both
 def test_they_join_an_index_once(joined, tiny, tmp_path):
     index, root, report = joined
     assert (report.reference, report.indexed, report.cases) == (4, 6, 10)
@@ -208,6 +207,7 @@ def test_they_join_an_index_once(joined, tiny, tmp_path):
     assert (again.reference, again.cases, index.catalog.revision) == (4, 10, revision)
 
 
+@pytest.mark.both
 def test_newer_ones_replace_them(joined, tiny, tmp_path):
     index, root, _ = joined
     before = index.catalog.fingerprints()
@@ -244,6 +244,7 @@ def test_they_survive_care_and_moving(joined, cbir, tmp_path):
         assert len(moved.snapshot().vectors.ids()) == moved.catalog.count()["slices"]
 
 
+@pytest.mark.both
 def test_they_can_be_taken_out_one_by_one_and_all(joined, cbir):
     index, _, _ = joined
     assert json.loads(cbir("remove", "PUB-0", "--json")[1])["removed"] == 1
@@ -275,6 +276,7 @@ def test_nobody_is_there_twice(packaged, tmp_path, tiny, keep_ids):
     assert own.exists()
 
 
+@pytest.mark.both
 def test_a_series_that_arrives_takes_the_place_of_a_reference_case(joined, tiny, tmp_path):
     index, _, _ = joined
     folder = write_dicom(tmp_path / "dicom", phantom(79), PatientID="PUB-3")

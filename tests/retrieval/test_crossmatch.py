@@ -11,8 +11,6 @@ from indexer.errors import QueryError
 from indexer.ingest import ingest
 from retrieval.crossmatch import CrossMatch
 
-pytestmark = pytest.mark.both
-
 
 @pytest.fixture
 def index(tmp_path, tiny, cohort):
@@ -24,6 +22,7 @@ def index(tmp_path, tiny, cohort):
         yield case_index
 
 
+@pytest.mark.both
 def test_every_case_scores_as_it_does_as_a_query(index, tiny):
     items = CrossMatch.of(index.snapshot())
     scores = items.similarity(np.arange(7))
@@ -50,6 +49,7 @@ def test_an_unknown_column_names_the_known_ones(index):
         CrossMatch.of(index.snapshot()).evaluate("grade")
 
 
+@pytest.mark.both
 def test_patients_of_the_training_answer_and_do_not_ask(index):
     items = CrossMatch.of(index.snapshot())
     assert items.asked_in_sample(np.arange(7)) == 0

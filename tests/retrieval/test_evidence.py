@@ -15,8 +15,6 @@ from retrieval.calibration import SIMILARITY, Calibration, Fit, Kind
 from retrieval.cli.asking import show_answer
 from tests.support.images import phantom, write_nifti
 
-pytestmark = pytest.mark.both
-
 
 @pytest.fixture
 def index(tmp_path, tiny, cohort):
@@ -64,6 +62,7 @@ def test_similarity_is_the_mean_of_the_three_nearest_patients(index, tmp_path):
         assert ask(index, tmp_path, where={"who_grade": "2"}).familiar is familiar
 
 
+@pytest.mark.both
 def test_an_indexed_query_is_judged_by_the_other_patients(index):
     file = index.contents.scan_source[0]
     others = [hit.score for hit in index.query(file, k=4).hits[1:]]
@@ -84,6 +83,7 @@ def test_a_kind_of_question_that_was_not_learnt_stays_as_it_was(index, tmp_path)
     assert not region.evidence["who_grade"].calibrated
 
 
+@pytest.mark.both
 def test_outlines_are_learnt_apart(tmp_path, tiny, cohort):
     root = cohort(12)
     for folder in root.glob("P-*"):

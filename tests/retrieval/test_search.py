@@ -16,8 +16,6 @@ from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing, prepared, with_region
 from tests.support.images import phantom, write_nifti
 
-pytestmark = pytest.mark.both
-
 
 @pytest.fixture
 def make(tmp_path, tiny):
@@ -62,6 +60,7 @@ def brute_force(index, path, tiny, view=0):
     return {case: np.mean(s) for case, s in scores.items()}
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("approximate", [False, True])
 def test_scores_are_those_of_the_definition(make, cohort, tiny, tmp_path, approximate):
     index = make(cohort(9, ("t1ce", "flair")))
@@ -76,6 +75,7 @@ def test_scores_are_those_of_the_definition(make, cohort, tiny, tmp_path, approx
     assert all(h.sequence == h.query_sequence == "t1ce" for h in answer.hits)
 
 
+@pytest.mark.both
 def test_several_sequences_are_matched_apart_and_fused(make, cohort, tiny, tmp_path):
     index = make(cohort(6, ("t1ce", "flair")))
     for s, sequence in enumerate(("t1ce", "flair")):
@@ -131,6 +131,7 @@ def test_exclude_patient_takes_the_id_of_the_files_or_of_the_index(make, cohort)
         assert own not in [h.patient_id for h in index.query(file, exclude_patient=name).hits]
 
 
+@pytest.mark.both
 def test_where_keeps_only_matching_cases_and_leaves_the_vote_alone(make, cohort, tmp_path):
     index = make(cohort(9))
     query = write_nifti(tmp_path / "new_t1ce.nii.gz", phantom(500, 4))
@@ -153,6 +154,7 @@ def test_hits_are_distinct_patients_unless_all_cases_are_asked_for(make, tmp_pat
     assert len(index.query(query, all_cases=True).hits) == 3
 
 
+@pytest.mark.both
 def test_like_asks_with_a_case_and_never_answers_with_its_patient(make, cohort, tiny):
     root = cohort(5)
     index = make(root)
@@ -165,6 +167,7 @@ def test_like_asks_with_a_case_and_never_answers_with_its_patient(make, cohort, 
         index.like("P-99")
 
 
+@pytest.mark.both
 def test_a_region_is_compared_with_the_regions_of_outlined_cases(make, tmp_path, tiny):
     rng = np.random.default_rng(0)
     for i in range(5):
@@ -233,6 +236,7 @@ def test_another_encoder_is_refused_at_the_query(make, cohort, tiny, tmp_path):
         index.query(write_nifti(tmp_path / "new_t1ce.nii.gz", phantom(7)))
 
 
+@pytest.mark.both
 def test_an_open_index_keeps_its_state_until_refreshed(make, cohort, tiny, tmp_path):
     root = cohort(3)
     index = make(root)
@@ -245,6 +249,7 @@ def test_an_open_index_keeps_its_state_until_refreshed(make, cohort, tiny, tmp_p
     assert index.query(query).hits[0].case_id == "P-50"
 
 
+@pytest.mark.both
 def test_threads_may_share_an_index(make, cohort, tmp_path):
     index = make(cohort(6))
     queries = [write_nifti(tmp_path / f"new{i}_t1ce.nii.gz", phantom(100 + i)) for i in range(4)]
@@ -316,6 +321,7 @@ def test_a_sequence_that_only_the_excluded_patient_has_is_compared_with_all_and_
     assert any("no other case has flair" in note for note in answer.notes)
 
 
+@pytest.mark.both
 def test_a_large_index_is_searched_with_the_recall_asked_for(make, cohort, monkeypatch):
     index = make(cohort(40, ("t1ce",)))
     policy = SearchPolicy(exact_below=100)

@@ -45,6 +45,7 @@ from fastapi.routing import APIRoute
 from cbir import Index, open_index
 from indexer import reference
 from indexer.case_index import CaseIndex
+from indexer.catalog import Catalog
 from indexer.discovery import read
 from indexer.encoder import load_encoder
 from indexer.errors import CaseIndexError, CbirError
@@ -701,7 +702,8 @@ def test_files_of_one_name_in_one_upload_are_all_kept(client, tmp_path):
         write_nifti(tmp_path / "study" / folder / "sub-1_t1.nii.gz", phantom(seed))
     for indexed in (3, 0):
         job = done(client, client.post("/index", files=zipped(tmp_path / "study")))
-        assert (job["report"]["indexed"], job["report"]["cases"]) == (indexed, 7)
+        # nobody knows whether a, b and c are people, or visits of one
+        assert (job["report"]["indexed"], job["report"]["cases"]) == (indexed, 9)
     assert client.get("/info").json()["scans"] == 9
 
 
@@ -1248,6 +1250,7 @@ def test_no_site_is_invited_and_browsers_are_told_to_be_careful(client, new):
 def test_no_identifier_reaches_the_index_the_log_the_trail_or_a_reply(tmp_path, caplog, capfd):
     """Identifiers in headers, file names and folder names of uploads."""
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.WARNING, "httpx")  # of this test's own requests
     study = write_dicom(
         tmp_path / "in" / "Plantedname_Jane", phantom(1), PatientID="PID-4711-planted", **PLANTED
     )
@@ -1461,6 +1464,22 @@ def test_a_structured_report_is_stored_on_request(pacs):
     ]
     assert [line.get("act") == lines[place]["act"] for place, line in ((1, lines[0]), (4, lines[3]))]
     assert len(lines[1]["patients"]) == 1, "nobody but the patient of the series"
+
+
+def test_what_is_in_the_index_is_told_without_reading_all_of_it(pacs, monkeypatch):
+    """The questions' state holds it already: not a row of the catalog is read for each request."""
+    before = pacs.get("/info").json()
+    done(pacs, pacs.post("/index", data={"series": "1.2.3"}))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the whole catalog was read")
+
+    for name in ("contents", "fingerprints", "embeddings", "entries"):
+        monkeypatch.setattr(Catalog, name, refuse)
+    after = pacs.get("/info").json()
+    assert (before["cases"], after["cases"]) == (6, 7)
+    assert after["labels"] == before["labels"]
+    assert pacs.post("/sr", data={"series": "1.2.3", "k": "3"}).status_code == 201
 
 
 def test_a_structured_report_says_what_was_asked(pacs):

@@ -14,8 +14,6 @@ from PIL import Image
 from retrieval.cli import main
 from tests.support.images import phantom, write_dicom, write_nifti
 
-pytestmark = pytest.mark.both
-
 
 @pytest.fixture
 def cbir(monkeypatch, capsys):
@@ -43,6 +41,7 @@ def indexed(cbir, cohort, tmp_path, monkeypatch):
     return root, json.loads(out)
 
 
+@pytest.mark.both
 def test_index_prints_the_agreed_json(indexed, cbir):
     root, report = indexed
     assert report["schema"] == 1
@@ -54,6 +53,7 @@ def test_index_prints_the_agreed_json(indexed, cbir):
     assert (again["indexed"], again["unchanged"], again["embedded"]) == (0, 12, 0)
 
 
+@pytest.mark.both
 def test_query_prints_the_agreed_json(indexed, cbir, tmp_path):
     query = write_nifti(tmp_path / "scan_t1ce.nii.gz", phantom(500, 4))
     code, out, err = cbir("query", query, "--json", "-k", 3)
@@ -174,6 +174,7 @@ def test_strict_and_nothing_indexed_exit_with_one(cbir, cohort, tmp_path):
     assert cbir("index", tmp_path / "bad", "--index", tmp_path / "j")[0] == 1
 
 
+@pytest.mark.both
 def test_info_verify_remove_compact(indexed, cbir):
     code, out, _ = cbir("info", "--json")
     about = json.loads(out)
@@ -237,6 +238,7 @@ def test_help_needs_no_heavy_library():
         assert f" {verb} " in out
 
 
+@pytest.mark.both
 def test_ctrl_c_ends_in_one_line_and_keeps_what_was_committed(cohort, tmp_path):
     import signal
 
