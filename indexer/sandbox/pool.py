@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +149,9 @@ class Sandbox:
             nursery, self._nursery = self._nursery, None
         for worker in idle:
             worker.close()
+            if nursery is not None:
+                with suppress(OSError, EOFError):
+                    nursery.end(worker.number)
         if nursery is not None:
             nursery.close()
 

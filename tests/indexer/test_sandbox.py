@@ -372,6 +372,39 @@ def bomb_nifti() -> bytes:
     return bytes(header.binaryblock) + b"\0" * 100
 
 
+CRASHES = {
+    "JPEG-LS": (
+        "1.2.840.10008.1.2.4.80",
+        "ffd8fff7000b140008000801011100fff8000d01ffff0012004301140040ffda0008010100000000ff7fc0ffd900",
+    ),
+    "JPEG lossless": (
+        "1.2.840.10008.1.2.4.57",
+        "ffd8ffc3000b100008000801011100ff00001500010100000000000000000000000000000010ffda0008010100010000"
+        "80000000000000007fffd900",
+    ),
+}
+"""Codestreams of 8 × 8 pixels, found by mutation, that end the process in which they are decoded."""
+
+
+@pytest.mark.parametrize("kind", CRASHES)
+def test_a_stream_that_crashes_its_decoder_is_one_failure(
+    kind: str, tmp_path: Path, tiny: TinyEncoder
+) -> None:
+    syntax, codestream = CRASHES[kind]
+    root = tmp_path / "mri"
+    root.mkdir()
+    content = dicom(syntax, Rows=8, Columns=8, PixelData=encapsulate([bytes.fromhex(codestream)]))
+    (root / "C-1.dcm").write_bytes(content)
+    write_nifti(root / "P-01" / "P-01_t1.nii", phantom(1))
+    with pytest.raises(ReadError):
+        sandbox.read(root / "C-1.dcm")
+    with CaseIndex.create(tmp_path / "index", tiny) as index:
+        report = ingest(index, [root], tiny)
+    assert report.indexed == 1
+    (failure,) = report.failed
+    assert "C-1.dcm" in failure["source"]
+
+
 BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "frames": ("F-1.dcm", bomb_frames),
     "jpeg 2000": ("J-1.dcm", bomb_jpeg_2000),
