@@ -184,8 +184,10 @@ class Sandbox:
         with self._lock:
             if os.getpid() != self._owner:  # a fork of the process that the workers answer to
                 self._owner, self._idle, self._nursery = os.getpid(), [], None
-            if self._idle:
-                return self._idle.pop()
+            while self._idle:
+                if (worker := self._idle.pop()).waits():
+                    return worker
+                worker.close()  # ended by somebody else meanwhile
             for tries in (1, 0):
                 if self._nursery is None:
                     self._nursery = _Nursery()
@@ -246,8 +248,15 @@ class _Worker:
     def __init__(self, number: int, connection: socket.socket, page: mmap.mmap) -> None:
         self.number, self._connection, self._page = number, connection, page
 
+    def waits(self) -> bool:
+        """Whether it is there, and silent."""
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        return not poll.poll(0)
+
     def answered(self, request: Request, until: float | None) -> bool:
         """Ask, and wait for the answer until a moment of the monotonic clock."""
+        self._page[: NUMBER.size] = NUMBER.pack(0)
         content = pickle.dumps(request, 5)
         self._connection.sendall(NUMBER.pack(len(content)) + content)
         poll = select.poll()
