@@ -116,7 +116,7 @@ def cbir(
     """Run a command in this process, with ``{root}``, ``{scan}`` and the like filled in."""
     monkeypatch.setattr("indexer.case_index.load_encoder", lambda name: TinyEncoder())
     monkeypatch.setattr("indexer.encoder.load_encoder", lambda name: TinyEncoder())
-    monkeypatch.setattr("retrieval.service.app.serve", lambda settings: None)
+    monkeypatch.setattr("retrieval.service.server.serve", lambda settings: None)
     monkeypatch.chdir(tmp_path)
     root = hostile / "mri"
     names = {"root": root, "scan": sorted(root.glob("P0*/*"))[0], "tmp": tmp_path, "h": HOSTILE}
