@@ -29,6 +29,7 @@ from indexer.labels.columns import identifies, is_image, reveals
 from indexer.labels.spelling import FOLDED, PADDED, PADDED_SUFFIX, SUFFIX, Spellings, folded
 from indexer.labels.table import Table
 from indexer.labels.values import known, meaning
+from indexer.text import printable
 
 PATIENT_COLUMNS = ("participantid", "patientid", "subjectid", "participant", "patient", "subject")
 """Headers (in any case, without separators) of a column that names patients; the first that is there."""
@@ -213,7 +214,7 @@ def join(tables: Sequence[Table], sources: Sequence[Discovered]) -> Joined:
         if len(family) > 2:
             notes.append(f"{family[0][0].name}: {len(family) - 1} more tables like it are joined")
     labels, clashes = values.settled()
-    return Joined(labels, patients, (*notes, *clashes), tuple(unfit))
+    return Joined(labels, patients, tuple(map(printable, (*notes, *clashes))), tuple(unfit))
 
 
 @dataclass(frozen=True)
