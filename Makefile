@@ -74,6 +74,8 @@ benchmarks: figures  ## measure again all that the documents state (needs ../sha
 	$(BIN)/python -m benchmarks.baseline
 	nice $(BIN)/python -m benchmarks.paper
 	$(BIN)/python -m benchmarks.radiomics
+	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.readers
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.index --enlarged 1000000

@@ -20,8 +20,10 @@ from indexer.case_index import CaseIndex
 from indexer.encoder import Encoder, load_encoder
 from indexer.ingest import ingest
 from indexer.labels import load_tables
+from retrieval.baselines import shuffled_labels
 from retrieval.crossmatch import CrossMatch
-from retrieval.evaluation import Evaluation, evaluate, shuffled_labels
+from retrieval.evaluation import evaluate
+from retrieval.figures import Evaluation
 
 
 @dataclass(frozen=True)

@@ -597,9 +597,28 @@ def layout_speed() -> str:
     return (
         f"{r['files']:,} files in 20,000 folders: deciding what they are takes {r['plan']:.1f} s of a core, "
         f"seeing that none has changed {r['fingerprints']:.1f} s; `find` with sizes and times takes "
-        f"{r['find']:.1f} s (ratio {ratio:.0f}). Commit {content['provenance']['commit']}, {content['provenance']['date']}, "
-        f"{content['provenance']['machine']}."
+        f"{r['find']:.1f} s (ratio {ratio:.0f}). Commit {content['provenance']['commit']}, "
+        f"{content['provenance']['date']}, {content['provenance']['machine']}."
     )
+
+
+def peers(content: dict[str, Any]) -> str:
+    """Series as the reader and as dcm2niix make volumes of them."""
+    rows = [["series", "", "files", "scans", "volumes of dcm2niix", "outcome"]]
+    for name, table in content["results"].items():
+        for path, found in table.items():
+            counts = [str(found[key]) for key in ("files", "scans", "volumes")]
+            rows.append([name, "" if path == "." else path, *counts, found["verdict"]])
+    return "\n".join([markdown(rows), "", f"{content['provenance']['peer']}. {origin(content)}"])
+
+
+def readers(content: dict[str, Any]) -> str:
+    """How long reading takes over converting."""
+    rows = [["series", "files", "reading, ms", "dcm2niix, ms", "ratio"]]
+    for name, found in content["results"].items():
+        times = [f"{found[key]:.0f}" for key in ("reading_ms", "dcm2niix_ms")]
+        rows.append([name, str(found["files"]), *times, f"{found['ratio']:.2f}"])
+    return "\n".join([markdown(rows), "", f"{content['provenance']['peer']}. {origin(content)}"])
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -623,6 +642,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "service": lambda: measured("service", service),
     "live": lambda: measured("live", live),
     "engines": lambda: measured("engines", engines),
+    "peers": lambda: measured("peers", peers),
+    "readers": lambda: measured("readers", readers),
     "help": cli_help,
     "cohorts": layouts,
     "cohorts, speed": layout_speed,

@@ -23,7 +23,9 @@ from indexer.encoder import TrainedEncoder
 from indexer.learning import network
 from indexer.learning.looks import frames, looked_at, proposed
 from indexer.learning.samples import Samples
-from retrieval.evaluation import Evaluation, evaluate, predicted_class_similarity, shuffled_labels
+from retrieval.baselines import predicted_class_similarity, shuffled_labels
+from retrieval.evaluation import evaluate
+from retrieval.figures import Evaluation
 
 CUTS = (1, 5, 10, 20)
 FOUND = ("Cheng et al. 2016", 0.9468), ("Swati et al. 2019", 0.9613), ("Haroun et al. 2026", 0.9774)

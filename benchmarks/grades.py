@@ -26,12 +26,14 @@ from benchmarks import cohorts, results
 from benchmarks.baseline import CANARIES, combined, figures
 from indexer import discovery, readers
 from indexer.case_index import CaseIndex
-from indexer.composite import COMPOSITE
 from indexer.encoder import TrainedEncoder
 from indexer.ingest import ingest
 from indexer.labels import load_tables
+from indexer.sequences import COMPOSITE
+from retrieval.baselines import predicted_class_similarity, shuffled_labels
 from retrieval.crossmatch import CrossMatch
-from retrieval.evaluation import Similarity, evaluate, predicted_class_similarity, shuffled_labels
+from retrieval.evaluation import evaluate
+from retrieval.items import Similarity
 
 EVERY = 4
 """Planes of a BraTS lesion's crop for each that is indexed."""

@@ -47,7 +47,8 @@ from benchmarks.baseline import TASKS, indexed
 from indexer.case_index import Snapshot
 from indexer.encoder import load_encoder
 from indexer.partition import Partition, Probing
-from retrieval.evaluation import evaluate, shuffled_labels
+from retrieval.baselines import shuffled_labels
+from retrieval.evaluation import evaluate
 from retrieval.metrics import average_precision
 
 COHORTS = {

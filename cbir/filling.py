@@ -14,12 +14,12 @@ from indexer.discovery import Planned, summary
 from indexer.encoder import Encoder
 from indexer.errors import CbirError, QueryError
 from indexer.ingest import IngestReport, Workers, ingest, ingest_sources
-from indexer.labels import Table, load_tables
+from indexer.labels import Labels, Table, load_tables
 from indexer.readers import Source
 from indexer.remote import is_address
 
 AnyPath = str | os.PathLike[str]
-Rows = Mapping[str, Mapping[str, str]]
+Rows = Labels | Mapping[str, Mapping[str, str]]
 Tables = AnyPath | Sequence[AnyPath | Table]
 
 
@@ -110,9 +110,9 @@ def add(
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     sources = [source for source in given if isinstance(source, Source)]
     if sources and len(sources) == len(given):
-        rows = labels if isinstance(labels, Mapping) else None
+        rows = labels if isinstance(labels, Mapping | Labels) else None
         return ingest_sources(index, sources, encoder, labels=rows)
-    if sources or isinstance(labels, Mapping):
+    if sources or isinstance(labels, Mapping | Labels):
         raise CbirError(
             "add", "paths and sources, or their labels, are mixed", "file the one, then the other"
         )

@@ -36,7 +36,6 @@ from typing import Any
 
 from indexer.catalog import Catalog
 from indexer.catalog.database import postgresql, sqlite
-from indexer.composite import COMPOSITE
 from indexer.encoder import Encoder, load_encoder
 from indexer.errors import CaseIndexError, EncoderError
 from indexer.files import ASIDE, needing_room, sha256, written_whole
@@ -48,6 +47,7 @@ from indexer.policy import SearchPolicy
 from indexer.premises import CATALOG, KEY, WEIGHTS, clear, lay_down, make, ours
 from indexer.preprocess import Preprocessing
 from indexer.recall import checked
+from indexer.sequences import COMPOSITE
 from indexer.snapshot import Snapshot, Snapshots
 from indexer.stores import LOCAL, Site, Store, store
 from indexer.verification import Problem, differences, of_key

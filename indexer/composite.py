@@ -19,23 +19,7 @@ from indexer.discovery.vocabulary import Kind
 from indexer.errors import ReadError
 from indexer.readers.source import Source
 from indexer.scan import Scan
-
-CHANNELS = ("t1", "t1ce", "t2", "flair")
-"""Sequences that a composite may hold, in the order of its channels."""
-
-LEADERS = ("flair", "t2", "t1ce", "t1")
-"""Of these sequences, the first that there is says where the lesion is, and is shown of a composite."""
-
-LEADING = tuple(CHANNELS.index(name) for name in LEADERS)
-
-COMPOSITE = "composite"
-"""What a composite has for a sequence."""
-
-
-def is_composite(name: str | None) -> bool:
-    """Whether a sequence, or a kind of source, is a composite's."""
-    return name == COMPOSITE
-
+from indexer.sequences import CHANNELS, COMPOSITE, LEADERS
 
 FLAT = ("raster", "stack")
 """Kinds of source that have no place in the patient."""
@@ -58,7 +42,7 @@ class Group:
 
     @property
     def leader(self) -> Scan:
-        """The one that is shown of them; see :data:`LEADERS`."""
+        """The one that is shown of them; see :data:`indexer.sequences.LEADERS`."""
         by_sequence = {scan.sequence: scan for scan in self.scans if scan is not None}
         return next(by_sequence[name] for name in LEADERS if name in by_sequence)
 

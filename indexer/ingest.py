@@ -24,14 +24,15 @@ from numpy.typing import NDArray
 from indexer import reference, remote, sandbox
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
-from indexer.composite import COMPOSITE, beside
+from indexer.composite import beside
 from indexer.encoder import Composer, Encoder, look, trained_on
 from indexer.errors import LabelsError, PoisonError, ReadError
 from indexer.journal import Journal, journal
-from indexer.labels import Joined, Table, listed, load_tables
+from indexer.labels import Joined, Labels, Table, listed, load_tables
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
 from indexer.reading import Read, ReadScan
+from indexer.sequences import COMPOSITE
 from indexer.studies import composites
 from indexer.text import printable
 
@@ -246,7 +247,9 @@ def ingest(
                     index, roots, labels, report, stand_ins, inherent, tolerant=prune, all_images=all_images
                 )
             )
-        report.notes += map(stand_ins.named, dict.fromkeys(n for _, _, notes in found for n in notes))
+        report.notes += map(
+            printable, map(stand_ins.named, dict.fromkeys(n for _, _, notes in found for n in notes))
+        )
         report.failed = [{k: stand_ins.named(v) for k, v in failure.items()} for failure in report.failed]
         discovered = (stand_ins.source(source) for sources, _, _ in found for source in sources)
         sources = {source.name: source for source in discovered}
@@ -260,6 +263,7 @@ def ingest(
         visits = _united((index.case(*v), row) for each in labels_of for v, row in each.visits.items())
         own = {index.patient(patient): row for patient, row in inherent.items()}
         persons = own | {patient: own.get(patient, {}) | row for patient, row in persons.items()}
+        _settle(index, roots, found, persons, visits)
         held = (path for root in roots for path in index.catalog.fingerprints(str(root)))
         gone = _gone(dict.fromkeys(held), sources, roots, stand_ins)
         files = [path for path in gone if (index.catalog.record(path) or {}).get("kind") != COMPOSITE]
@@ -301,7 +305,7 @@ def ingest_sources(
     sources: Sequence[Source],
     encoder: Encoder,
     *,
-    labels: Mapping[str, Mapping[str, str]] | None = None,
+    labels: Labels | Mapping[str, Mapping[str, str]] | None = None,
 ) -> IngestReport:
     """File single sources into a living index, such as series that arrive at a PACS.
 
@@ -317,8 +321,8 @@ def ingest_sources(
     sources : sequence of Source
         With the patient and study they belong to.
     encoder : Encoder
-    labels : mapping, optional
-        Labels by patient id, as the sources name it; other patients keep theirs.
+    labels : Labels or mapping, optional
+        Of patients and visits; or by patient id, as the sources name it. Others keep theirs.
 
     Returns
     -------
@@ -335,14 +339,19 @@ def ingest_sources(
     start = time.perf_counter()
     report = IngestReport()
     with index.writing("index"):
-        tables = {index.patient(p): row for p, row in (labels or {}).items()}
+        given = labels if isinstance(labels, Labels) else Labels(persons=labels or {})
+        persons = {index.patient(p): row for p, row in given.persons.items()}
+        visits = {index.case(*v): row for v, row in given.visits.items()}
         with Threads(encoder) as able:
-            _file(index, sources, tables, {}, encoder, able, report, lambda done, total, slices: None)
+            _file(index, sources, persons, visits, encoder, able, report, lambda done, total, slices: None)
             if isinstance(encoder, Composer) and encoder.composite_size:
                 together, stale = composites(index, sources)
                 index.catalog.remove_sources(stale)
-                _file(index, together, tables, {}, encoder, able, report, lambda done, total, slices: None)
-        index.catalog.set_labels(tables)
+                _file(
+                    index, together, persons, visits, encoder, able, report, lambda done, total, slices: None
+                )
+        index.catalog.set_labels(persons)
+        index.catalog.set_visit_labels(visits)
         if index.lag() > 0.05 or index.unfiled() > UNFILED:
             index.file_vectors()
         _finish(index, report, start)
@@ -366,6 +375,10 @@ def _file(
         try:
             if not all(str(path).isprintable() for path in (source.path, *source.files)):
                 raise ReadError(source.name, "its name holds control characters or is not UTF-8", "rename it")
+            if not (source.patient_id + source.study_id).isprintable():
+                raise ReadError(
+                    source.name, "its patient or study id holds control characters", "mend its header"
+                )
             fingerprint = _fingerprint(index, source)
         except ReadError as error:
             report.failed.append(_failure(error.where, error))
@@ -474,10 +487,17 @@ def _remembered(index: CaseIndex, root: Path | str) -> list[str]:
     return [] if held is None else json.loads(held) if held.startswith("[") else [held]
 
 
+def _above(root: Path | str) -> Iterator[str]:
+    """A root and what it lies in, the highest first."""
+    if isinstance(root, Path):
+        return map(str, (*reversed(root.parents), root))
+    start, parts = root.index("://") + 3, root.split("/")
+    return (above for n in range(1, len(parts) + 1) if len(above := "/".join(parts[:n])) > start)
+
+
 def remembered_tables(index: CaseIndex, path: Path) -> list[Table]:
     """The labels tables that a folder, or one above it, was indexed with, as far as they are still there."""
-    path = path.absolute()
-    names = (name for root in (path, *path.parents) for name in _remembered(index, root))
+    names = (name for root in _above(path.absolute()) for name in _remembered(index, root))
     tables: list[Table] = []
     for name in dict.fromkeys(names):
         with suppress(LabelsError):
@@ -486,10 +506,10 @@ def remembered_tables(index: CaseIndex, path: Path) -> list[Table]:
 
 
 def _held(index: CaseIndex, root: Path | str, labels: Sequence[Table]) -> list[Table]:
-    """The labels tables that a root was indexed with before, but for those that are given again."""
+    """The labels tables that a root, or what it lies in, was indexed with, but for those given again."""
     again = {table.path for table in labels}
     tables: list[Table] = []
-    for name in _remembered(index, root):
+    for name in dict.fromkeys(name for above in _above(root) for name in _remembered(index, above)):
         try:
             tables += (table for table in load_tables(Path(name)) if table.path not in again)
         except LabelsError as error:
@@ -506,11 +526,32 @@ def _failure(where: str | Path, error: ReadError) -> dict[str, str]:
     return {"source": printable(str(where)), "reason": printable(error.explanation)}
 
 
+def _settle(
+    index: CaseIndex,
+    roots: Sequence[Path | str],
+    found: Sequence[tuple[Sequence[Source], Joined, object]],
+    persons: dict[str, dict[str, str]],
+    visits: dict[str, dict[str, str]],
+) -> None:
+    """Let what tables said of these patients before go, and what others say of them stay."""
+    joined = [source for sources, joined, _ in found if joined.labels.columns for source in sources]
+    patients = {index.patient(source.patient_id) for source in joined}
+    elsewhere = index.catalog.labels_beyond(map(str, roots), patients | persons.keys())
+    for patient in patients - elsewhere.keys():
+        persons.setdefault(patient, {})
+    for patient in persons.keys() & elsewhere.keys():
+        persons[patient] = elsewhere[patient] | persons[patient]
+    for source in joined:
+        if index.patient(source.patient_id) not in elsewhere:
+            visits.setdefault(index.case(source.patient_id, source.study_id), {})
+
+
 def _united(rows: Iterable[tuple[str, Mapping[str, str]]]) -> dict[str, dict[str, str]]:
     """Labels of one thing, together."""
     united: dict[str, dict[str, str]] = {}
     for name, row in rows:
-        united.setdefault(name, {}).update(row)
+        if name.isprintable():  # else it is not filed
+            united.setdefault(name, {}).update(row)
     return united
 
 

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer import readers
-from indexer.composite import COMPOSITE, composite, groups
+from indexer.composite import composite, groups
 from indexer.errors import CbirError, ReadError
 from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite
 from indexer.readers.source import Source
 from indexer.scan import Scan
+from indexer.sequences import COMPOSITE
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from indexer.case_index import Snapshot
 from indexer.errors import QueryError
-from retrieval.evaluation import Evaluation, Similarity, evaluate, predicted_class_similarity
+from retrieval.baselines import predicted_class_similarity
+from retrieval.evaluation import evaluate
 from retrieval.evidence import RANKING
+from retrieval.figures import Evaluation
+from retrieval.items import Similarity
 from retrieval.ranking import Ranking, Stacks, grouped
 
 SMALL = 5000

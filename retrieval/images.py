@@ -9,9 +9,10 @@ from pathlib import Path
 
 from indexer import reference, remote, sandbox
 from indexer.case_index import CaseIndex
-from indexer.composite import groups, is_composite
+from indexer.composite import groups
 from indexer.errors import ReadError
 from indexer.scan import Scan, ScanRef
+from indexer.sequences import is_composite
 from retrieval.state import State
 
 CHANGED = "index it again"

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from indexer.case_index import CaseIndex
 from indexer.catalog import Contents
-from indexer.composite import is_composite
 from indexer.errors import WriterBusyError
+from indexer.sequences import is_composite
 from retrieval.calibration import ENOUGH, TYPICALITY, Calibration, patients_by_value
 from retrieval.leave_one_out import Gallery, LeaveOneOut
 from retrieval.ranking import Stacks, grouped

@@ -29,8 +29,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.composite import is_composite
 from indexer.errors import QueryError
+from indexer.sequences import is_composite
 
 BLOCK = 1024
 """Single slices compared at once."""

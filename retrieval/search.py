@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from indexer import sandbox
 from indexer.case_index import CaseIndex
-from indexer.composite import LEADERS, Group, composite, groups, is_composite
+from indexer.composite import Group, composite, groups
 from indexer.encoder import Encoder, look
 from indexer.errors import QueryError
 from indexer.ingest import remembered_tables
 from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite, with_region
 from indexer.reading import input_hash
 from indexer.scan import Scan, ScanRef
+from indexer.sequences import LEADERS, is_composite
 from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.asked import asked
 from retrieval.evidence import vote

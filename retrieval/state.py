@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.case_index import Snapshot
-from indexer.composite import is_composite
 from indexer.learning.strangeness import LIMIT
 from indexer.policy import SearchPolicy
 from indexer.scan import ScanRef
+from indexer.sequences import is_composite
 from retrieval.calibration import POLICY, SIMILARITY, TYPICALITY, Calibration
 from retrieval.evidence import RANKING, Population
 from retrieval.leave_one_out import familiarity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 from pathlib import Path
 
@@ -17,21 +18,15 @@ MODULES = {
 
 
 def imports(path: Path) -> set[str]:
-    """Modules of this project that a module imports when it is itself imported."""
+    """Modules of this project that a module imports: at once, late in a function, or for types alone."""
     found = set()
-    tree = ast.parse(path.read_text())
-    late = {
-        child
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
-        for child in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import) and node not in late:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node not in late:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            # a package is meant where one of its names is no module
+            found |= names if names <= MODULES.keys() else names | {node.module}
     return found & MODULES.keys()
 
 
@@ -40,6 +35,36 @@ def test_imports_have_no_circle():
     # a package's own modules may be imported by its __init__, which they do not need in turn
     order = list(graphlib.TopologicalSorter(graph).static_order())
     assert len(order) == len(MODULES)
+
+
+def test_a_circle_is_found_also_where_it_is_late_or_of_types(tmp_path):
+    for text in (
+        "def late():\n    from retrieval import state\n",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from retrieval.state import State\n",
+        "def late():\n    import retrieval.state\n",
+    ):
+        (tmp_path / "module.py").write_text(text)
+        assert imports(tmp_path / "module.py") == {"retrieval.state"}
+
+
+def test_the_map_of_the_house_is_true():
+    """Each room that it names is there, and the rooms of answers and of the interface are all named."""
+    table = (ROOT / "docs" / "architecture.md").read_text()
+    folder, named = "", set()
+    for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
+        for name in re.findall(r"`([^`]+)`", row):
+            if "/" in name.rstrip("/") and not name.startswith("…/"):  # else in the room named before
+                folder, _, name = name.rstrip("/").rpartition("/")
+            elif name.endswith("/") and (ROOT / name).is_dir():
+                folder, name = "", name.rstrip("/")
+            path = Path(folder) / name.removeprefix("…/")
+            assert (ROOT / path).exists(), f"docs/architecture.md names {path}"
+            named |= {str(path), *map(str, path.parents)}
+    for package in ("cbir", "retrieval"):
+        for path in (ROOT / package).iterdir():
+            known = path.suffix == ".py" or (path / "__init__.py").exists()
+            room = f"{package}/{path.name}"
+            assert not known or path.name == "__init__.py" or room in named, f"{room} is on no map"
 
 
 def test_the_indexer_knows_nothing_of_retrieval():

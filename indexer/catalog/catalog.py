@@ -34,8 +34,8 @@ from indexer.catalog.schema import (
     sources,
     visit_labels,
 )
-from indexer.composite import COMPOSITE
 from indexer.errors import CaseIndexError
+from indexer.sequences import COMPOSITE
 
 
 class Catalog:
@@ -333,6 +333,23 @@ class Catalog:
                 chosen = sa.select(sources.c.path).join(scans, scans.c.source == sources.c.id)
                 chosen = chosen.join(cases, cases.c.id == scans.c.case)
                 found |= set(connection.scalars(chosen.where(cases.c.patient_id.in_(block))))
+        return found
+
+    def labels_beyond(self, roots: Iterable[str], patients: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Labels of those of the patients who have a source that lies neither at nor below the roots."""
+        there = []
+        for root in roots:
+            there += [sources.c.path == root, self._begins(sources.c.path, root.rstrip(os.sep) + os.sep)]
+        found: dict[str, dict[str, str]] = {}
+        with self._transaction() as connection:
+            for block in blocks(patients):
+                beyond = sa.select(cases.c.patient_id).join(scans, scans.c.case == cases.c.id)
+                beyond = beyond.join(sources, sources.c.id == scans.c.source)
+                beyond = beyond.where(cases.c.patient_id.in_(block), ~sa.or_(*there))
+                found |= {patient: {} for patient in connection.scalars(beyond.distinct())}
+                for row in connection.execute(sa.select(labels).where(labels.c.patient_id.in_(block))):
+                    if row.patient_id in found:
+                        found[row.patient_id][row.name] = row.value
         return found
 
     def composites_beside(self, paths: Iterable[str]) -> list[str]:

@@ -25,7 +25,7 @@ from indexer.catalog.schema import (
     trained_on,
     visit_labels,
 )
-from indexer.composite import COMPOSITE
+from indexer.sequences import COMPOSITE
 
 OWN = scans.c.sequence.is_distinct_from(COMPOSITE)
 """Composites are no scans of their own, but their slices are filed like others."""

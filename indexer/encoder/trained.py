@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from indexer.encoder.batch import blocks, check
 from indexer.encoder.protocols import Analysis
 from indexer.learning.strangeness import TrainingDistribution
+from indexer.sequences import CHANNELS, LEADING
 
 if TYPE_CHECKING:
     from indexer.learning.network import CompositeNetwork, RetrievalNetwork
@@ -100,7 +101,6 @@ class TrainedEncoder:
         ValueError
             If the encoder takes no composites, or not of this shape or type.
         """
-        from indexer.composite import CHANNELS, LEADING
         from indexer.learning.looks import compose
 
         shape = (len(CHANNELS), self.composite_size, self.composite_size)

@@ -21,6 +21,7 @@ from indexer.encoder.trained import TrainedEncoder, keyed_hash
 from indexer.errors import EncoderError
 from indexer.files import written_whole
 from indexer.learning.strangeness import TrainingDistribution
+from indexer.sequences import CHANNELS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -169,7 +170,6 @@ def load_weights(path: Path) -> TrainedEncoder:
     ):
         raise EncoderError(path, "holds weights that are not finite", REMEDY)
 
-    from indexer.composite import CHANNELS
     from indexer.learning.looks import architecture
     from indexer.learning.network import INPUT, CompositeNetwork, RetrievalNetwork
 

@@ -29,6 +29,7 @@ from indexer.labels.columns import identifies, is_image, reveals
 from indexer.labels.spelling import FOLDED, PADDED, PADDED_SUFFIX, SUFFIX, Spellings, folded
 from indexer.labels.table import Table
 from indexer.labels.values import known, meaning
+from indexer.text import printable
 
 PATIENT_COLUMNS = ("participantid", "patientid", "subjectid", "participant", "patient", "subject")
 """Headers (in any case, without separators) of a column that names patients; the first that is there."""
@@ -213,7 +214,7 @@ def join(tables: Sequence[Table], sources: Sequence[Discovered]) -> Joined:
         if len(family) > 2:
             notes.append(f"{family[0][0].name}: {len(family) - 1} more tables like it are joined")
     labels, clashes = values.settled()
-    return Joined(labels, patients, (*notes, *clashes), tuple(unfit))
+    return Joined(labels, patients, tuple(map(printable, (*notes, *clashes))), tuple(unfit))
 
 
 @dataclass(frozen=True)
@@ -627,6 +628,7 @@ class _Values:
         return self._names.setdefault(column.casefold(), column)
 
     def add(self, target: Target, column: str, value: str, rank: int) -> None:
+        """Take a value from a table of this rank; "" is unknown."""
         self._held[target][column].setdefault(rank, set()).add(value)
 
     def settled(self) -> tuple[Labels, list[str]]:
@@ -638,11 +640,14 @@ class _Values:
         for (person, visit), columns in self._held.items():
             row = persons.setdefault(person, {}) if visit is None else visits.setdefault((person, visit), {})
             for column, ranks in columns.items():
-                said = ranks[max(ranks)]
+                # a table that was named stands before those that were found, be it that it knows nothing
+                named = {rank: values for rank, values in ranks.items() if rank} or ranks
+                told = [values - {""} for _, values in sorted(named.items(), reverse=True)]
+                said = next(filter(None, told), set())
                 if len(said) == 1:
                     row[column] = next(iter(said))
-                    replaced[column] += any(values != said for values in ranks.values())
-                else:
+                    replaced[column] += any(values - {""} not in (set(), said) for values in ranks.values())
+                elif said:
                     clashing[column].append(person if visit is None else f"{person} {_rest(person, visit)}")
         notes = [
             f"{column} has several values for {len(who)} patients, who stay without it: {listed(who)}"
@@ -682,7 +687,8 @@ def _read(
         notes += meant.notes
         name = values.name(name)
         for i, targets in match.targets.items():
-            if value := meant.values.get(cells[i], ""):
+            value = meant.values.get(cells[i], "")
+            if value or rank:
                 for person, visit in targets:
                     for now in [person] if person in own else moved.get(person, [person]):
                         values.add((now, visit and renamed(visit, person, now)), name, value, rank)

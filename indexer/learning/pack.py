@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer import sandbox
-from indexer.composite import CHANNELS, beside, groups
+from indexer.composite import beside, groups
 from indexer.errors import LabelsError, ReadError
 from indexer.files import written_whole
 from indexer.learning.cohort import Cohort
@@ -33,6 +33,7 @@ from indexer.preprocess import (
 )
 from indexer.readers import Source
 from indexer.scan import Scan
+from indexer.sequences import CHANNELS
 
 FINER = 4
 """Pixels of the image, along each side, that share one value of the stored outline."""

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.composite import COMPOSITE
 from indexer.discovery import Discovery
 from indexer.errors import PoisonError
 from indexer.labels import Table
@@ -28,6 +27,7 @@ from indexer.readers.source import Source
 from indexer.reading import Read
 from indexer.sandbox.pool import Limits, Sandbox, shared, within
 from indexer.scan import Scan
+from indexer.sequences import COMPOSITE
 
 __all__ = [
     "Limits",

@@ -146,7 +146,7 @@ def evaluate(
     """
     from indexer.case_index import CaseIndex
     from retrieval.crossmatch import CrossMatch
-    from retrieval.evaluation import comparison
+    from retrieval.figures import comparison
 
     try:
         ks = tuple(sorted({int(part) for part in k.split(",")}))

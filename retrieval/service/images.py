@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.scan import Scan
-from retrieval.report import shown
+from retrieval.pictures import shown
 
 nib: Any = nibabel  # only partly typed
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -163,8 +163,7 @@ def _file(
     taken: Taken,
 ) -> None:
     patients = {source.patient_id for source in sources}
-    rows = dict(_rows(patients, labels, table))
-    report = index.add(sources, labels=rows, calibrate=False)
+    report = index.add(sources, labels=_said(patients, labels, table), calibrate=False)
     taken.indexed += report.indexed
     taken.unchanged += report.unchanged
     taken.embedded += report.embedded
@@ -173,11 +172,13 @@ def _file(
     take_out(index.case_index, [Path(failure["source"]) for failure in report.failed])
 
 
-def _rows(
-    patients: Iterable[str], labels: Mapping[str, str] | None, table: Labels
-) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _said(patients: Iterable[str], labels: Mapping[str, str] | None, table: Labels) -> Labels:
     """Labels of the patients that are given any; the others keep theirs."""
-    for patient in patients:
-        row = labels if labels is not None else table.of(patient)
-        if row:
-            yield patient, row
+    if labels is not None:
+        return Labels(persons=dict.fromkeys(patients, labels) if labels else {})
+    mine = set(patients)
+    return Labels(
+        table.columns,
+        {patient: row for patient, row in table.persons.items() if patient in mine and row},
+        {visit: row for visit, row in table.visits.items() if visit[0] in mine and row},
+    )

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from indexer import discovery, registration
 from indexer.alignment import aligned, coarsened, mutual_information, resampled
-from indexer.composite import CHANNELS, LEADERS, groups
+from indexer.composite import groups
 from indexer.errors import ReadError
 from indexer.preprocess import prepared_composite
 from indexer.scan import Scan
+from indexer.sequences import CHANNELS, LEADERS
 from tests.support.paths import ROOT
 
 needs_itk = pytest.mark.skipif(

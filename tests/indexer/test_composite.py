@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter, zoom
 from cbir import Index
 from indexer import discovery, encoder
 from indexer.case_index import CaseIndex
-from indexer.composite import CHANNELS, COMPOSITE, LEADING, Group, beside, composite, groups
+from indexer.composite import Group, beside, composite, groups
 from indexer.discovery.roles import understood
 from indexer.discovery.tokens import stem
 from indexer.encoder import Composer, TrainedEncoder, load_encoder, look, write_weights
@@ -43,6 +43,7 @@ from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing, prepared, prepared_composite
 from indexer.readers import Source
 from indexer.scan import Scan, ScanRef, stacked
+from indexer.sequences import CHANNELS, COMPOSITE, LEADING
 from retrieval import report
 from retrieval.ranking import Matches, Ranking
 from tests.support.encoders import TinyEncoder

@@ -311,6 +311,22 @@ def test_a_name_that_is_no_text_fails_alone(index, tiny, cohort):
     assert index.catalog.failed() == sorted(report.failed, key=lambda f: f["source"])
 
 
+def test_ids_and_labels_that_steer_a_terminal_do_not_enter(index, tiny, cohort, tmp_path):
+    from tests.support.images import write_dicom
+
+    root = cohort(2)
+    write_dicom(root / "series", phantom(5), PatientID="P\x1b[2J-09")
+    (root / "odd.csv").write_text('patient,tu\x1bmour,site\nP-00,"a\x1b[31m\nfalse row",\u202eb\n')
+    report = ingest(index, [root], tiny)
+    (failure,) = report.failed
+    assert "id holds control characters" in failure["reason"]
+    contents = index.catalog.contents()
+    assert contents.patient_ids == ["P-00", "P-01"]
+    assert contents.labels[0] == {"who_grade": "2", "tu\\x1bmour": "a\\x1b[31m false row", "site": "\\u202eb"}
+    texts = [*report.notes, *(text for row in contents.labels for pair in row.items() for text in pair)]
+    assert all(text.isprintable() for text in texts)
+
+
 def test_what_is_gone_from_the_disk_is_told(index, tiny, cohort):
     root = cohort(3)
     ingest(index, [root], tiny)
@@ -357,3 +373,79 @@ def test_an_encoder_that_looks_is_told_the_regions_and_weighs_the_slices(tmp_pat
 def test_another_way_of_preparing_is_another_index(tmp_path, tiny, looking, cohort):
     with CaseIndex.create(tmp_path / "index", looking) as index:
         assert index.manifest.preprocessing != Preprocessing.of(tiny).version
+
+
+def labels_of(index):
+    contents = index.catalog.contents()
+    return dict(zip(contents.case_ids, contents.labels, strict=True))
+
+
+def test_a_second_table_adds_to_the_first_and_given_again_replaces_itself(index, tiny, cohort, tmp_path):
+    root = cohort(3)
+    (root / "participants.tsv").unlink()
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    one.write_text("id,grade,age\nP-00,2,50\nP-01,3,60\n")
+    two.write_text("id,sex\nP-00,F\nP-02,M\n")
+    ingest(index, [root], tiny, labels=load_tables(one))
+    ingest(index, [root], tiny, labels=load_tables(two))
+    both = {"P-00": {"grade": "2", "age": "50", "sex": "F"}, "P-01": {"grade": "3", "age": "60"}}
+    assert labels_of(index) == {**both, "P-02": {"sex": "M"}}
+    # a row and a column less, a value changed; the table need not be named again
+    one.write_text("id,grade\nP-00,4\n")
+    for labels in (load_tables(one), ()):
+        assert ingest(index, [root], tiny, labels=labels).embedded == 0
+        assert labels_of(index) == {"P-00": {"grade": "4", "sex": "F"}, "P-01": {}, "P-02": {"sex": "M"}}
+
+
+def test_a_part_of_a_folder_keeps_the_labels_of_the_whole(index, tiny, cohort, tmp_path):
+    root = cohort(2)
+    (root / "participants.tsv").rename(tmp_path / "t.csv")
+    ingest(index, [root], tiny, labels=load_tables(tmp_path / "t.csv"))
+    before = labels_of(index)
+    ingest(index, [root / "P-01"], tiny)
+    assert labels_of(index) == before == {"P-00": {"who_grade": "2"}, "P-01": {"who_grade": "3"}}
+
+
+def test_tables_of_two_folders_with_one_patient_add_up(index, tiny, cohort, tmp_path):
+    root = cohort(2)
+    write_nifti(tmp_path / "later" / "P-01" / "P-01_t2.nii.gz", phantom(77))
+    (tmp_path / "later" / "sexes.csv").write_text("patient,sex\nP-01,F\n")
+    ingest(index, [root], tiny)
+    ingest(index, [tmp_path / "later"], tiny)
+    assert labels_of(index)["P-01"] == {"who_grade": "3", "sex": "F"}
+    ingest(index, [root, tmp_path / "later"], tiny)
+    assert labels_of(index)["P-01"] == {"who_grade": "3", "sex": "F"}
+
+
+def test_visits_have_labels_of_their_own(index, tiny, tmp_path):
+    root = tmp_path / "mri"
+    for visit, seed in (("ses-1", 1), ("ses-2", 2)):
+        write_nifti(root / "sub-01" / visit / "anat" / f"sub-01_{visit}_T1w.nii.gz", phantom(seed))
+    (root / "participants.tsv").write_text("participant_id\tsex\tgrade\nsub-01\tF\t2\n")
+    (root / "sub-01" / "sub-01_sessions.tsv").write_text("session_id\tgrade\nses-2\t4\n")
+    report = ingest(index, [root], tiny)
+    contents = index.catalog.contents()
+    found = dict(zip(contents.visits, contents.labels, strict=True))
+    assert found == {"ses-1": {"sex": "F", "grade": "2"}, "ses-2": {"sex": "F", "grade": "4"}}
+    assert any("by column participant_id joined 1 of 1 rows to 1 of 1 patients" in n for n in report.notes)
+    (root / "sub-01" / "sub-01_sessions.tsv").write_text("session_id\tgrade\nses-2\tn/a\n")
+    assert ingest(index, [root], tiny).embedded == 0
+    assert index.catalog.contents().labels == [{"sex": "F", "grade": "2"}] * 2
+
+
+def test_a_table_that_fits_nothing_is_named_unless_it_was_given(index, tiny, cohort):
+    root = cohort(2)
+    (root / "other.csv").write_text("id,grade\nX-1,2\nX-2,3\n")
+    (root / "broken.csv").write_text("id,grade\nP-00,2,9\n")
+    notes = ingest(index, [root], tiny).notes
+    assert f"1 tables fit no image in {root}: {root}/other.csv" in notes
+    assert any(note.startswith(f"{root}/broken.csv: no labels are taken from it: line 2") for note in notes)
+    assert labels_of(index)["P-00"] == {"who_grade": "2"}
+
+
+def test_a_labels_table_is_needed_by_one_of_the_folders_only(index, tiny, cohort, tmp_path):
+    roots = [cohort(2), tmp_path / "other"]
+    write_nifti(roots[1] / "Q-1_t1.nii.gz", phantom(3))
+    (tmp_path / "t.csv").write_text("id,sex\nQ-1,F\n")
+    ingest(index, roots, tiny, labels=load_tables(tmp_path / "t.csv"))
+    assert labels_of(index)["Q-1"] == {"sex": "F"}

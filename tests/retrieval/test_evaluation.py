@@ -12,17 +12,15 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from indexer.errors import CbirError, QueryError
-from retrieval import evaluation
-from retrieval.evaluation import (
-    AVERAGES,
-    comparison,
+from retrieval import evaluation, items
+from retrieval.baselines import (
     cosine_similarity,
-    evaluate,
-    numeric_grades,
     pixel_similarity,
     predicted_class_similarity,
     shuffled_labels,
 )
+from retrieval.evaluation import evaluate, numeric_grades
+from retrieval.figures import AVERAGES, comparison
 from tests.support.paths import REAL
 
 METRICS = ["P@1", "P@5", "P@10", "R-precision", "mAP", "MAP@R", "nDCG@10"]
@@ -177,7 +175,7 @@ def test_a_function_and_blocks_give_what_the_array_gives(monkeypatch):
     similarity, labels, patients, folds = cohort(2)
     similarity = similarity.round(1)  # with ties
     whole = evaluate(similarity, labels, patients, folds=folds)
-    monkeypatch.setattr(evaluation, "BLOCK", 7 * 60)
+    monkeypatch.setattr(items, "BLOCK", 7 * 60)
     asked = []
 
     def rows_of(rows):
@@ -533,7 +531,7 @@ def test_a_plot_that_cannot_be_drawn_names_the_remedy(tmp_path, monkeypatch):
 
 
 def test_docstring_examples_hold():
-    assert doctest.testmod(evaluation).failed == 0
+    assert sum(doctest.testmod(module).failed for module in (evaluation, items)) == 0
 
 
 @pytest.mark.real

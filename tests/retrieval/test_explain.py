@@ -31,7 +31,8 @@ from indexer.learning.network import INPUT, RetrievalNetwork, from_imagenet
 from indexer.preprocess import Preprocessing, crop_box, pixel_spacing, prepared, squared
 from indexer.scan import Scan, ScanRef, stacked
 from retrieval.explain import ExplainedScan, over_slice
-from retrieval.report import HEAT, PIXELS, overlay, picture, write_report
+from retrieval.pictures import HEAT, PIXELS, overlay, picture
+from retrieval.report import write_report
 from retrieval.state import REGION, WHOLE
 from tests.support.encoders import TinyAnalyser, TinyEncoder
 from tests.support.images import phantom, write_nifti

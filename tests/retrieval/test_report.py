@@ -17,7 +17,8 @@ from indexer.demo import SPACING, phantom
 from indexer.errors import CbirError, ReadError
 from indexer.scan import Scan, ScanRef, displayed, stacked
 from retrieval.answer import NOTICE, Answer, Evidence, Hit, Query
-from retrieval.report import BOX, OUTLINE, PIXELS, picture, windowed, write_report
+from retrieval.pictures import BOX, OUTLINE, PIXELS, picture, windowed
+from retrieval.report import write_report
 from tests.support.paths import ARTIFACTS
 
 FLAGS = [

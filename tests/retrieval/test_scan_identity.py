@@ -25,7 +25,7 @@ from indexer.errors import ReadError
 from indexer.ingest import ingest
 from indexer.preprocess import Preprocessing, prepared
 from retrieval.cli.app import app
-from retrieval.report import picture
+from retrieval.pictures import picture
 from tests.support.encoders import TinyEncoder
 from tests.support.images import phantom, write_dicom, write_nifti
 

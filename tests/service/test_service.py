@@ -1250,6 +1250,7 @@ def test_no_site_is_invited_and_browsers_are_told_to_be_careful(client, new):
 def test_no_identifier_reaches_the_index_the_log_the_trail_or_a_reply(tmp_path, caplog, capfd):
     """Identifiers in headers, file names and folder names of uploads."""
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.WARNING, "httpx")  # of this test's own requests
     study = write_dicom(
         tmp_path / "in" / "Plantedname_Jane", phantom(1), PatientID="PID-4711-planted", **PLANTED
     )

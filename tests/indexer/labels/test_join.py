@@ -294,3 +294,15 @@ def test_many_tables_of_one_make_are_told_once(tmp_path: Path) -> None:
     assert len(result.labels.visits) == 9
     assert len(result.notes) == 2
     assert "8 more tables like it" in result.notes[1]
+
+
+def test_what_a_named_table_does_not_know_is_not_taken_from_a_found_one(tmp_path: Path) -> None:
+    sources = people(tmp_path, ["P1", "P2", "P3"])
+    (tmp_path / "named.csv").write_text("id,grade\nP1,2\nP2,unknown\n")
+    (tmp_path / "found.csv").write_text("id,grade,sex\nP1,4,F\nP2,4,M\nP3,3,F\n")
+    labels = join(
+        [*read_tables(tmp_path / "found.csv"), *load_tables(tmp_path / "named.csv")], sources
+    ).labels
+    assert labels.of("P1") == {"grade": "2", "sex": "F"}
+    assert labels.of("P2") == {"sex": "M"}
+    assert labels.of("P3") == {"grade": "3", "sex": "F"}
