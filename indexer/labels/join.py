@@ -26,7 +26,17 @@ from typing import Protocol
 
 from indexer.errors import LabelsError
 from indexer.labels.columns import identifies, is_image, reveals
-from indexer.labels.spelling import FOLDED, PADDED, PADDED_SUFFIX, SUFFIX, Spellings, folded
+from indexer.labels.spelling import (
+    FOLDED,
+    PADDED,
+    PADDED_SUFFIX,
+    SUFFIX,
+    Spellings,
+    Words,
+    folded,
+    tails,
+    unpadded,
+)
 from indexer.labels.table import Table
 from indexer.labels.values import known, meaning
 from indexer.text import printable
@@ -296,6 +306,15 @@ class _Found:
             return level, frozenset((person, None) for person in persons)
         return FOLDED, frozenset(self.stems.get(_plain(cell), ()))
 
+    def spelled(self, tail: Words) -> tuple[int, frozenset[Target]]:
+        """Whom the end of an id means, if they have no more than it."""
+        for level, words in ((SUFFIX, tail), (PADDED_SUFFIX, unpadded(tail))):
+            persons = self.persons.called(words, level - SUFFIX + FOLDED)
+            visits = self.visits.called(words, level - SUFFIX + FOLDED)
+            if persons or visits:
+                return level, frozenset({*((person, None) for person in persons), *visits})
+        return PADDED_SUFFIX, frozenset()
+
     def visit_of(self, person: Person, cell: str, laxest: int) -> str | None:
         """The visit of a person that a cell names."""
         if person not in self._visits_of:
@@ -412,27 +431,20 @@ def _reversed(
 ) -> None:
     """Add the cells that have a prefix which the ids of those who were found lack."""
     met = {target for _, target in of_cell.values()}
-    persons = [(person, (person, None)) for person in found.of_person]
-    visits = [
-        (f"{person}_{_rest(person, visit)}", (person, visit))
-        for person, names in found.named.items()
-        for visit in names
-    ]
-    missing = [(form, target) for form, target in (*persons, *visits) if target not in met]
-    left = [cell for cell in rows if cell not in of_cell and (ids or any(map(str.isdigit, cell)))]
-    if not missing or not left:
-        return
-    spelled = Spellings((cell, cell, None) for cell in rows)
-    several: Counter[str] = Counter()
-    fits = []
-    for form, target in missing:
-        level, cells = spelled.find(form)
-        if level >= SUFFIX and len(cells) == 1 and (cell := next(iter(cells))) not in of_cell:
-            several[cell] += 1
-            fits.append((cell, level, target))
-    for cell, level, target in fits:
-        if several[cell] == 1:
-            of_cell[cell] = level, target
+    cut = {
+        cell: ends
+        for cell in rows
+        if cell not in of_cell and (ids or any(map(str.isdigit, cell))) and (ends := tails(cell))
+    }
+    fronts = Counter(front for ends in cut.values() for front in set(ends.values()))
+    for cell, ends in cut.items():
+        for tail, front in ends.items():
+            # what only one cell begins with may be part of its name
+            if fronts[front] > 1 or len(rows) == 1:
+                level, targets = found.spelled(tail)
+                if len(targets) == 1 and not targets <= met:
+                    of_cell[cell] = level, next(iter(targets))
+                    break
 
 
 def _rivals(of_cell: dict[str, tuple[int, Target]]) -> list[str]:
