@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks import results
-from indexer import discovery, readers
+from indexer import discovery, readers, sandbox
 from indexer.case_index import CaseIndex
 from indexer.encoder import Encoder, load_encoder
-from indexer.ingest import ingest
+from indexer.ingest import Threads, ingest
 from indexer.labels import find_tables
 from indexer.preprocess import Preprocessing, prepared
+from indexer.sandbox import Sandbox, pool
+from indexer.sandbox.pool import InProcess
 
 COHORTS = ("volumes", "tcga-lgg", "figshare", "brats-lesions", "dicom-t1")
 ROUNDS = 2
@@ -34,7 +36,7 @@ import resource, sys
 from pathlib import Path
 from indexer.case_index import CaseIndex
 from indexer.encoder import load_encoder
-from indexer.ingest import ingest
+from indexer.ingest import Threads, ingest
 encoder = load_encoder("imagenet")
 with CaseIndex.create(Path(sys.argv[1]), encoder) as index:
     report = ingest(index, [Path(p) for p in sys.argv[2:]], encoder)
@@ -96,6 +98,32 @@ def speed(paths: list[Path], encoder: Encoder) -> dict[str, Any]:
     }
 
 
+def isolation(paths: list[Path], encoder: Encoder) -> dict[str, float]:
+    """What child processes cost: seconds of reading, and of a whole run, over those without, in turn."""
+    sources = [s for path in paths for s in discovery.discover(path, find_tables(path)[0]).sources]
+    reading: dict[type, list[float]] = {Sandbox: [], InProcess: []}
+    run: dict[type, list[float]] = {Sandbox: [], InProcess: []}
+    for _ in range(ROUNDS):
+        for kind in (Sandbox, InProcess):
+            with pool.using(kind()), Threads(encoder) as readers_:
+                sandbox.prepare(
+                    sources[0], Preprocessing.of(encoder)
+                )  # started, as it is in a run of any length
+                start = time.perf_counter()
+                for future in [readers_.read(source) for source in sources]:
+                    future.result()
+                reading[kind].append(time.perf_counter() - start)
+                with (
+                    tempfile.TemporaryDirectory() as folder,
+                    CaseIndex.create(Path(folder) / "i", encoder) as index,
+                ):
+                    run[kind].append(ingest(index, paths, encoder).seconds)
+    return {
+        "reading_ratio": round(min(reading[Sandbox]) / min(reading[InProcess]), 3),
+        "run_ratio": round(min(run[Sandbox]) / min(run[InProcess]), 3),
+    }
+
+
 def memory(paths: list[Path]) -> dict[str, int]:
     """Peak resident memory of indexing these paths in a process of its own, in MB."""
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +139,8 @@ def main() -> None:
     encoder.encode(np.zeros((32, encoder.size, encoder.size), np.uint8))  # warm
     rates = {}
     for name in COHORTS:
-        rates[name] = speed(roots(results.DATA / name), encoder)
+        paths = roots(results.DATA / name)
+        rates[name] = speed(paths, encoder) | isolation(paths, encoder)
         print(name, rates[name], flush=True)
     images = sorted((results.DATA / "figshare" / "images").iterdir())
     growth = [memory(images[:n]) for n in (500, 1000, 3000)]
