@@ -7,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: demo pacs test check site package lint format docs kill-test fuzz attack benchmarks cross-validation weights figures reference debian clean help
+.PHONY: demo pacs test check site package lint format docs kill-test fuzz attack benchmarks cohorts cross-validation weights figures reference debian clean help
 
 # torch comes first and alone, from the one constraints file: no resolver may choose another build
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -88,6 +88,10 @@ benchmarks: figures  ## measure again all that the documents state (needs ../sha
 	$(BIN)/python -m benchmarks.service
 	$(BIN)/python -m benchmarks.live
 	$(BIN)/python -m benchmarks.sample
+	$(BIN)/python -m benchmarks.documents
+
+cohorts: $(VENV)/installed-test  ## judge what is made of public cohorts by the tables of their truth
+	$(BIN)/python -m benchmarks.cohort_layouts
 	$(BIN)/python -m benchmarks.documents
 
 cross-validation: $(VENV)/installed-test  ## train the networks of the five folds (3 hours of one core)

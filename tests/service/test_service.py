@@ -740,6 +740,7 @@ def test_the_last_file_that_fails_does_not_hide_the_others(client, tmp_path, mon
         (json.dumps({"a": "x" * 1000}), "short values"),
         ('{"patient_name": "Jane"}', "identifies people"),
         ('{"comment": "Jane"}', "identifies people"),
+        (json.dumps({"tumour": "a\x1b[2J"}), "control characters"),
     ],
 )
 def test_labels_that_are_none_are_refused(client, new, labels, told):
