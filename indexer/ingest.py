@@ -247,7 +247,9 @@ def ingest(
                     index, roots, labels, report, stand_ins, inherent, tolerant=prune, all_images=all_images
                 )
             )
-        report.notes += map(stand_ins.named, dict.fromkeys(n for _, _, notes in found for n in notes))
+        report.notes += map(
+            printable, map(stand_ins.named, dict.fromkeys(n for _, _, notes in found for n in notes))
+        )
         report.failed = [{k: stand_ins.named(v) for k, v in failure.items()} for failure in report.failed]
         discovered = (stand_ins.source(source) for sources, _, _ in found for source in sources)
         sources = {source.name: source for source in discovered}
@@ -373,6 +375,10 @@ def _file(
         try:
             if not all(str(path).isprintable() for path in (source.path, *source.files)):
                 raise ReadError(source.name, "its name holds control characters or is not UTF-8", "rename it")
+            if not (source.patient_id + source.study_id).isprintable():
+                raise ReadError(
+                    source.name, "its patient or study id holds control characters", "mend its header"
+                )
             fingerprint = _fingerprint(index, source)
         except ReadError as error:
             report.failed.append(_failure(error.where, error))
@@ -544,7 +550,8 @@ def _united(rows: Iterable[tuple[str, Mapping[str, str]]]) -> dict[str, dict[str
     """Labels of one thing, together."""
     united: dict[str, dict[str, str]] = {}
     for name, row in rows:
-        united.setdefault(name, {}).update(row)
+        if name.isprintable():  # else it is not filed
+            united.setdefault(name, {}).update(row)
     return united
 
 
