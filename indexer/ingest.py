@@ -466,8 +466,6 @@ def _discovered(
         notes += (*discovery.notes, *discovery.joined.notes)
         inherent |= discovery.labels
         unfit.append({table.path for table in discovery.joined.unfit} if discovery.sources else set())
-        if left := [table.name for table in discovery.joined.unfit if table.path.suffix.lower() != ".json"]:
-            notes.append(f"{len(left)} tables fit no image in {root}: {listed(left)}")
         yield discovery.sources, discovery.joined, notes
     if unfit and (nowhere := set.intersection(*unfit) & {table.path for table in labels}):
         raise LabelsError(
