@@ -97,6 +97,10 @@ def ingest() -> str:
         rows.append(
             [name, str(r["slices"]), str(r["index_rate"]), str(r["encoder_rate"]), f"{r['ratio']:.2f}"]
         )
+    if all("run_ratio" in r for r in content["results"]["speed"].values()):
+        rows[0].append("run in child processes over without")
+        for row, r in zip(rows[1:], content["results"]["speed"].values(), strict=True):
+            row.append(f"{r['run_ratio']:.2f}")
     memory = [["files", "slices", "peak memory, MB"]]
     for r in content["results"]["memory"]:
         memory.append([str(r["files"]), str(r["slices"]), str(r["peak_mb"])])
