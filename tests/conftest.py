@@ -30,6 +30,8 @@ ENGINES = ("files", "servers")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=6, help="moments at which the crash test kills a run")
+    parser.addoption("--fuzz", type=int, default=200, help="mutated files that the fuzz test reads")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="number of the first of them")
 
 
 @pytest.fixture(scope="session")
