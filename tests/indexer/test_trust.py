@@ -38,19 +38,9 @@ def rewrite(folder, **fields):
 
 
 NAMES = [
-    "lock",
-    "writer.json",
-    "key",
-    "catalog.sqlite",
-    "catalog.sqlite-wal",
-    "manifest.json",
-    "calibration.json",
-    "encoder.safetensors",
-    "vectors-1.faiss",
-    "spool",
-    "reading.jsonl",
-    "copying.json",
-    "a.0.part",
+    *("lock", "writer.json", "key", "catalog.sqlite", "catalog.sqlite-wal", "manifest.json"),
+    *("calibration.json", "encoder.safetensors", "vectors-1.faiss", "spool", "reading.jsonl"),
+    *("copying.json", "a.0.part"),
 ]
 
 
