@@ -97,6 +97,10 @@ def ingest() -> str:
         rows.append(
             [name, str(r["slices"]), str(r["index_rate"]), str(r["encoder_rate"]), f"{r['ratio']:.2f}"]
         )
+    if all("run_ratio" in r for r in content["results"]["speed"].values()):
+        rows[0].append("run in child processes over without")
+        for row, r in zip(rows[1:], content["results"]["speed"].values(), strict=True):
+            row.append(f"{r['run_ratio']:.2f}")
     memory = [["files", "slices", "peak memory, MB"]]
     for r in content["results"]["memory"]:
         memory.append([str(r["files"]), str(r["slices"]), str(r["peak_mb"])])
@@ -482,6 +486,18 @@ def engines(content: dict[str, Any]) -> str:
     return "\n".join([markdown(rows), "", text, "", origin(content)])
 
 
+def growth(content: dict[str, Any]) -> str:
+    """What one more scan and one question cost, by how much there is."""
+    found = content["results"]
+    header = ["", *(f"{spaced(n)} slices, ms" for n in found["slices"]), "ratio"]
+    steps = ("add", "question beyond the search", "search", "question", "refresh", "info")
+    rows = [
+        [name, *(f"{ms:.1f}" for ms in found["milliseconds"][name]), f"{found['ratio'][name]:.2f}"]
+        for name in steps
+    ]
+    return "\n".join([markdown([header, *rows]), "", origin(content)])
+
+
 def help_of(verb: str = "") -> str:
     """What ``cbir VERB --help`` prints, 100 columns wide and without colour."""
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
@@ -573,6 +589,35 @@ def spaced(value: float) -> str:
     return f"{value:,}".replace(",", " ") if isinstance(value, int) else f"{value:.3g}"
 
 
+LAYOUT_FIGURES = ("persons", "visits", "sequences", "masks as images", "regions", "labels")
+
+
+def layouts() -> str:
+    """What plans of the miniature cohorts are worth, by the tables of their truth."""
+    trees = results.load("cohort_layouts")["results"]["trees"]
+    rows = [
+        ["tree", "patients", "visits", "scans", "outlines", "left out", *LAYOUT_FIGURES[2:], "falls short"]
+    ]
+    for name, r in trees.items():
+        counts = [str(r[k]) for k in ("patients", "visits planned", "images", "outlines", "left out")]
+        wrong = "" if r["persons"] == "ok" else f"persons {r['persons']}"
+        rows.append([name, *counts, *(r[k].strip() for k in LAYOUT_FIGURES[2:]), wrong or r["short"] or "–"])
+    return markdown(rows)
+
+
+def layout_speed() -> str:
+    """How long a look at many files takes, beside ``find``."""
+    content = results.load("cohort_layouts")
+    r = content["results"]["speed"]
+    ratio = (r["plan"] + r["fingerprints"]) / max(r["find"], 0.01)
+    return (
+        f"{r['files']:,} files in 20,000 folders: deciding what they are takes {r['plan']:.1f} s of a core, "
+        f"seeing that none has changed {r['fingerprints']:.1f} s; `find` with sizes and times takes "
+        f"{r['find']:.1f} s (ratio {ratio:.0f}). Commit {content['provenance']['commit']}, "
+        f"{content['provenance']['date']}, {content['provenance']['machine']}."
+    )
+
+
 def peers(content: dict[str, Any]) -> str:
     """Series as the reader and as dcm2niix make volumes of them."""
     rows = [["series", "", "files", "scans", "volumes of dcm2niix", "outcome"]]
@@ -613,9 +658,12 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "service": lambda: measured("service", service),
     "live": lambda: measured("live", live),
     "engines": lambda: measured("engines", engines),
+    "growth": lambda: measured("growth", growth),
     "peers": lambda: measured("peers", peers),
     "readers": lambda: measured("readers", readers),
     "help": cli_help,
+    "cohorts": layouts,
+    "cohorts, speed": layout_speed,
     "sample": sample,
 }
 

@@ -34,7 +34,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from indexer import trust
+from indexer import places
 from indexer.catalog import Catalog
 from indexer.catalog.database import postgresql, sqlite
 from indexer.encoder import Encoder, load_encoder
@@ -154,7 +154,7 @@ class CaseIndex:
                 )
                 for address in (store, catalog):
                     if address not in (None, *PLACELESS):
-                        trust.name(address)
+                        places.name(address)
                 index = undo.enter_context(cls.made(folder, manifest, policy))
                 if index.catalog.count()["slices"]:
                     raise CaseIndexError(
@@ -200,7 +200,7 @@ class CaseIndex:
         ------
         CaseIndexError
             If there is none, it is damaged, of another format, or sends us to a server that the user has
-            not named (:mod:`indexer.trust`).
+            not named (:mod:`indexer.places`).
         """
         inspect(folder)
         manifest = Manifest.load(folder / MANIFEST)
@@ -487,9 +487,9 @@ PLACELESS = ("faiss", "faiss:", "file:")
 def _admit(folder: Path, manifest: Manifest) -> None:
     """Refuse an index that sends us where the user has not."""
     if manifest.store not in PLACELESS:
-        trust.require(manifest.store, folder, "vectors")
+        places.require(manifest.store, folder, "vectors")
     if manifest.catalog is not None:
-        trust.require(manifest.catalog, folder, "catalog")
+        places.require(manifest.catalog, folder, "catalog")
 
 
 def _key(folder: Path) -> bytes:

@@ -25,6 +25,7 @@ from indexer import reference, remote, sandbox
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.composite import beside
+from indexer.discovery import summary
 from indexer.encoder import Composer, Encoder, look, trained_on
 from indexer.errors import LabelsError, PoisonError, ReadError
 from indexer.journal import Journal, journal
@@ -247,7 +248,9 @@ def ingest(
                     index, roots, labels, report, stand_ins, inherent, tolerant=prune, all_images=all_images
                 )
             )
-        report.notes += map(stand_ins.named, dict.fromkeys(n for _, _, notes in found for n in notes))
+        report.notes += map(
+            printable, map(stand_ins.named, dict.fromkeys(n for _, _, notes in found for n in notes))
+        )
         report.failed = [{k: stand_ins.named(v) for k, v in failure.items()} for failure in report.failed]
         discovered = (stand_ins.source(source) for sources, _, _ in found for source in sources)
         sources = {source.name: source for source in discovered}
@@ -373,6 +376,10 @@ def _file(
         try:
             if not all(str(path).isprintable() for path in (source.path, *source.files)):
                 raise ReadError(source.name, "its name holds control characters or is not UTF-8", "rename it")
+            if not (source.patient_id + source.study_id).isprintable():
+                raise ReadError(
+                    source.name, "its patient or study id holds control characters", "mend its header"
+                )
             fingerprint = _fingerprint(index, source)
         except ReadError as error:
             report.failed.append(_failure(error.where, error))
@@ -457,11 +464,11 @@ def _discovered(
         for what, n in discovery.taken.items():
             report.taken[what] = report.taken.get(what, 0) + n
         report.failed += [_failure(e.where, e) for e in discovery.failures]
+        planned = discovery.planned()
         notes += (*discovery.notes, *discovery.joined.notes)
+        notes += (*summary.left_out(planned), *summary.warnings(planned))
         inherent |= discovery.labels
         unfit.append({table.path for table in discovery.joined.unfit} if discovery.sources else set())
-        if left := [table.name for table in discovery.joined.unfit if table.path.suffix.lower() != ".json"]:
-            notes.append(f"{len(left)} tables fit no image in {root}: {listed(left)}")
         yield discovery.sources, discovery.joined, notes
     if unfit and (nowhere := set.intersection(*unfit) & {table.path for table in labels}):
         raise LabelsError(
@@ -544,7 +551,8 @@ def _united(rows: Iterable[tuple[str, Mapping[str, str]]]) -> dict[str, dict[str
     """Labels of one thing, together."""
     united: dict[str, dict[str, str]] = {}
     for name, row in rows:
-        united.setdefault(name, {}).update(row)
+        if name.isprintable():  # else it is not filed
+            united.setdefault(name, {}).update(row)
     return united
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from indexer import trust
+from indexer import places
 from indexer.discovery.config import CONFIG
 from indexer.errors import CbirError, ReadError
 from indexer.files import FULL, disk_full
@@ -104,12 +104,12 @@ def held(path: str, record: Mapping[str, Any]) -> Source:
     Raises
     ------
     CaseIndexError
-        If it is in a store that the user has not named (:mod:`indexer.trust`).
+        If it is in a store that the user has not named (:mod:`indexer.places`).
     """
     match = _ADDRESS.fullmatch(path)
     if match is None:
         return Source.from_record(Path(path), record)
-    trust.require(path, "the index", "image")
+    places.require(path, "the index", "image")
     home, prefix = Path("/"), match[1]
     source = Source.from_record(home / match[2], record)
     parts = tuple(RemoteSource(**vars(part), home=home, prefix=prefix) for part in source.parts)
@@ -147,7 +147,7 @@ class StandIns:
             If the store cannot be listed, or nothing is at the address. Whoever takes for gone what is
             not listed must not go on.
         """
-        trust.name(trust.place(root))
+        places.name(places.place(root))
         match = _ADDRESS.fullmatch(root)
         assert match is not None
         fs, top = _opened(root)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from indexer import sealed, trust
+from indexer import places, sealed
 from indexer.case_index import PLACELESS, CaseIndex
 from indexer.errors import CaseIndexError, CbirError
 from indexer.files import ASIDE, opened, written_whole
@@ -73,7 +73,7 @@ def transfer(
         _discard(begun, held)
         for address in (store, catalog):
             if address not in (None, *PLACELESS):
-                trust.name(address)
+                places.name(address)
         try:
             sealed.write(begun, {"to": str(folder), "mark": mark, "store": store, "catalog": catalog})
             aside.mkdir(mode=0o700)
@@ -140,7 +140,7 @@ def _discard(begun: Path, source: Manifest) -> None:
     if not _finished(folder, manifest):
         for address in (manifest.store, manifest.catalog):
             if address not in (None, *PLACELESS):
-                trust.require(address, begun, "copy")
+                places.require(address, begun, "copy")
         if aside.is_dir() or manifest.store not in PLACELESS or manifest.catalog:
             CaseIndex.discard(aside, manifest)
         if aside.is_dir() and not aside.is_symlink():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from indexer.discovery.vocabulary import SEQUENCES
 from indexer.errors import ReadError
 
 CONFIG = "cbir.json"
+
+MOST_BYTES = 2**20
 
 EXAMPLE = '{"channels": ["t1", "flair", "t1ce"], "stack": true, "pattern": "{patient}/{visit}/{sequence}"}'
 
@@ -47,19 +50,28 @@ class Config:
         return {} if match is None else {k: v for k, v in match.groupdict().items() if v}
 
 
-def find_config(folder: Path) -> Config | None:
+def find_config(folder: Path, obeyed: Callable[[Path], bool] = lambda path: True) -> Config | None:
     """The ``cbir.json`` in `folder`, or the nearest above it.
+
+    Parameters
+    ----------
+    folder : Path
+    obeyed : callable
+        Whether a file is to be taken; others are passed over.
 
     Raises
     ------
     ReadError
         If it is no JSON object, or holds a setting that is not known.
     """
-    path = next((f for above in (folder, *folder.parents) if (f := above / CONFIG).is_file()), None)
+    files = (above / CONFIG for above in (folder, *folder.parents))
+    path = next((file for file in files if file.is_file() and obeyed(file)), None)
     if path is None:
         return None
     remedy = f"write e.g. {EXAMPLE}"
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ReadError(path, f"has more than {MOST_BYTES} bytes", remedy)
         settings = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise ReadError(path, f"cannot be read as JSON ({error})", remedy) from error
@@ -68,7 +80,9 @@ def find_config(folder: Path) -> Config | None:
     if unknown := sorted(settings.keys() - {"channels", "stack", "pattern"}):
         raise ReadError(path, f"has the unknown setting {unknown[0]!r}", remedy)
     channels, stack, pattern = settings.get("channels", []), settings.get("stack"), settings.get("pattern")
-    if not isinstance(channels, list) or not all(isinstance(c, str) and c.strip() for c in channels):
+    if not isinstance(channels, list) or not all(
+        isinstance(c, str) and c.strip() and c.isprintable() for c in channels
+    ):
         raise ReadError(path, "its channels are not a list of names", remedy)
     if stack is not None and not isinstance(stack, bool):
         raise ReadError(path, "its stack is neither true nor false", remedy)

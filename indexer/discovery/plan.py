@@ -35,6 +35,7 @@ from indexer.labels import (
 from indexer.readers.formats import Format, installed_formats
 from indexer.readers.source import Source
 from indexer.scan import Scan
+from indexer.trust import foreign
 
 COMPOSITE = "composite"
 
@@ -309,6 +310,7 @@ def _alone(file: Path) -> Discovery:
         return found
     folder = _folder(file.parent, _changed(file.parent))
     found = Discovery(failures=list(folder.failures))
+    found.notes = [note for note in folder.notes if f"{CONFIG} lies above" in note]
     found.sources = [source for source in folder.sources if file in source.files]
     found.regions = [each for each in folder.regions if file in each.files]
     found.ignored = [each for each in folder.ignored if file in each.files]
@@ -377,7 +379,7 @@ def _candidates(
         elif format.pictures:
             pictures[file.parent].append((file, format))
         else:
-            config = _config(file.parent, configs, found)
+            config = _config(file.parent, configs, home, found)
             if isinstance(config, ReadError):
                 continue
             files = format.files(file)
@@ -389,7 +391,7 @@ def _candidates(
                 source = _with_channels(source, channels, item)
             volumes.append(_Found(format, source, item))
     for folder, members in pictures.items():
-        config = _config(folder, configs, found)
+        config = _config(folder, configs, home, found)
         if isinstance(config, ReadError):
             continue
         volumes += _pictures(folder, members, config, mentioned, home, found, stacks=stacks)
@@ -415,15 +417,29 @@ def _candidates(
 
 
 def _config(
-    folder: Path, configs: dict[Path, Config | ReadError | None], found: Discovery
+    folder: Path, configs: dict[Path, Config | ReadError | None], home: Path, found: Discovery
 ) -> Config | ReadError | None:
     """The ``cbir.json`` for a folder; a wrong one is told once, and what it is for is left out."""
-    if folder not in configs:
-        try:
-            configs[folder] = find_config(folder)
-        except ReadError as error:
-            found.failures.append(error)
-            configs[folder] = error
+
+    def obeyed(path: Path) -> bool:
+        if path.is_relative_to(home):
+            return True
+        why = foreign(path)
+        note = f"{path} lies above {home} and is " + ("used" if why is None else f"not used: {why}")
+        if note not in found.notes:
+            found.notes.append(note)
+        return why is None
+
+    if folder in configs:
+        return configs[folder]
+    if folder != home and not (folder / CONFIG).is_file():
+        configs[folder] = _config(folder.parent, configs, home, found)
+        return configs[folder]
+    try:
+        configs[folder] = find_config(folder, obeyed)
+    except ReadError as error:
+        found.failures.append(error)
+        configs[folder] = error
     return configs[folder]
 
 

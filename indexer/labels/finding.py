@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from indexer.errors import LabelsError
 from indexer.labels.columns import is_image
 from indexer.labels.table import PARTICIPANTS, Table, read_tables
+from indexer.trust import foreign
 
 ENDINGS = (".csv", ".tsv", ".xlsx", ".json")
 """Of files that may be tables, in any case."""
@@ -27,7 +29,8 @@ def find_tables(
     """The tables that may label what lies in a folder, or a file; then those that the user named.
 
     They are the nearest ``participants.tsv`` beside or above it; and the csv, tsv, xlsx and JSON files
-    below it and in the folder it lies in. JSON is looked at only where no images lie.
+    below it and in the folder it lies in. JSON is looked at only where no images lie. What lies above is
+    said, and passed over where others may have written it (:mod:`indexer.trust`).
 
     Parameters
     ----------
@@ -41,7 +44,7 @@ def find_tables(
     -------
     tables : list of Table
     notes : list of str
-        Those that cannot be read, and why.
+        Those that cannot be read, or are not obeyed, and why; those that lie above.
 
     Raises
     ------
@@ -53,16 +56,22 @@ def find_tables(
     beside = start.parent if root.is_dir() else start
     above = [folder for folder in (start, *start.parents) if top is None or folder.is_relative_to(top)]
     if beside in above:
-        paths += sorted(path for path in beside.iterdir() if is_table(path.name) and path.is_file())
+        with suppress(OSError):  # who may enter a folder may not always list it
+            paths += sorted(path for path in beside.iterdir() if is_table(path.name) and path.is_file())
     nearest = next((path for folder in above if (path := folder / PARTICIPANTS).is_file()), None)
     # of what lies above, the nearest holds
     paths = [p for p in paths if p.name != PARTICIPANTS or p.parent.is_relative_to(start)]
     if nearest is not None and nearest not in paths:
         paths.insert(0, nearest)
     tables: list[Table] = []
-    notes = []
+    notes: list[str] = []
     named = {table.path for table in given}
     for path in dict.fromkeys(path for path in paths if path not in named):
+        if not path.is_relative_to(start):
+            if (why := foreign(path)) is not None:
+                notes.append(f"{path} lies above {start} and is not used: {why}")
+                continue
+            notes.append(f"{path} lies above {start} and is used")
         try:
             tables += read_tables(path)
         except LabelsError as error:

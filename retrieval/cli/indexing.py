@@ -74,7 +74,7 @@ def index(
     Example: `cbir index ./mri --labels grades.csv`
     """
     from cbir import Index
-    from indexer import reference, trust
+    from indexer import places, reference
     from indexer.case_index import CaseIndex
     from indexer.encoder import DEFAULT, load_encoder
     from indexer.ingest import ingest
@@ -93,7 +93,7 @@ def index(
         return
     for address in named.values():
         if address not in (None, LOCAL):
-            trust.name(address)
+            places.name(address)
     existing = CaseIndex.open(index) if (index / "manifest.json").exists() else None
     if existing:
         if keep_ids and not existing.manifest.keep_ids:

@@ -206,6 +206,8 @@ def labels(form: FormData) -> dict[str, str] | None:
     plain = isinstance(found, dict) and all(isinstance(v, str | int | float) for v in found.values())
     if not plain or any(len(n) > 64 or len(str(v)) > 128 for n, v in found.items()):
         raise QueryError("labels", 'labels are not a JSON object of short values such as {"who_grade": "4"}')
+    if not all(word.isprintable() for pair in found.items() for word in map(str, pair)):
+        raise QueryError("labels", "a label holds control characters", "write it as plain text")
     if any(identifies(name) for name in found):
         raise QueryError("labels", "a label's name says that it identifies people", "leave it out")
     return {name: str(value) for name, value in found.items() if str(value).lower() not in UNKNOWN}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import signal
 import socket
 import sys
@@ -38,6 +39,8 @@ def serve(settings: Settings, encoder: Encoder | None = None) -> None:
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         raise CbirError(where, f"cannot listen there ({error.strerror})", "choose another --port") from error
+    # it logs addresses, which hold the ids of the PACS's resources
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     with listener:
         if settings.tokens is not None:
             Tokens.load(settings.tokens)  # before an index is made

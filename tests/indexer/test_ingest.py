@@ -311,6 +311,22 @@ def test_a_name_that_is_no_text_fails_alone(index, tiny, cohort):
     assert index.catalog.failed() == sorted(report.failed, key=lambda f: f["source"])
 
 
+def test_ids_and_labels_that_steer_a_terminal_do_not_enter(index, tiny, cohort, tmp_path):
+    from tests.support.images import write_dicom
+
+    root = cohort(2)
+    write_dicom(root / "series", phantom(5), PatientID="P\x1b[2J-09")
+    (root / "odd.csv").write_text('patient,tu\x1bmour,site\nP-00,"a\x1b[31m\nfalse row",\u202eb\n')
+    report = ingest(index, [root], tiny)
+    (failure,) = report.failed
+    assert "id holds control characters" in failure["reason"]
+    contents = index.catalog.contents()
+    assert contents.patient_ids == ["P-00", "P-01"]
+    assert contents.labels[0] == {"who_grade": "2", "tu\\x1bmour": "a\\x1b[31m false row", "site": "\\u202eb"}
+    texts = [*report.notes, *(text for row in contents.labels for pair in row.items() for text in pair)]
+    assert all(text.isprintable() for text in texts)
+
+
 def test_what_is_gone_from_the_disk_is_told(index, tiny, cohort):
     root = cohort(3)
     ingest(index, [root], tiny)
@@ -422,7 +438,7 @@ def test_a_table_that_fits_nothing_is_named_unless_it_was_given(index, tiny, coh
     (root / "other.csv").write_text("id,grade\nX-1,2\nX-2,3\n")
     (root / "broken.csv").write_text("id,grade\nP-00,2,9\n")
     notes = ingest(index, [root], tiny).notes
-    assert f"1 tables fit no image in {root}: {root}/other.csv" in notes
+    assert f"1 tables fit no image: {root}/other.csv" in notes
     assert any(note.startswith(f"{root}/broken.csv: no labels are taken from it: line 2") for note in notes)
     assert labels_of(index)["P-00"] == {"who_grade": "2"}
 

@@ -172,7 +172,7 @@ def test_a_job_that_fails_leaves_no_pixels(client, filled, tmp_path, monkeypatch
         if failing == "spool":
             patch.setattr(intake, "spool", second_fails)
         else:
-            patch.setattr("cbir.index.ingest_sources", full)
+            patch.setattr("cbir.index.Index.add", full)
         job = done(client, client.post("/index", files=zipped(tmp_path / "study")))
     assert job["state"] == "failed"
     assert left(filled / "spool", filled / "inbox", tmp_path / "temporary") == []
