@@ -131,7 +131,8 @@ def layout(
         Take copies and maps as images, too.
     """
     how = reading(item.path for item in items)
-    said = [_said(item, how) for item in items]
+    shared = _above_all(items)
+    said = [_said(item, how, shared) for item in items]
     own = _outlines_in(items, how)
     said = [
         replace(s, role=roles.REGION, sure=False)
@@ -163,7 +164,15 @@ def layout(
     return Layout(decisions, doubts)
 
 
-def _said(item: Item, how: Reading) -> _Said:
+def _above_all(items: Sequence[Item]) -> int:
+    """How many folders all items lie in: their names are of the whole, and no role of what is in it."""
+    if len(items) < 2:
+        return 0
+    first, last = (choose(item.path[:-1] for item in items) for choose in (min, max))
+    return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+
+
+def _said(item: Item, how: Reading, shared: int) -> _Said:
     """Put together what the file's name and the folders' names say."""
     own = understood(item.path[-1], how)
     folders = [understood(name, how) for name in reversed(item.path[:-1])]
@@ -176,8 +185,14 @@ def _said(item: Item, how: Reading) -> _Said:
     if role is None and series and texts and texts[-1] in words.SERIES_MAPS:
         role, sure = roles.MAP, True
     if role is None:
-        for folder in folders:
-            if folder.role == roles.REGION and not folder.outline:
+        for depth, folder in enumerate(folders):
+            texts = [token.text for token in split(folder.text)]
+            if words.IMAGES & set(texts):
+                if folder.role == roles.REGION:
+                    continue  # Images_and_Masks
+                if folder.role is None and not folder.id:
+                    break  # whatever lies above: images/001
+            if folder.role == roles.REGION and (not folder.outline or depth >= len(folders) - shared):
                 continue  # Task01_BrainTumour
             if folder.role in (roles.REGION, roles.MASK, roles.MAP, roles.LOCALIZER):
                 role, sure, sequence = folder.role, folder.sure, folder.sequence
@@ -245,7 +260,7 @@ def _adopted(
             continue
         for end in range(len(item.path) - 1, 0, -1):
             name = understood(item.path[end - 1], how)
-            if name.id and name.id == person.patient:
+            if name.id and _begins(name.tokens, _plain(person.patient.rpartition("/")[2])):
                 folders[item.path[:end]] = person
                 break
     found = list(persons)
@@ -257,6 +272,10 @@ def _adopted(
         if owner is not None and owner.patient != person.patient:
             found[i] = Person(owner.patient, person.visit or owner.visit)
     return found
+
+
+def _begins(tokens: tuple[str, ...], start: tuple[str, ...]) -> bool:
+    return tokens[: len(start)] == start
 
 
 class _Cases:

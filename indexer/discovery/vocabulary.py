@@ -149,6 +149,9 @@ CONTAINERS = _words(
     version released bilder aufnahmen bild daten datensatz datos imagenes donnees immagini"""
 )
 
+IMAGES = _words("image images imgs img imagestr imagests imagesval volumes pictures scans")
+"""Words of folders that hold images, whatever else is said above."""
+
 LOCALIZERS = _words(
     """localizer localiser loc scout survey 3plane threeplane aahscout aascout localizers planscan"""
 )
