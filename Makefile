@@ -7,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: demo pacs test check site package lint format docs kill-test attack benchmarks cross-validation weights figures reference debian clean help
+.PHONY: demo pacs test check site package lint format docs kill-test fuzz attack benchmarks cohorts cross-validation weights figures reference debian clean help
 
 # torch comes first and alone, from the one constraints file: no resolver may choose another build
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -38,7 +38,7 @@ test: $(VENV)/installed-test debian lint  ## install what tests need and run the
 	$(BIN)/python -m pytest
 
 check: $(VENV)/installed-test lint  ## ruff, mypy and all fast tests, in parallel
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical -m "not slow and not engines and not browser and not pacs"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical -m "not slow and not real and not engines and not browser and not pacs"
 
 lint: $(VENV)/installed-test  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -67,6 +67,9 @@ docs: $(VENV)/installed-test  ## regenerate the tables of results and the CLI he
 kill-test: $(VENV)/installed-test  ## kill -9 an indexing run at 30 random moments
 	$(BIN)/python -m pytest tests/indexer/test_crash.py --kills 30
 
+fuzz: $(VENV)/installed-test  ## read 50,000 mutated files of every kind in runs (half an hour)
+	$(BIN)/python -m pytest tests/indexer/test_fuzz.py --fuzz 50000 --timeout 7200
+
 attack: $(VENV)/installed-test  ## floods, idle and slow connections, poison, while clients ask the service
 	CBIR_ATTACK=20 $(BIN)/python -m pytest -s --timeout 1800 tests/service/test_attack.py
 
@@ -85,6 +88,10 @@ benchmarks: figures  ## measure again all that the documents state (needs ../sha
 	$(BIN)/python -m benchmarks.service
 	$(BIN)/python -m benchmarks.live
 	$(BIN)/python -m benchmarks.sample
+	$(BIN)/python -m benchmarks.documents
+
+cohorts: $(VENV)/installed-test  ## judge what is made of public cohorts by the tables of their truth
+	$(BIN)/python -m benchmarks.cohort_layouts
 	$(BIN)/python -m benchmarks.documents
 
 cross-validation: $(VENV)/installed-test  ## train the networks of the five folds (3 hours of one core)

@@ -97,6 +97,10 @@ def ingest() -> str:
         rows.append(
             [name, str(r["slices"]), str(r["index_rate"]), str(r["encoder_rate"]), f"{r['ratio']:.2f}"]
         )
+    if all("run_ratio" in r for r in content["results"]["speed"].values()):
+        rows[0].append("run in child processes over without")
+        for row, r in zip(rows[1:], content["results"]["speed"].values(), strict=True):
+            row.append(f"{r['run_ratio']:.2f}")
     memory = [["files", "slices", "peak memory, MB"]]
     for r in content["results"]["memory"]:
         memory.append([str(r["files"]), str(r["slices"]), str(r["peak_mb"])])
@@ -573,6 +577,35 @@ def spaced(value: float) -> str:
     return f"{value:,}".replace(",", " ") if isinstance(value, int) else f"{value:.3g}"
 
 
+LAYOUT_FIGURES = ("persons", "visits", "sequences", "masks as images", "regions", "labels")
+
+
+def layouts() -> str:
+    """What plans of the miniature cohorts are worth, by the tables of their truth."""
+    trees = results.load("cohort_layouts")["results"]["trees"]
+    rows = [
+        ["tree", "patients", "visits", "scans", "outlines", "left out", *LAYOUT_FIGURES[2:], "falls short"]
+    ]
+    for name, r in trees.items():
+        counts = [str(r[k]) for k in ("patients", "visits planned", "images", "outlines", "left out")]
+        wrong = "" if r["persons"] == "ok" else f"persons {r['persons']}"
+        rows.append([name, *counts, *(r[k].strip() for k in LAYOUT_FIGURES[2:]), wrong or r["short"] or "–"])
+    return markdown(rows)
+
+
+def layout_speed() -> str:
+    """How long a look at many files takes, beside ``find``."""
+    content = results.load("cohort_layouts")
+    r = content["results"]["speed"]
+    ratio = (r["plan"] + r["fingerprints"]) / max(r["find"], 0.01)
+    return (
+        f"{r['files']:,} files in 20,000 folders: deciding what they are takes {r['plan']:.1f} s of a core, "
+        f"seeing that none has changed {r['fingerprints']:.1f} s; `find` with sizes and times takes "
+        f"{r['find']:.1f} s (ratio {ratio:.0f}). Commit {content['provenance']['commit']}, "
+        f"{content['provenance']['date']}, {content['provenance']['machine']}."
+    )
+
+
 def peers(content: dict[str, Any]) -> str:
     """Series as the reader and as dcm2niix make volumes of them."""
     rows = [["series", "", "files", "scans", "volumes of dcm2niix", "outcome"]]
@@ -616,6 +649,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "peers": lambda: measured("peers", peers),
     "readers": lambda: measured("readers", readers),
     "help": cli_help,
+    "cohorts": layouts,
+    "cohorts, speed": layout_speed,
     "sample": sample,
 }
 

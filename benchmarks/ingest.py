@@ -7,6 +7,7 @@ are shared and noisy, so only their ratio says something. The better of several 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,12 +18,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks import results
-from indexer import discovery, readers
+from indexer import discovery, readers, sandbox
 from indexer.case_index import CaseIndex
 from indexer.encoder import Encoder, load_encoder
-from indexer.ingest import ingest
+from indexer.ingest import Threads, ingest
 from indexer.labels import find_tables
 from indexer.preprocess import Preprocessing, prepared
+from indexer.sandbox import Sandbox, pool
+from indexer.sandbox.pool import InProcess
 
 COHORTS = ("volumes", "tcga-lgg", "figshare", "brats-lesions", "dicom-t1")
 ROUNDS = 2
@@ -34,7 +37,7 @@ import resource, sys
 from pathlib import Path
 from indexer.case_index import CaseIndex
 from indexer.encoder import load_encoder
-from indexer.ingest import ingest
+from indexer.ingest import Threads, ingest
 encoder = load_encoder("imagenet")
 with CaseIndex.create(Path(sys.argv[1]), encoder) as index:
     report = ingest(index, [Path(p) for p in sys.argv[2:]], encoder)
@@ -96,6 +99,47 @@ def speed(paths: list[Path], encoder: Encoder) -> dict[str, Any]:
     }
 
 
+def isolation(paths: list[Path], encoder: Encoder) -> dict[str, float]:
+    """What child processes cost: reading and whole runs in them over those without, in turn.
+
+    Beside the time that passes stands the processor's, of all processes, without what it takes to start
+    them: it says the same on a busy machine.
+    """
+    sources = [s for path in paths for s in discovery.discover(path, find_tables(path)[0]).sources]
+    kinds = (Sandbox, InProcess)
+    reading, run, processor = ({kind: [] for kind in kinds} for _ in range(3))  # type: ignore[var-annotated]
+    for _ in range(ROUNDS):
+        for kind in kinds:
+            start = spent()
+            with pool.using(kind()):
+                sandbox.prepare(sources[0], Preprocessing.of(encoder))
+            between = spent()
+            with pool.using(kind()), Threads(encoder) as workers:
+                sandbox.prepare(sources[0], Preprocessing.of(encoder))
+                begun = time.perf_counter()
+                for future in [workers.read(source) for source in sources]:
+                    future.result()
+                reading[kind].append(time.perf_counter() - begun)
+            processor[kind].append(spent() - between - (between - start))
+            with (
+                pool.using(kind()),
+                tempfile.TemporaryDirectory() as folder,
+                CaseIndex.create(Path(folder) / "i", encoder) as index,
+            ):
+                run[kind].append(ingest(index, paths, encoder).seconds)
+    measured = {"reading": reading, "run": run, "processor": processor}
+    return {
+        f"{name}_ratio": round(min(found[Sandbox]) / min(found[InProcess]), 3)
+        for name, found in measured.items()
+    }
+
+
+def spent() -> float:
+    """Seconds of the processor that this process and its children that have ended took."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def memory(paths: list[Path]) -> dict[str, int]:
     """Peak resident memory of indexing these paths in a process of its own, in MB."""
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +155,8 @@ def main() -> None:
     encoder.encode(np.zeros((32, encoder.size, encoder.size), np.uint8))  # warm
     rates = {}
     for name in COHORTS:
-        rates[name] = speed(roots(results.DATA / name), encoder)
+        paths = roots(results.DATA / name)
+        rates[name] = speed(paths, encoder) | isolation(paths, encoder)
         print(name, rates[name], flush=True)
     images = sorted((results.DATA / "figshare" / "images").iterdir())
     growth = [memory(images[:n]) for n in (500, 1000, 3000)]

@@ -12,7 +12,7 @@ import pytest
 
 from indexer.case_index import CaseIndex
 from indexer.catalog import Catalog
-from indexer.sandbox.pool import InProcess
+from indexer.sandbox.pool import InProcess, using
 from tests.support.encoders import TinyAnalyser, TinyEncoder
 from tests.support.images import phantom, write_nifti
 from tests.support.network import leave
@@ -30,6 +30,8 @@ ENGINES = ("files", "servers")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=6, help="moments at which the crash test kills a run")
+    parser.addoption("--fuzz", type=int, default=200, help="mutated files that the fuzz test reads")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="number of the first of them")
 
 
 @pytest.fixture(scope="session")
@@ -76,9 +78,10 @@ def real() -> Path:
 
 
 @pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_process() -> Iterator[None]:
     """Files are read in this process, where a test can put something else in a reader's place."""
-    monkeypatch.setattr("indexer.sandbox.pool._shared", InProcess())
+    with using(InProcess()):
+        yield
 
 
 @pytest.fixture

@@ -57,6 +57,11 @@ def test_no_page_fetches_anything_from_elsewhere(site: Path) -> None:
         assert not re.search(r"(url\(|@import\s+)[\"']?(https?:)?//", style.read_text("utf-8")), style
 
 
+def test_every_document_has_its_place_on_the_site() -> None:
+    listed = re.findall(r"^ *- ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
 def test_everything_public_is_described(site: Path) -> None:
     page = (site / "api.html").read_text("utf-8")
     for name in cbir.__all__:

@@ -430,12 +430,16 @@ def _config(
             found.notes.append(note)
         return why is None
 
-    if folder not in configs:
-        try:
-            configs[folder] = find_config(folder, obeyed)
-        except ReadError as error:
-            found.failures.append(error)
-            configs[folder] = error
+    if folder in configs:
+        return configs[folder]
+    if folder != home and not (folder / CONFIG).is_file():
+        configs[folder] = _config(folder.parent, configs, home, found)
+        return configs[folder]
+    try:
+        configs[folder] = find_config(folder, obeyed)
+    except ReadError as error:
+        found.failures.append(error)
+        configs[folder] = error
     return configs[folder]
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from indexer.labels.columns import identifies
 from indexer.labels.finding import find_tables, is_table
-from indexer.labels.join import Discovered, Joined, Labels, Mentioned, join, listed, mentions, renamed
+from indexer.labels.found import Discovered, renamed
+from indexer.labels.join import Joined, Labels, Mentioned, join, listed, mentions
 from indexer.labels.limits import MOST_BYTES
 from indexer.labels.table import PARTICIPANTS, Table, load_tables
 from indexer.labels.values import UNKNOWN, known

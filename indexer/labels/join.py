@@ -16,67 +16,18 @@ whose the images are.
 
 from __future__ import annotations
 
-import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from indexer.errors import LabelsError
 from indexer.labels.columns import identifies, is_image, reveals
-from indexer.labels.spelling import FOLDED, PADDED, PADDED_SUFFIX, SUFFIX, Spellings, folded
+from indexer.labels.found import Discovered, Found, Person, Target, Visit, renamed, rest_of
+from indexer.labels.headers import FILE_COLUMNS, PATIENT_COLUMNS, simple
+from indexer.labels.key import Match, key_of, posix
 from indexer.labels.table import Table
 from indexer.labels.values import known, meaning
 from indexer.text import printable
-
-PATIENT_COLUMNS = ("participantid", "patientid", "subjectid", "participant", "patient", "subject")
-"""Headers (in any case, without separators) of a column that names patients; the first that is there."""
-
-FILE_COLUMNS = ("file", "filename", "filepath", "path", "image")
-"""Headers (likewise) of a column that names files."""
-
-_IDS = re.compile(r"ids?|patients?|subjects?|participants?|persons?|cases?|pids?|mrn|pseudonym")
-_PERSONS = re.compile(r"\b(patient|subject|participant|person|case|pid)s?\b")
-_VISITS = re.compile(
-    r"visits?|sessions?|ses|time ?points?|tp|time|dates?|day|weeks?|months?|scan|exam|examination|study|stage"
-    r"|follow ?up|fu|phase"
-)
-_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+")
-_SERIES = re.compile(r"series(instance)?uid")
-_END = re.compile(r"^(\.\./)*")
-_UID = re.compile(r"[12](\.\d+){4,}")
-_LAST_WORD = re.compile(r"[-_ ][^-_ ]*$")
-
-Person = str
-Visit = tuple[str, str]
-Target = tuple[Person, str | None]
-"""Whom a row is about: a person, or (with a visit's name) a visit of one."""
-
-
-class Discovered(Protocol):
-    """What the join has to know of a source that discovery found."""
-
-    @property
-    def path(self) -> Path:
-        """Unique."""
-        ...
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Those that hold the image."""
-        ...
-
-    @property
-    def patient_id(self) -> str:
-        """The person."""
-        ...
-
-    @property
-    def study_id(self) -> str:
-        """The visit; "" or the person's id where there is only one that has no name."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -132,37 +83,6 @@ class Joined:
     unfit: tuple[Table, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Match:
-    """A column as the key of a table.
-
-    Attributes
-    ----------
-    column : int
-    targets : dict
-        By row, whom it is about.
-    strict, lax : int
-        How many persons and visits are met strictly, and at all.
-    merged : dict
-        By the path of a source, the patient whose it is by the table.
-    visits : int, optional
-        The column that tells the visits of persons.
-    missing : tuple of str
-        Cells that mean nobody.
-    ambiguous : tuple of str
-        Cells that might mean several, or mean one whom others mean too.
-    """
-
-    column: int
-    targets: Mapping[int, frozenset[Target]]
-    strict: int = 0
-    lax: int = 0
-    merged: Mapping[Path, str] = field(default_factory=dict)
-    visits: int | None = None
-    missing: tuple[str, ...] = ()
-    ambiguous: tuple[str, ...] = ()
-
-
 def join(tables: Sequence[Table], sources: Sequence[Discovered]) -> Joined:
     """Find whom the rows of tables are about.
 
@@ -184,16 +104,16 @@ def join(tables: Sequence[Table], sources: Sequence[Discovered]) -> Joined:
     """
     patients: dict[Path, str] = {}
     unfit: list[Table] = []
-    fitting: list[tuple[Table, _Match]] = []
+    fitting: list[tuple[Table, Match]] = []
     notes: list[str] = []
     below = _below({table.path.parent for table in tables}, sources)
-    everything = _Found(sources)
+    everything = Found(sources)
     for table in tables:
         scope = below[table.path.parent]
         whole = table.given or not scope or len(scope) == len(sources)
-        match = _key(table, everything if whole else _Found(scope), notes)
+        match = key_of(table, everything if whole else Found(scope), notes)
         if match is None and not whole:
-            match = _key(table, everything, notes)
+            match = key_of(table, everything, notes)
         if match is None:
             unfit.append(table)
         else:
@@ -213,6 +133,8 @@ def join(tables: Sequence[Table], sources: Sequence[Discovered]) -> Joined:
             notes += (f"{table.name}: {note}" for note in said)
         if len(family) > 2:
             notes.append(f"{family[0][0].name}: {len(family) - 1} more tables like it are joined")
+    if left := [table.name for table in unfit if table.given or table.path.suffix.lower() != ".json"]:
+        notes.append(f"{len(left)} tables fit no image: {listed(left)}")
     labels, clashes = values.settled()
     return Joined(labels, patients, tuple(map(printable, (*notes, *clashes))), tuple(unfit))
 
@@ -238,7 +160,7 @@ class Mentioned:
 
     def folder(self, folder: Path) -> bool:
         """Whether a patient is called like this folder."""
-        return _plain(folder.name) in self.patients
+        return simple(folder.name) in self.patients
 
 
 def mentions(tables: Iterable[Table]) -> Mentioned:
@@ -248,361 +170,13 @@ def mentions(tables: Iterable[Table]) -> Mentioned:
     for table in tables:
         for name, cells in zip(table.header, table.columns, strict=True):
             if sum(map(is_image, cells)) * 2 > len(cells):
-                files.update(_posix(cell).name for cell in cells if known(cell))
-            elif _plain(name) in PATIENT_COLUMNS:
-                patients.update(_plain(cell) for cell in cells if known(cell))
+                files.update(posix(cell).name for cell in cells if known(cell))
+            elif simple(name) in PATIENT_COLUMNS:
+                patients.update(simple(cell) for cell in cells if known(cell))
     return Mentioned(frozenset(files), frozenset(patients))
 
 
-class _Found:
-    """What was discovered, by the ids that tables may use."""
-
-    def __init__(self, sources: Sequence[Discovered]) -> None:
-        self.sources = sources
-        self.of_person: dict[Person, list[Discovered]] = defaultdict(list)
-        for source in sources:
-            self.of_person[source.patient_id].append(source)
-        self.persons = Spellings((person, person, None) for person in self.of_person)
-        self.named: dict[Person, list[str]] = {
-            person: names
-            for person, mine in self.of_person.items()
-            if (names := list(dict.fromkeys(s.study_id for s in mine if s.study_id not in ("", person))))
-        }
-        owners = Counter(visit for names in self.named.values() for visit in names)
-        forms: list[tuple[str, Visit, int | None]] = []
-        for person, names in self.named.items():
-            for visit in names:
-                forms.append((f"{person}_{_rest(person, visit)}", (person, visit), len(person)))
-                if len(self.of_person) == 1 or (owners[visit] == 1 and _UID.fullmatch(visit)):
-                    forms.append((visit, (person, visit), 0))
-        self.visits = Spellings(forms)
-        self._visits_of: dict[Person, Spellings[str]] = {}
-        stems: dict[str, set[Target]] = defaultdict(set)
-        self.files: dict[str, list[tuple[Path, Discovered]]] = defaultdict(list)
-        for source in sources:
-            for file in source.files:
-                self.files[file.name].append((file, source))
-            if len(source.files) == 1:
-                stems[_plain(_stem(source.files[0].name))].add(target(source))
-        self.stems = stems
-
-    def find(self, cell: str, laxest: int) -> tuple[int, frozenset[Target]]:
-        """Whom an id means, and how strictly; several are an ambiguity."""
-        level, persons = self.persons.find(cell, laxest)
-        at, visits = self.visits.find(cell, laxest)
-        if visits and (not persons or at < level):
-            return at, frozenset(visits)
-        if persons:
-            return level, frozenset((person, None) for person in persons)
-        return FOLDED, frozenset(self.stems.get(_plain(cell), ()))
-
-    def visit_of(self, person: Person, cell: str, laxest: int) -> str | None:
-        """The visit of a person that a cell names."""
-        if person not in self._visits_of:
-            names = [(form, v, None) for v in self.named[person] for form in (v, _rest(person, v))]
-            self._visits_of[person] = Spellings(names)
-        _, found = self._visits_of[person].find(cell, laxest)
-        if not found and (day := _day(cell)):
-            found = {v for v in self.named[person] if _day(_rest(person, v)) == day}
-        return next(iter(found)) if len(found) == 1 else None
-
-
-def target(source: Discovered) -> Target:
-    """The visit that a source is of, or the person where it has no name."""
-    return source.patient_id, source.study_id if source.study_id not in ("", source.patient_id) else None
-
-
-def renamed(visit: str, person: Person, patient: Person) -> str:
-    """The name of a person's visit when they are found to be another patient."""
-    return patient + visit.removeprefix(person) if visit.startswith(person) else visit
-
-
-def _under(source: Discovered, patient: Person) -> Target:
-    """Whom a source is about when it is of this patient."""
-    visit = target(source)[1]
-    return patient, visit and renamed(visit, source.patient_id, patient)
-
-
-def _key(table: Table, found: _Found, notes: list[str]) -> _Match | None:
-    """The column that names whom the rows are about, and whom."""
-    if not table.given and any(_SERIES.fullmatch("".join(folded(name))) for name in table.header):
-        return None  # a list of what was downloaded
-    columns = [
-        i
-        for i, name in enumerate(table.header)
-        if table.key is None or name.casefold() == table.key.casefold()
-    ]
-    matches = [match for i in columns if (match := _matched(table, i, found)).lax]
-    if not matches:
-        return None
-    best = max(matches, key=lambda m: (m.strict, m.lax, _rank(table.header[m.column])))
-    score = best.strict, best.lax, _rank(table.header[best.column])
-    rivals = [m for m in matches if (m.strict, m.lax, _rank(table.header[m.column])) == score]
-    if any(m.targets != best.targets for m in rivals):
-        what = " and ".join(repr(table.header[m.column]) for m in rivals)
-        remedy = f"say which it is: --labels {table.path.name}:{table.header[best.column]}"
-        reason = f"its columns {what} name the patients equally well, and differently"
-        if table.given:
-            raise LabelsError(table.path, reason, remedy)
-        notes.append(f"{table.name}: not joined, since {reason}; {remedy}")
-        return None
-    if not table.given and not best.strict:
-        cells = {cell for cell in table.columns[best.column] if known(cell)}
-        if 2 * best.lax < min(len(cells), len(found.of_person)):
-            return None
-    return _with_visits(table, best, found)
-
-
-def _matched(table: Table, column: int, found: _Found) -> _Match:
-    """Whom the cells of a column mean."""
-    cells = table.columns[column]
-    header = table.header[column]
-    rows: dict[str, list[int]] = defaultdict(list)
-    for i, cell in enumerate(cells):
-        if known(cell):
-            rows[cell].append(i)
-    if 2 * sum(map(is_image, rows)) > len(rows) or _plain(header) in FILE_COLUMNS:
-        match = _by_file(table, column, rows, found)
-        if match.lax:
-            return match
-    ids = _says_id(header) or table.key is not None
-    if not ids and _counts_up(cells):
-        return _Match(column, {})
-    no_person = _says_visit(header) and not ids
-    of_cell: dict[str, tuple[int, Target]] = {}
-    ambiguous = []
-    for cell in rows:
-        digits = any(map(str.isdigit, cell))
-        if not ids and not digits:
-            continue
-        bare = cell.replace(".", "").isdigit() and not ids
-        level, targets = found.find(cell, FOLDED if bare else PADDED_SUFFIX)
-        if no_person:
-            targets = frozenset(target for target in targets if target[1] is not None)
-        if len(targets) == 1:
-            of_cell[cell] = level + bare * SUFFIX, next(iter(targets))
-        elif targets:
-            ambiguous.append(cell)
-    _reversed(rows, found, of_cell, ids)
-    if not _PERSONS.search(_spaced(header)) and 2 * len(rows) <= sum(map(len, rows.values())):
-        # a number that many rows share, such as a site's, tells no patient
-        of_cell = {c: held for c, held in of_cell.items() if held[0] < SUFFIX or not c.isdigit()}
-    ambiguous += _rivals(of_cell)
-    targets_of = {cell: {target} for cell, (_, target) in of_cell.items()}
-    merged: dict[Path, str] = {}
-    if _plain(header) in PATIENT_COLUMNS or table.key is not None:
-        merged = _continued(table, rows, found, {person for _, (person, _) in of_cell.values()})
-        for patient in merged.values():
-            targets_of.setdefault(patient, {(patient, None)})
-    strict = {target for level, target in of_cell.values() if level <= PADDED}
-    return _Match(
-        column,
-        {i: frozenset(targets) for cell, targets in targets_of.items() for i in rows[cell]},
-        len(strict),
-        len({target for _, target in of_cell.values()} | {(p, None) for p in merged.values()}),
-        merged,
-        None,
-        tuple(cell for cell in rows if cell not in targets_of and cell not in ambiguous),
-        tuple(ambiguous),
-    )
-
-
-def _reversed(
-    rows: Mapping[str, object], found: _Found, of_cell: dict[str, tuple[int, Target]], ids: bool
-) -> None:
-    """Add the cells that have a prefix which the ids of those who were found lack."""
-    met = {target for _, target in of_cell.values()}
-    persons = [(person, (person, None)) for person in found.of_person]
-    visits = [
-        (f"{person}_{_rest(person, visit)}", (person, visit))
-        for person, names in found.named.items()
-        for visit in names
-    ]
-    missing = [(form, target) for form, target in (*persons, *visits) if target not in met]
-    left = [cell for cell in rows if cell not in of_cell and (ids or any(map(str.isdigit, cell)))]
-    if not missing or not left:
-        return
-    spelled = Spellings((cell, cell, None) for cell in rows)
-    several: Counter[str] = Counter()
-    fits = []
-    for form, target in missing:
-        level, cells = spelled.find(form)
-        if level >= SUFFIX and len(cells) == 1 and (cell := next(iter(cells))) not in of_cell:
-            several[cell] += 1
-            fits.append((cell, level, target))
-    for cell, level, target in fits:
-        if several[cell] == 1:
-            of_cell[cell] = level, target
-
-
-def _rivals(of_cell: dict[str, tuple[int, Target]]) -> list[str]:
-    """Take out, and give, cells that mean someone less strictly than, or else as laxly as, another does."""
-    cells: dict[Target, list[str]] = defaultdict(list)
-    for cell, (_, target) in of_cell.items():
-        cells[target].append(cell)
-    out = []
-    for same in cells.values():
-        best = max(min(of_cell[cell][0] for cell in same), FOLDED)
-        kept = [cell for cell in same if of_cell[cell][0] <= best]
-        if best > FOLDED and len({folded(cell) for cell in kept}) > 1:
-            kept = []
-        out += [cell for cell in same if cell not in kept]
-    for cell in out:
-        del of_cell[cell]
-    return out
-
-
-def _continued(
-    table: Table, rows: Mapping[str, object], found: _Found, met: Collection[Person]
-) -> dict[Path, str]:
-    """Sources of persons whom no cell means: whose they are by a folder's name, or by how their ids begin."""
-    patients: dict[str, set[str]] = defaultdict(set)
-    for cell in rows:
-        patients[_plain(cell)].add(cell)
-    only = {plain: next(iter(cells)) for plain, cells in patients.items() if len(cells) == 1}
-    merged = {}
-    for person, sources in found.of_person.items():
-        if person in met:
-            continue
-        for source in sources:
-            names = [
-                *_folders(source, table.path.parent),
-                *_beginnings(source.study_id),
-                *_beginnings(person),
-            ]
-            if (
-                patient := next((only[p] for name in names if (p := _plain(name)) in only), None)
-            ) is not None:
-                merged[source.path] = patient
-    return merged
-
-
-def _folders(source: Discovered, top: Path) -> Iterator[str]:
-    """Names of the folders above a source, the nearest first, below that of the table."""
-    for folder in source.files[0].absolute().parents:
-        if folder == top:
-            return
-        yield folder.name
-
-
-def _beginnings(name: str) -> Iterator[str]:
-    """An id without its last word, its last two, …; as long as a digit is left."""
-    while (shorter := _LAST_WORD.sub("", name)) != name and any(map(str.isdigit, shorter)):
-        yield shorter
-        name = shorter
-
-
-def _by_file(table: Table, column: int, rows: Mapping[str, list[int]], found: _Found) -> _Match:
-    """Whose the files are that a column names.
-
-    A row's file is looked for relative to the table's folder. Where it is not there, the row is for a
-    file whose path ends like it; at last for one of its bare name, if no other row has the same.
-    """
-    home = table.path.parent
-    plain = {cell: cell.replace("\\", "/") for cell in rows}
-    by_path = {os.path.normpath(home / file): cell for cell, file in plain.items()}
-    by_end = {_END.sub("", os.path.normpath(file)): cell for cell, file in plain.items()}
-    names = Counter(PurePosixPath(file).name for file in plain.values())
-    by_name = {name: cell for cell, file in plain.items() if names[name := PurePosixPath(file).name] == 1}
-    there = {cell: home / file for cell, file in plain.items() if (home / file).exists()}
-
-    def row_of(file: Path) -> str | None:
-        if (cell := by_path.get(str(file))) is not None:
-            return cell
-        ends = ("/".join(file.parts[i:]) for i in range(1, len(file.parts)))
-        for cell in filter(None, (*map(by_end.get, ends), by_name.get(file.name))):
-            if cell not in there or (file.exists() and there[cell].samefile(file)):
-                return cell
-        return None
-
-    sources: dict[str, list[Discovered]] = defaultdict(list)
-    for name in names:
-        for file, source in found.files.get(name, ()):
-            if (cell := row_of(file.absolute())) is not None and source not in sources[cell]:
-                sources[cell].append(source)
-    ambiguous = [cell for cell, several in sources.items() if len(several) > 1 and cell not in there]
-    if ambiguous and table.given:
-        first, second = (source.path for source in sources[ambiguous[0]][:2])
-        reason = f"its row {ambiguous[0]} fits both {first} and {second}"
-        raise LabelsError(table.path, reason, "write the files' paths relative to the table's folder")
-    for cell in ambiguous:
-        del sources[cell]
-    merged = _owners(table, rows, sources, found)
-    targets = {
-        i: frozenset(_under(s, merged.get(s.path, s.patient_id)) for s in mine)
-        for cell, mine in sources.items()
-        for i in rows[cell]
-        if mine
-    }
-    met = set().union(*targets.values()) if targets else set()
-    missing = tuple(cell for cell in rows if not sources.get(cell))
-    return _Match(column, targets, len(met), len(met), merged, None, missing, tuple(ambiguous))
-
-
-def _owners(
-    table: Table, rows: Mapping[str, list[int]], sources: Mapping[str, list[Discovered]], found: _Found
-) -> dict[Path, str]:
-    """The patients of files, where the table names them too.
-
-    A person of discovery stays whole, unless the table names the patient of every one of their files.
-    """
-    places = {_plain(name): i for i, name in enumerate(table.header)}
-    column = next((places[name] for name in PATIENT_COLUMNS if name in places), None)
-    if column is None:
-        return {}
-    said: dict[Path, str] = {}
-    for cell, mine in sources.items():
-        patients = {p for i in rows[cell] if (p := known(table.columns[column][i]))}
-        if len(patients) > 1:
-            reason = f"gives {cell} to a second patient"
-            raise LabelsError(table.path, reason, "keep one of its rows")
-        for source in mine:
-            said.update((source.path, patient) for patient in patients)
-    merged: dict[Path, str] = {}
-    for of_person in found.of_person.values():
-        patients = {said[s.path] for s in of_person if s.path in said}
-        if len(patients) == 1:
-            merged.update((s.path, next(iter(patients))) for s in of_person)
-        elif all(s.path in said for s in of_person):
-            merged.update((s.path, said[s.path]) for s in of_person)
-    return merged
-
-
-def _with_visits(table: Table, match: _Match, found: _Found) -> _Match:
-    """The match with the visits of persons, where a column names them."""
-    about = {
-        i: person
-        for i, targets in match.targets.items()
-        if len(targets) == 1
-        for person, visit in targets
-        if visit is None and person in found.named
-    }
-    best: dict[int, str | None] = {}
-    chosen = None
-    for column, header in enumerate(table.header):
-        if column == match.column or not about:
-            continue
-        says = _says_visit(header)
-        cells = {i: cell for i in about if (cell := known(table.columns[column][i]))}
-        of_row = {
-            i: found.visit_of(about[i], cell, PADDED_SUFFIX if says else FOLDED)
-            for i, cell in cells.items()
-            if says or not cell.replace(".", "").isdigit()
-        }
-        hits = [(about[i], visit) for i, visit in of_row.items() if visit is not None]
-        fits = hits and 2 * len(hits) >= len(cells) and 2 * len(set(hits)) > len(hits)
-        if fits and len(hits) > sum(visit is not None for visit in best.values()):
-            best, chosen = of_row, column
-    if chosen is None:
-        return match
-    targets = dict(match.targets)
-    for i, visit in best.items():
-        # a visit that is not among the images says nothing of the others
-        targets[i] = frozenset() if visit is None else frozenset({(about[i], visit)})
-    return replace(match, targets=targets, visits=chosen)
-
-
-def _best_sheets(fitting: Sequence[tuple[Table, _Match]], notes: list[str]) -> list[tuple[Table, _Match]]:
+def _best_sheets(fitting: Sequence[tuple[Table, Match]], notes: list[str]) -> list[tuple[Table, Match]]:
     """Of the sheets of one workbook those that join best."""
     most: dict[Path, tuple[int, int]] = {}
     for table, match in fitting:
@@ -648,7 +222,7 @@ class _Values:
                     row[column] = next(iter(said))
                     replaced[column] += any(values - {""} not in (set(), said) for values in ranks.values())
                 elif said:
-                    clashing[column].append(person if visit is None else f"{person} {_rest(person, visit)}")
+                    clashing[column].append(person if visit is None else f"{person} {rest_of(person, visit)}")
         notes = [
             f"{column} has several values for {len(who)} patients, who stay without it: {listed(who)}"
             for column, who in clashing.items()
@@ -670,14 +244,14 @@ def _moved(sources: Sequence[Discovered], patients: Mapping[Path, str]) -> dict[
 
 
 def _read(
-    table: Table, match: _Match, moved: Mapping[Person, Collection[Person]], values: _Values, rank: int
+    table: Table, match: Match, moved: Mapping[Person, Collection[Person]], values: _Values, rank: int
 ) -> list[str]:
     """Add what a table says; tell what was made of its columns."""
     dropped = []
     notes: list[str] = []
     own = set(match.merged.values())
     for column, (name, cells) in enumerate(zip(table.header, table.columns, strict=True)):
-        key = column in (match.column, match.visits) or _plain(name) in (*PATIENT_COLUMNS, *FILE_COLUMNS)
+        key = column in (match.column, match.visits) or simple(name) in (*PATIENT_COLUMNS, *FILE_COLUMNS)
         if not name or key:
             continue
         if identifies(name) or reveals(cells):
@@ -697,7 +271,7 @@ def _read(
     return notes
 
 
-def _coverage(table: Table, match: _Match, scope: Sequence[Discovered]) -> Iterator[str]:
+def _coverage(table: Table, match: Match, scope: Sequence[Discovered]) -> Iterator[str]:
     """How much of a table and of the images met."""
     rows = sum(map(bool, match.targets.values()))
     by = table.header[match.column]
@@ -738,64 +312,3 @@ def _below(folders: Collection[Path], sources: Sequence[Discovered]) -> dict[Pat
                 break
             above = higher
     return found
-
-
-def _rank(header: str) -> int:
-    """How well a header says that its column names whom the rows are about."""
-    plain = _plain(header)
-    if plain in PATIENT_COLUMNS:
-        return 10 - PATIENT_COLUMNS.index(plain)
-    return 2 if plain in FILE_COLUMNS else int(_says_id(header))
-
-
-def _says_id(header: str) -> bool:
-    return any(_IDS.fullmatch(word) for word in (*_words(header), _plain(header)))
-
-
-def _says_visit(header: str) -> bool:
-    return any(_VISITS.fullmatch(word) for word in (*_words(header), _spaced(header)))
-
-
-def _counts_up(cells: Sequence[str]) -> bool:
-    """Whether cells are 0, 1, 2, … or 1, 2, 3, …: the numbers of the rows."""
-    return len(cells) > 1 and any(
-        list(cells) == [str(i) for i in range(start, start + len(cells))] for start in (0, 1)
-    )
-
-
-def _words(header: str) -> list[str]:
-    return [word.lower() for word in _WORDS.findall(header)]
-
-
-def _spaced(header: str) -> str:
-    return " ".join(_words(header))
-
-
-def _plain(text: str) -> str:
-    return " ".join(folded(text)) if text else ""
-
-
-def _posix(cell: str) -> PurePosixPath:
-    return PurePosixPath(cell.replace("\\", "/"))
-
-
-def _stem(name: str) -> str:
-    return name[:-7] if name.lower().endswith(".nii.gz") else PurePosixPath(name).stem
-
-
-def _rest(person: str, visit: str) -> str:
-    """A visit's name without its person's."""
-    return visit.removeprefix(person).lstrip("_-. @") or visit
-
-
-def _day(text: str) -> str | None:
-    """A date as yyyymmdd, where the order of its day and month is sure."""
-    if match := re.fullmatch(r"(\d{4})[-/.]?(\d{2})[-/.]?(\d{2})([T ].*)?", text):
-        return "".join(match.groups()[:3])
-    if match := re.fullmatch(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})", text):
-        first, second = int(match[1]), int(match[3])
-        day_first = match[2] == "." or first > 12
-        if day_first or second > 12 or first == second:
-            day, month = (first, second) if day_first else (second, first)
-            return f"{match[4]}{month:02}{day:02}"
-    return None

@@ -42,6 +42,7 @@ def folded(text: str) -> Words:
     return tuple(runs)
 
 
+@lru_cache(maxsize=2**18)
 def unpadded(words: Words) -> Words:
     """The same without zeros before numbers."""
     return tuple((word.lstrip("0") or "0") if word[0].isdigit() else word for word in words)
@@ -107,3 +108,7 @@ class Spellings(Generic[T]):
             if keys[level] and (things := self._found[level].get(keys[level])):
                 return level, things
         return laxest, set()
+
+    def called(self, words: Words, level: int) -> set[T]:
+        """What has an id of these words, `FOLDED` or `PADDED`."""
+        return self._found[level].get(words, set())

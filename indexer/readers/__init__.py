@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer import watch
 from indexer.errors import ReadError
 from indexer.readers.formats import Format, installed_formats
 from indexer.readers.source import Source
@@ -37,6 +38,7 @@ def read(source: Source | Path) -> list[Scan]:
     format = next((format for format in installed_formats() if source.kind in format.kinds), None)
     if format is None:
         raise ReadError(source.path, f"is of the kind {source.kind}, which nothing here reads", "install it")
+    watch.at(source.path)
     return format.read(source)
 
 

@@ -94,7 +94,6 @@ def _work(connection: socket.socket, page: int, memory: int) -> None:
 
     watch.listen(noted)
     while (request := _asked(connection)) is not None:
-        notes[: NUMBER.size] = NUMBER.pack(0)
         _allow(request.seconds)
         answer = packed(_answered(request))
         socket.send_fds(connection, [ANSWER], [answer])

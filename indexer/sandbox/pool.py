@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +149,9 @@ class Sandbox:
             nursery, self._nursery = self._nursery, None
         for worker in idle:
             worker.close()
+            if nursery is not None:
+                with suppress(OSError, EOFError):
+                    nursery.end(worker.number)
         if nursery is not None:
             nursery.close()
 
@@ -181,8 +184,10 @@ class Sandbox:
         with self._lock:
             if os.getpid() != self._owner:  # a fork of the process that the workers answer to
                 self._owner, self._idle, self._nursery = os.getpid(), [], None
-            if self._idle:
-                return self._idle.pop()
+            while self._idle:
+                if (worker := self._idle.pop()).waits():
+                    return worker
+                worker.close()  # ended by somebody else meanwhile
             for tries in (1, 0):
                 if self._nursery is None:
                     self._nursery = _Nursery()
@@ -243,8 +248,15 @@ class _Worker:
     def __init__(self, number: int, connection: socket.socket, page: mmap.mmap) -> None:
         self.number, self._connection, self._page = number, connection, page
 
+    def waits(self) -> bool:
+        """Whether it is there, and silent."""
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        return not poll.poll(0)
+
     def answered(self, request: Request, until: float | None) -> bool:
         """Ask, and wait for the answer until a moment of the monotonic clock."""
+        self._page[: NUMBER.size] = NUMBER.pack(0)
         content = pickle.dumps(request, 5)
         self._connection.sendall(NUMBER.pack(len(content)) + content)
         poll = select.poll()
@@ -340,6 +352,20 @@ def shared() -> Sandbox:
             _shared = InProcess() if os.environ.get(IN_PROCESS) == "1" else Sandbox()
             atexit.register(_shared.close)
         return _shared
+
+
+@contextmanager
+def using(sandbox: Sandbox) -> Iterator[Sandbox]:
+    """Have another one be the :func:`shared` one in this context, for all threads; it is closed after."""
+    global _shared
+    with _making:
+        before, _shared = _shared, sandbox
+    try:
+        yield sandbox
+    finally:
+        with _making:
+            _shared = before
+        sandbox.close()
 
 
 class InProcess(Sandbox):

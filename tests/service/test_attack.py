@@ -24,6 +24,8 @@ from tests.support.attack import ask, attacked, connection
 from tests.support.images import phantom, write_nifti
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 ASK = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 

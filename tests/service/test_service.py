@@ -160,6 +160,7 @@ def real_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("python", "shell"),
     [
@@ -740,6 +741,7 @@ def test_the_last_file_that_fails_does_not_hide_the_others(client, tmp_path, mon
         (json.dumps({"a": "x" * 1000}), "short values"),
         ('{"patient_name": "Jane"}', "identifies people"),
         ('{"comment": "Jane"}', "identifies people"),
+        (json.dumps({"tumour": "a\x1b[2J"}), "control characters"),
     ],
 )
 def test_labels_that_are_none_are_refused(client, new, labels, told):
@@ -1602,6 +1604,7 @@ def test_info_says_what_the_caller_may_do(guarded, client):
         assert reply.json()["role"] == role
 
 
+@pytest.mark.slow
 def test_a_server_starts_answers_and_ends_when_it_is_told(real_index, tmp_path, monkeypatch, capsys):
     """The command itself, with the real encoder."""
     import httpx

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from retrieval.cli.app import app
 from retrieval.cli.printing import printable, say, show, show_json, show_table
 from tests.support.encoders import TinyEncoder
 from tests.support.images import phantom, write_nifti
+from tests.support.paths import ROOT
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J"
 HOSTILE = f"4{ESCAPE}\u202e\x9b31m"
@@ -86,6 +88,21 @@ def test_a_long_line_keeps_both_its_ends(capsys: pytest.CaptureFixture[str]) -> 
     line = capsys.readouterr().err.strip()
     assert len(line) < 3000
     assert (line[0], line[-1]) == ("a", "z")
+
+
+def test_nothing_is_printed_in_another_way() -> None:
+    for path in (ROOT / "retrieval" / "cli").glob("*.py"):
+        if path.name != "printing.py":
+            called = {
+                ast.unparse(n.func) for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)
+            }
+            assert not called & {
+                "print",
+                "typer.echo",
+                "typer.secho",
+                "sys.stdout.write",
+                "sys.stderr.write",
+            }, path
 
 
 # ---- every verb ----------------------------------------------------------------------------------
