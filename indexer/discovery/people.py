@@ -387,6 +387,8 @@ def _surroundings(path: tuple[str, ...], key: _Key, how: Reading) -> tuple[str, 
         said = understood(name, how)
         if said.tokens and _contains(key.tokens, said.tokens):
             break
+        if _plain(said.id) in {_plain(key.name + visit) for visit in key.visits}:
+            break  # pat153_0002 of pat153
         if said.visit and not said.id:
             continue
         telling = [t for t in split(name) if t.kind in (Kind.OPAQUE, Kind.TARGET, Kind.TISSUE)]

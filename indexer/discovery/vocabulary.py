@@ -182,7 +182,8 @@ CLASSES = _words(
     """hgg lgg hg lg gbm glioma gliomas meningioma pituitary tumor tumour notumor notumour no yes healthy normal
     abnormal control controls patient patients astrocytoma oligodendroglioma oligoastrocytoma ependymoma
     medulloblastoma glioblastoma metastasis metastases schwannoma neurocytoma carcinoma papilloma
-    germinoma benign malignant positive negative ad cn mci emci lmci demented nondemented mild moderate
+    germinoma astrocitoma ependimoma meduloblastoma neurocitoma papiloma ganglioglioma granuloma tuberculoma
+    benign malignant positive negative ad cn mci emci lmci demented nondemented mild moderate
     verymild mildlydemented dementia stroke hemorrhage ms lesion lesions lowgrade highgrade low high
     grade ii iii iv i adenoma lymphoma pcnsl dmg dipg none cancer"""
 )
