@@ -140,6 +140,33 @@ def layout(
         else s
         for item, s in zip(items, said, strict=True)
     ]
+    whose = _owned(items, said, how, above)
+    seen = _looked(items, said, whose.persons, look)
+    if any(before.role is None and after.role is not None for before, after in zip(said, seen, strict=True)):
+        whose = _owned(items, seen, how, above)  # names of outlines say nothing of who there is
+    said, persons, alone = seen, whose.persons, whose.alone
+    decisions = [_decided(s, person) for s, person in zip(said, persons, strict=True)]
+    if all_images:
+        decisions = [replace(d, role=IMAGE, reason=None) if d.copy else d for d in decisions]
+    else:
+        _leave_copies(decisions, said)
+    doubts = list(whose.doubts)
+    if alone:
+        doubts.append(f"{len(alone)} pictures do not say whose they are: each counts as a patient of its own")
+    return Layout(decisions, doubts)
+
+
+@dataclass(frozen=True)
+class _Owned:
+    """Whose items are, which are pictures that stand for themselves, and what could not be known."""
+
+    persons: list[Person | None]
+    alone: frozenset[str]
+    doubts: list[str]
+
+
+def _owned(items: Sequence[Item], said: Sequence[_Said], how: Reading, above: Sequence[str]) -> _Owned:
+    """Whose images are by their names; whose the rest is by the images."""
     asked = [i for i, s in enumerate(said) if s.role in (None, roles.IMAGE, roles.MAP, roles.LOCALIZER)]
     asked = [i for i in asked if items[i].person is None]
     alone = frozenset(
@@ -152,24 +179,16 @@ def layout(
     for i, s in enumerate(said):
         if persons[i] is None:
             persons[i] = known.owner(items[i], s)
-    said = _looked(items, said, persons, look)
-    decisions = [_decided(s, person) for s, person in zip(said, persons, strict=True)]
-    if all_images:
-        decisions = [replace(d, role=IMAGE, reason=None) if d.copy else d for d in decisions]
-    else:
-        _leave_copies(decisions, said)
-    doubts = list(who.doubts)
-    if alone:
-        doubts.append(f"{len(alone)} pictures do not say whose they are: each counts as a patient of its own")
-    return Layout(decisions, doubts)
+    return _Owned(persons, alone, who.doubts)
 
 
 def _above_all(items: Sequence[Item]) -> int:
     """How many folders all items lie in: their names are of the whole, and no role of what is in it."""
     if len(items) < 2:
         return 0
-    first, last = (choose(item.path[:-1] for item in items) for choose in (min, max))
-    return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    first, last = min(item.path[:-1] for item in items), max(item.path[:-1] for item in items)
+    ends = min(len(first), len(last))
+    return next((n for n in range(ends) if first[n] != last[n]), ends)
 
 
 def _said(item: Item, how: Reading, shared: int) -> _Said:
@@ -412,7 +431,8 @@ def _leave_copies(decisions: list[Decision], said: Sequence[_Said]) -> None:
         def rank(
             prepared: frozenset[str], held: Mapping[frozenset[str], set[str | None]] = held
         ) -> tuple[object, ...]:
-            return -len(held[prepared] & set(STRUCTURAL)), len(prepared), sorted(prepared)
+            bent = any(words.TEMPLATE.match(word) for word in prepared)
+            return -len(held[prepared] & set(STRUCTURAL)), bent, len(prepared), sorted(prepared)
 
         covered: set[str | None] = set()
         for prepared in sorted(of, key=rank):

@@ -279,7 +279,9 @@ def _key(
             and link.digits
             and link.depth < nearest
             and not link.role
-            and not any(_prepares(name, how) for name in path[len(path) - nearest : len(path) - 1 - link.depth])
+            and not any(
+                _prepares(name, how) for name in path[len(path) - nearest : len(path) - 1 - link.depth]
+            )
         ]
     else:
         for outside, folder in enumerate(above):
@@ -447,7 +449,11 @@ def _visits(names: set[tuple[str, ...]]) -> frozenset[tuple[str, ...]]:
     """Names whose last token is a visit's: a small set of numbers that recurs behind different persons."""
     heads: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for tokens in names:
-        if len(tokens) > 1 and tokens[-1].isdigit() and (len(tokens[-1]) <= 3 or _numbered_person(tokens[-2])):
+        if (
+            len(tokens) > 1
+            and tokens[-1].isdigit()
+            and (len(tokens[-1]) <= 3 or _numbered_person(tokens[-2]))
+        ):
             heads[tokens[:-1]].add(tokens[-1])
     found = set()
     shapes: dict[tuple[int, int], list[tuple[tuple[str, ...], set[str]]]] = defaultdict(list)

@@ -119,7 +119,7 @@ PREPARATIONS = _words(
     """bias biascorr biascorrected n3 n4 n4bias bfc bc unstripped nonstripped stripped strip ss
     skullstripped skullstrip noskull nostrip bet hdbet masked defaced deface anon reg registered
     registration coreg coregistered rigid affine resampled resample rsl iso isotropic norm normalized
-    normalised zscore histmatch preproc preprocessed preprocessing processed proc warped mni mni152 sri
+    normalised zscore histmatch preproc preprocessed preprocessing processed proc warped mni mni152 mninonlinear icbm152 sri
     sri24 atlas atlases talairach r2s reoriented denoised dn corrected corr smooth smoothed cropped crop
     eddy noreg topup unwarped inversewarped transformed aligned interpolated superresolution sr super fmriprep
     freesurfer cat12 fsl spm template standardized standardised coreged bfcorrected derived derivative
@@ -127,6 +127,9 @@ PREPARATIONS = _words(
     anonymised conformed conform nu intensity intensities lps ras rai las lpi unbiased debiased acpc dc
     restore brain brains final skull head mean"""
 )
+TEMPLATE = re.compile(r"(?:space-)?(?:mni|icbm|sri|tal|atlas)", re.IGNORECASE)
+"""How preparations begin that bend a brain to fit another's."""
+
 PLAIN = _words(
     """native nativ orig original originals raw rawdata unprocessed rawavg source sourcedata origspace"""
 )
