@@ -84,7 +84,9 @@ MAPS = _words(
     probabilities probseg probmap phasediff phase phase1 phase2 phasemap fieldmap mip minip t1map t2map
     pdmap t1rho r1map r2map qsm colfa tensor dtitensor evecs evals warp warpfield xfm displacement
     jacobian biasfield uncertainty entropy heatmap saliency distance curvature thickness snr asl apt mtr
-    mtsat mwf icvf isovf odi pve inversewarp 0warp 1warp genericaffine subtraction difference histogram rcbvmap adcmap famap mdmap heatmaps pcasl"""
+    mtsat mwf icvf isovf odi
+    pve inversewarp 0warp 1warp genericaffine subtraction difference histogram
+    rcbvmap adcmap famap mdmap heatmaps pcasl"""
 )
 SERIES_MAPS = _words(
     """ad rd tr l1 l2 l3 v1 v2 v3 mo s0 ph pe ve vp auc rcbv fa md ap ga cs dt0 b0 peak trace"""
@@ -119,7 +121,8 @@ PREPARATIONS = _words(
     """bias biascorr biascorrected n3 n4 n4bias bfc bc unstripped nonstripped stripped strip ss
     skullstripped skullstrip noskull nostrip bet hdbet masked defaced deface anon reg registered
     registration coreg coregistered rigid affine resampled resample rsl iso isotropic norm normalized
-    normalised zscore histmatch preproc preprocessed preprocessing processed proc warped mni mni152 mninonlinear icbm152 sri
+    normalised zscore histmatch preproc preprocessed preprocessing processed proc warped mni mni152
+    mninonlinear icbm152 sri
     sri24 atlas atlases talairach r2s reoriented denoised dn corrected corr smooth smoothed cropped crop
     eddy noreg topup unwarped inversewarped transformed aligned interpolated superresolution sr super fmriprep
     freesurfer cat12 fsl spm template standardized standardised coreged bfcorrected derived derivative
@@ -182,7 +185,8 @@ ANYTHING = re.compile(
 """Names that a machine numbers: of a person only where nothing above has a name."""
 
 CLASSES = _words(
-    """hgg lgg hg lg gbm glioma gliomas meningioma pituitary tumor tumour notumor notumour no yes healthy normal
+    """hgg lgg hg lg gbm glioma gliomas meningioma pituitary tumor tumour notumor notumour no yes
+    healthy normal
     abnormal control controls patient patients astrocytoma oligodendroglioma oligoastrocytoma ependymoma
     medulloblastoma glioblastoma metastasis metastases schwannoma neurocytoma carcinoma papilloma
     germinoma astrocitoma ependimoma meduloblastoma neurocitoma papiloma ganglioglioma granuloma tuberculoma
