@@ -99,7 +99,11 @@ def people(
     chains = {path: _chain(path, how) for path in paths}
     numbers = _series_numbers(paths, how)
     chains = {
-        path: tuple(link for link in chain if (path[: len(path) - link.depth], link.id) not in numbers)
+        path: tuple(
+            link
+            for link in chain
+            if not any((path[:end], link.id) in numbers for end in range(1, len(path) - link.depth + 1))
+        )
         for path, chain in chains.items()
     }
     dropped = _recurring(chains, single)

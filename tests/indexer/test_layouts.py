@@ -205,6 +205,12 @@ LAYOUTS = {
         "100408/unprocessed/3T/T2w_SPC1/100408_3T_T2w_SPC1.nii.gz": "B 0 t2",
         "100408/T1w/T1w_acpc_dc_restore.nii.gz": "-",
     },
+    "series by number in folders of the same name": {
+        "S001/004_T1_MPRAGE/004_T1_MPRAGE.nii.gz": "A 0 t1",
+        "S001/012_T1_MPRAGE_GD/012_T1_MPRAGE_GD.nii.gz": "A 0 t1ce",
+        "S002/004_T1_MPRAGE/004_T1_MPRAGE.nii.gz": "B 0 t1",
+        "S002/007_T2_FLAIR/007_T2_FLAIR.nii.gz": "B 0 flair",
+    },
     "dcm2niix, a folder a person": {
         "anna/3_t1_mprage_sag.nii.gz": "A 0 t1",
         "anna/5_t2_flair_tra.nii.gz": "A 0 flair",
