@@ -624,6 +624,11 @@ def outline_of(file: Path) -> str:
 
 def _series(series: Sequence[Source], found: Discovery, *, all_images: bool) -> None:
     """Series by their headers: images, localizers, maps."""
+    nameless = {source.study_id for source in series if source.patient_id == source.study_id}
+    if len(nameless) > 1:
+        found.notes.append(
+            f"{len(nameless)} DICOM studies name no patient: each counts as a patient of its own"
+        )
     for source in series:
         reason, derived = left_out(source)
         if reason is not None and not (derived and all_images):
