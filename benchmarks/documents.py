@@ -486,6 +486,18 @@ def engines(content: dict[str, Any]) -> str:
     return "\n".join([markdown(rows), "", text, "", origin(content)])
 
 
+def growth(content: dict[str, Any]) -> str:
+    """What one more scan and one question cost, by how much there is."""
+    found = content["results"]
+    header = ["", *(f"{spaced(n)} slices, ms" for n in found["slices"]), "ratio"]
+    steps = ("add", "question beyond the search", "search", "question", "refresh", "info")
+    rows = [
+        [name, *(f"{ms:.1f}" for ms in found["milliseconds"][name]), f"{found['ratio'][name]:.2f}"]
+        for name in steps
+    ]
+    return "\n".join([markdown([header, *rows]), "", origin(content)])
+
+
 def help_of(verb: str = "") -> str:
     """What ``cbir VERB --help`` prints, 100 columns wide and without colour."""
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
@@ -646,6 +658,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "service": lambda: measured("service", service),
     "live": lambda: measured("live", live),
     "engines": lambda: measured("engines", engines),
+    "growth": lambda: measured("growth", growth),
     "peers": lambda: measured("peers", peers),
     "readers": lambda: measured("readers", readers),
     "help": cli_help,

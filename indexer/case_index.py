@@ -34,23 +34,36 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from indexer import places
 from indexer.catalog import Catalog
 from indexer.catalog.database import postgresql, sqlite
 from indexer.encoder import Encoder, load_encoder
 from indexer.errors import CaseIndexError, EncoderError
-from indexer.files import ASIDE, needing_room, sha256, written_whole
+from indexer.files import content, is_plain, needing_room, sha256, written_whole
 from indexer.filing import fits, fitted
 from indexer.lock import LOCK, locked, signed
 from indexer.manifest import MANIFEST, Manifest
 from indexer.partition import Partition
 from indexer.policy import SearchPolicy
-from indexer.premises import CATALOG, KEY, WEIGHTS, clear, lay_down, make, ours
+from indexer.premises import (
+    CALIBRATION,
+    CATALOG,
+    KEY,
+    WEIGHTS,
+    check_of,
+    clear,
+    inspect,
+    lay_down,
+    leftovers,
+    make,
+    ours,
+)
 from indexer.preprocess import Preprocessing
 from indexer.recall import checked
 from indexer.sequences import COMPOSITE
 from indexer.snapshot import Snapshot, Snapshots
 from indexer.stores import LOCAL, Site, Store, store
-from indexer.verification import Problem, differences, of_key
+from indexer.verification import Problem, differences, of_calibration, of_key, of_manifest, of_weights
 
 __all__ = ["CaseIndex", "Manifest", "Problem", "Snapshot"]
 
@@ -122,6 +135,7 @@ class CaseIndex:
                     raise CaseIndexError(
                         folder, "is not empty and holds no index", "name a new folder with --index"
                     )
+                inspect(folder)
                 undo.callback(clear, folder, held)
                 lay_down(folder, encoder)
                 manifest = Manifest(
@@ -135,7 +149,12 @@ class CaseIndex:
                     store=store,
                     catalog=catalog,
                     name=f"cbir_{secrets.token_hex(8)}",
+                    key_check=check_of(_key(folder)),
+                    weights_sha256=sha256(folder / WEIGHTS) if is_plain(folder / WEIGHTS) else None,
                 )
+                for address in (store, catalog):
+                    if address not in (None, *PLACELESS):
+                        places.name(address)
                 index = undo.enter_context(cls.made(folder, manifest, policy))
                 if index.catalog.count()["slices"]:
                     raise CaseIndexError(
@@ -180,9 +199,12 @@ class CaseIndex:
         Raises
         ------
         CaseIndexError
-            If there is none, it is damaged, or of another format.
+            If there is none, it is damaged, of another format, or sends us to a server that the user has
+            not named (:mod:`indexer.places`).
         """
+        inspect(folder)
         manifest = Manifest.load(folder / MANIFEST)
+        _admit(folder, manifest)
         return cls(folder, manifest, _catalog(folder, manifest), policy)
 
     def close(self) -> None:
@@ -199,9 +221,8 @@ class CaseIndex:
             self.store.drop()
 
     @classmethod
-    def discard(cls, folder: Path) -> None:
+    def discard(cls, folder: Path, manifest: Manifest) -> None:
         """Take away what a manifest names outside its folder, whether or not it is all there."""
-        manifest = Manifest.load(folder / MANIFEST)
         if manifest.catalog is None:
             catalog = Catalog(sqlite(folder / CATALOG, writable=False), manifest.dimension)
         else:
@@ -228,27 +249,41 @@ class CaseIndex:
         DiskFullError
             If there is no room in it.
         """
+        inspect(self.folder)
         with needing_room(self.folder), locked(self.folder), signed(self.folder, command):
             # another writer may have come and gone since the index was opened
             self.manifest = Manifest.load(self.folder / MANIFEST)
             self.store.reach()  # before any work is done
-            for leftover in self.folder.glob(f"*{ASIDE}"):
-                leftover.unlink()
+            for leftover in leftovers(self.folder):
+                leftover.unlink(missing_ok=True)
+            self._complete()
             yield
+
+    def _complete(self) -> None:
+        """Take down the checksums that an earlier version did not."""
+        held = self.manifest
+        key, weights = self.folder / KEY, self.folder / WEIGHTS
+        if held.key_check is None and is_plain(key):
+            held = replace(held, key_check=check_of(_key(self.folder)))
+        if held.weights_sha256 is None and is_plain(weights):
+            held = replace(held, weights_sha256=sha256(weights))
+        if held != self.manifest:
+            held.save(self.folder / MANIFEST)
+            self.manifest = held
 
     # ---- identity ------------------------------------------------------------------------------
 
     def pseudonym(self, kind: str, identifier: str) -> str:
         """A patient's, study's or series' id as the index shows it (HMAC-SHA256, 64 bits)."""
         if self._key is None:
-            try:
-                self._key = (self.folder / KEY).read_bytes()
-            except OSError as error:
+            key = _key(self.folder)
+            if self.manifest.key_check not in (None, check_of(key)):
                 raise CaseIndexError(
                     self.folder / KEY,
-                    f"the key cannot be read ({error.strerror})",
+                    "is not the key that the index was made with: known patients would be strangers",
                     "restore it from a backup",
-                ) from error
+                )
+            self._key = key
         digest = hmac.new(self._key, f"{kind}\0{identifier}".encode(errors="surrogateescape"), hashlib.sha256)
         return f"{kind[0]}-{digest.hexdigest()[:16]}"
 
@@ -342,7 +377,7 @@ class CaseIndex:
         if count >= self.policy.exact_below:
             if old and old.partition and not refit and fits(old, count):
                 path = self.folder / old.partition
-                if path.is_file() and sha256(path) == old.partition_sha256:
+                if is_plain(path) and sha256(path) == old.partition_sha256:
                     partition, fitted_on = self._snapshots.partition(old), old.fitted_on
                     file, checksum = old.partition, old.partition_sha256
             kept = partition is not None
@@ -363,7 +398,7 @@ class CaseIndex:
         """Write it beside others, which may still be read; the file's name and checksum."""
         names = (f"partition-{name}.npz" for name in (revision, *(f"{revision}-{i}" for i in range(1, 100))))
         path = self.folder / next(name for name in names if not (self.folder / name).exists())
-        with written_whole(path) as aside:
+        with written_whole(path, private=True) as aside:
             partition.save(aside)
         return path.name, sha256(path)
 
@@ -394,7 +429,15 @@ class CaseIndex:
         if repair and (broken or damaged):
             self.file_vectors(refit=bool(broken))
             cache = [replace(p, mended=True) for p in broken]
-        return problems + cache + of_key(self.folder / KEY, repair=repair)
+        problems += cache
+        if all(problem.sound for problem in problems):  # else these may follow from it, and are mended so
+            problems += of_manifest(self.folder / MANIFEST, self.manifest, repair=repair)
+        return [
+            *problems,
+            *of_key(self.folder / KEY, self.manifest.key_check, repair=repair),
+            *of_weights(self.folder / WEIGHTS, self.manifest.weights_sha256),
+            *of_calibration(self.folder / CALIBRATION, repair=repair),
+        ]
 
     def compact(self) -> None:
         """Fit the partition again, rewrite the vectors, free what is unused (the caller is the writer)."""
@@ -435,6 +478,30 @@ class CaseIndex:
             Neighbours compared.
         """
         return checked(self.snapshot().vectors, self.catalog, queries, k)
+
+
+PLACELESS = ("faiss", "faiss:", "file:")
+"""Addresses of stores that are in the folder."""
+
+
+def _admit(folder: Path, manifest: Manifest) -> None:
+    """Refuse an index that sends us where the user has not."""
+    if manifest.store not in PLACELESS:
+        places.require(manifest.store, folder, "vectors")
+    if manifest.catalog is not None:
+        places.require(manifest.catalog, folder, "catalog")
+
+
+def _key(folder: Path) -> bytes:
+    try:
+        key = content(folder / KEY, 1000)
+    except OSError as error:
+        raise CaseIndexError(
+            folder / KEY, f"the key cannot be read ({error.strerror})", "restore it from a backup"
+        ) from error
+    if not key:
+        raise CaseIndexError(folder / KEY, "the key is empty", "restore it from a backup")
+    return key
 
 
 def _store(folder: Path, manifest: Manifest, catalog: Catalog, policy: SearchPolicy) -> Store:

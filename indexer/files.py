@@ -5,14 +5,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from indexer.errors import DiskFullError
 
 ASIDE = ".part"
 """Ending of a file that is still being written."""
+
+PRIVATE = 0o600
+"""Rights of a file that only its owner may read."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """No space left on the device, or none of the user's quota."""
@@ -41,31 +46,101 @@ def needing_room(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Give a path to write to; on success it replaces `path` in one step, else it vanishes.
 
     The data are on the disk before the name is (write aside, fsync, rename, fsync the folder).
+
+    Parameters
+    ----------
+    path : Path
+    private : bool
+        Only its owner may read it, whatever the umask says; who has given more rights to the file that is
+        replaced has given them to this one.
 
     Raises
     ------
     DiskFullError
         If there is no room for it; `path` is what it was before.
     """
-    aside = path.with_name(f"{path.name}.{os.getpid()}{ASIDE}")
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(6)}{ASIDE}")
     try:
         with needing_room(path):
+            if private:
+                _made(aside, mode(path))
             yield aside
             _sync(aside)
             aside.replace(path)
             _sync(path.parent)
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong first is what is told
+            aside.unlink(missing_ok=True)
+
+
+def opened(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Open a plain file; no link is followed, and nothing else is waited for.
+
+    Raises
+    ------
+    OSError
+        If it is a link, a folder, a pipe or a device, or cannot be opened.
+    """
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, PRIVATE)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "is no plain file", os.fspath(path))
+    return handle
+
+
+def content(path: Path, most: int) -> bytes:
+    """The bytes of a plain file, of which there are at most so many.
+
+    Raises
+    ------
+    OSError
+        As :func:`opened`; or if there are more.
+    """
+    with os.fdopen(opened(path), "rb") as file:
+        found = file.read(most + 1)
+    if len(found) > most:
+        raise OSError(errno.EFBIG, f"has more than {most} bytes", os.fspath(path))
+    return found
+
+
+def is_plain(path: Path) -> bool:
+    """Whether there is a plain file, and no link to one."""
+    with suppress(OSError):
+        return stat.S_ISREG(path.lstat().st_mode)
+    return False
+
+
+def mode(path: Path) -> int:
+    """Who may read and write a file; its owner alone, where there is none."""
+    with suppress(OSError):
+        found = path.lstat()
+        if stat.S_ISREG(found.st_mode):
+            return stat.S_IMODE(found.st_mode) & 0o666 | PRIVATE
+    return PRIVATE
+
+
+def make_private(path: Path) -> None:
+    """Make an empty file that only its owner may read, where there is none."""
+    with suppress(FileExistsError):
+        _made(path, PRIVATE)
 
 
 def sha256(path: Path) -> str:
-    """Checksum of a file's bytes."""
-    with path.open("rb") as file:
+    """Checksum of a plain file's bytes."""
+    with os.fdopen(opened(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _made(path: Path, rights: int) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, rights)
+    try:
+        os.fchmod(handle, rights)  # the umask has no say
+    finally:
+        os.close(handle)
 
 
 def _sync(path: Path) -> None:

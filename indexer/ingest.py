@@ -25,6 +25,7 @@ from indexer import reference, remote, sandbox
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.composite import beside
+from indexer.discovery import summary
 from indexer.encoder import Composer, Encoder, look, trained_on
 from indexer.errors import LabelsError, PoisonError, ReadError
 from indexer.journal import Journal, journal
@@ -463,11 +464,11 @@ def _discovered(
         for what, n in discovery.taken.items():
             report.taken[what] = report.taken.get(what, 0) + n
         report.failed += [_failure(e.where, e) for e in discovery.failures]
+        planned = discovery.planned()
         notes += (*discovery.notes, *discovery.joined.notes)
+        notes += (*summary.left_out(planned), *summary.warnings(planned))
         inherent |= discovery.labels
         unfit.append({table.path for table in discovery.joined.unfit} if discovery.sources else set())
-        if left := [table.name for table in discovery.joined.unfit if table.path.suffix.lower() != ".json"]:
-            notes.append(f"{len(left)} tables fit no image in {root}: {listed(left)}")
         yield discovery.sources, discovery.joined, notes
     if unfit and (nowhere := set.intersection(*unfit) & {table.path for table in labels}):
         raise LabelsError(

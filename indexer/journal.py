@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from indexer.files import needing_room, written_whole
+from indexer.files import content, needing_room, opened, written_whole
 
 NAME = "reading.jsonl"
 """The file in an index folder."""
 
+MOST = 2**30
+"""Bytes of it, at most."""
 BEGUN, ALONE, ENDED, POISON, SUSPECT = "begun", "alone", "ended", "poison", "suspect"
 
 UNSAID = "ended the run that read it"
@@ -56,7 +58,7 @@ class Journal:
             else:
                 self._suspects[name] = fingerprint
         self._compact()
-        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._handle = opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def reason(self, name: str, fingerprint: str) -> str | None:
         """Why a source is passed over, if it is."""
@@ -100,8 +102,7 @@ class Journal:
         if not lines:
             self._path.unlink(missing_ok=True)
             return
-        with written_whole(self._path) as aside:
-            aside.touch(mode=0o600)
+        with written_whole(self._path, private=True) as aside:
             aside.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="ascii")
 
 
@@ -124,10 +125,10 @@ def journal(folder: Path) -> Iterator[Journal]:
 def _lines(path: Path) -> Iterator[tuple[str, str, str, str]]:
     """The lines of a journal, without what was torn."""
     try:
-        content = path.read_bytes()
+        held = content(path, MOST)
     except FileNotFoundError:
         return
-    for line in content.splitlines():
+    for line in held.splitlines():
         try:
             what, name, fingerprint, reason = json.loads(line)
         except (ValueError, TypeError, RecursionError):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock
 
 from indexer.errors import CaseIndexError, WriterBusyError
-from indexer.files import needing_room
+from indexer.files import PRIVATE, content, needing_room, opened
+from indexer.text import printable
 
 LOCK = "lock"
 HOLDER = "writer.json"
@@ -29,15 +30,18 @@ def locked(folder: Path) -> Iterator[None]:
     CaseIndexError
         If the folder cannot be written.
     """
-    lock = filelock.FileLock(folder / LOCK)
+    lock = filelock.FileLock(folder / LOCK, mode=PRIVATE)
     try:
         with needing_room(folder):
+            os.close(opened(folder / LOCK, os.O_RDWR | os.O_CREAT))  # no link, which it might follow
             lock.acquire(timeout=0)
     except filelock.Timeout:
         try:
-            who = json.loads((folder / HOLDER).read_text("utf-8"))
-            told = f"`cbir {who['command']}` (process {who['pid']}) has been writing since {who['since']}"
-        except (OSError, ValueError, KeyError):
+            who = json.loads(content(folder / HOLDER, 10_000))
+            pid, since = int(who["pid"]), datetime.fromisoformat(who["since"])
+            told = f"`cbir {printable(who['command'])}` (process {pid}) has been writing since "
+            told += since.isoformat(timespec="seconds")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
             told = "another process is writing"
         raise WriterBusyError(folder, told, "wait until it has ended") from None
     except OSError as error:
@@ -54,7 +58,10 @@ def signed(folder: Path, command: str) -> Iterator[None]:
     holder = folder / HOLDER
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        holder.write_text(json.dumps({"command": command, "pid": os.getpid(), "since": since}), "utf-8")
+        handle = opened(holder, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump({"command": command, "pid": os.getpid(), "since": since}, file)
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong first is what is told
+            holder.unlink(missing_ok=True)

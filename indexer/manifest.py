@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from indexer import sealed
 from indexer.errors import CaseIndexError
-from indexer.files import written_whole
 from indexer.stores import LOCAL, Filed, address
+from indexer.stores.filed import DIGEST, checked, either, number, text
 
 FORMAT = 2
+"""2: with addresses, and since it has one with a seal; 1: with engines by name."""
 MANIFEST = "manifest.json"
+
+
+RULES: Mapping[str, Any] = {
+    "encoder": text(200, r"(?!.*\.safetensors$)[^/\\]+"),  # a name, and no path to weights
+    "encoder_version": text(200),
+    "dimension": number(1, 2**16),
+    "size": number(8, 2**13),
+    "preprocessing": text(1000),
+    "keep_ids": lambda value: isinstance(value, bool),
+    "created": text(40),
+    "store": text(1000, r"[a-z].*"),
+    "catalog": either(None, text(1000)),
+    "name": text(63, r"[a-z0-9_]*"),
+    "key_check": either(None, text(64, DIGEST)),
+    "weights_sha256": either(None, text(64, DIGEST)),
+    "format": number(1, FORMAT),
+}
+"""What each field may be."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +41,8 @@ class Manifest:
 
     `store` is the address of the engine for the vectors (:mod:`indexer.stores.registry`); `catalog` is the
     URL of a database where it is no file in the folder; `name` is what the index is called there.
+    `key_check` and `weights_sha256` are checksums of the key (:func:`indexer.premises.check_of`) and of the
+    encoder's weights; None where an earlier version made the index, or there are no weights.
     """
 
     encoder: str
@@ -34,6 +56,8 @@ class Manifest:
     store: str = LOCAL
     catalog: str | None = None
     name: str = ""
+    key_check: str | None = None
+    weights_sha256: str | None = None
     format: int = FORMAT
 
     @classmethod
@@ -46,15 +70,16 @@ class Manifest:
             If it is missing, no manifest, or of another format.
         """
         try:
-            data = json.loads(path.read_text("utf-8"))
-            if data["format"] not in (1, FORMAT):
+            data, _ = sealed.load(path)  # what a flipped bit can do here `cbir verify` tells
+            if (held := data["format"]) not in range(1, FORMAT + 1):
                 raise CaseIndexError(
                     path.parent,
-                    f"the index has format {data['format']}, this cbir reads up to {FORMAT}",
+                    f"the index has format {str(held)[:20]}, this cbir reads up to {FORMAT}",
                     "install a later cbir, or index again into another folder",
                 )
             vectors = data.pop("vectors")
-            return cls(**_current(data), vectors=None if vectors is None else Filed.of(vectors))
+            data = checked(_current(data), RULES)
+            return cls(**data, vectors=None if vectors is None else Filed.of(vectors))
         except FileNotFoundError:
             if (path.parent / "catalog.sqlite").exists():
                 raise CaseIndexError(
@@ -72,13 +97,13 @@ class Manifest:
 
     def save(self, path: Path) -> None:
         """Replace the manifest in one step."""
-        with written_whole(path) as aside:
-            aside.write_text(json.dumps(asdict(self), indent=2) + "\n", "utf-8")
+        sealed.write(path, asdict(self))
 
 
 def _current(data: dict[str, Any]) -> dict[str, Any]:
     """The fields of format 1, which named an engine and its place, as they are called now."""
     if data["format"] == 1:
-        engine, uri = data.pop("engine", LOCAL), data.pop("uri", None)
-        data |= {"store": address(engine, uri), "format": FORMAT}
-    return data
+        named = {"engine": data.pop("engine", LOCAL), "uri": data.pop("uri", None)}
+        named = checked(named, {"engine": text(40), "uri": either(None, text(1000))})
+        data["store"] = address(named["engine"], named["uri"])
+    return {**data, "format": FORMAT}

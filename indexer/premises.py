@@ -2,18 +2,73 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import os
+import re
 import secrets
 import shutil
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 from indexer.encoder import Encoder, FileEncoder
-from indexer.errors import EncoderError
+from indexer.errors import CaseIndexError, EncoderError
 from indexer.files import ASIDE, written_whole
+from indexer.journal import NAME as JOURNAL
 from indexer.lock import HOLDER, LOCK
+from indexer.manifest import MANIFEST
 
 CATALOG = "catalog.sqlite"
 KEY = "key"
 WEIGHTS = "encoder.safetensors"
+CALIBRATION = "calibration.json"
+_BEING_WRITTEN = re.compile(rf".+\.[0-9a-f]+{re.escape(ASIDE)}")
+
+
+def inspect(folder: Path) -> None:
+    """Refuse a folder in which there is a link, or something else where cbir might open a file.
+
+    A folder is let be where no file would be: the service looks itself at its own.
+
+    Raises
+    ------
+    CaseIndexError
+        Naming what lies there; or if the folder cannot be looked into.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                kind = entry.stat(follow_symlinks=False).st_mode
+                if not stat.S_ISREG(kind) and not (stat.S_ISDIR(kind) and not _a_file(entry.name)):
+                    what = "a link" if stat.S_ISLNK(kind) else "no plain file"
+                    raise CaseIndexError(entry.path, f"is {what}, and no file of an index is", "move it away")
+    except FileNotFoundError:
+        return  # whoever opens it says what is missing
+    except NotADirectoryError:
+        raise CaseIndexError(folder, "is no folder", "name the folder of an index") from None
+    except OSError as error:
+        raise CaseIndexError(folder, f"cannot be looked into ({error.strerror})") from error
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Files that were being written when their writer was ended."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _BEING_WRITTEN.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                found.append(Path(entry.path))
+    return found
+
+
+def _a_file(name: str) -> bool:
+    named = (MANIFEST, CALIBRATION, JOURNAL)
+    return ours(name) or name in named or name.startswith(("vectors-", "partition-"))
+
+
+def check_of(key: bytes) -> str:
+    """A checksum of the key which tells nothing of it."""
+    return hmac.new(key, b"cbir key", hashlib.sha256).hexdigest()
 
 
 def ours(name: str) -> bool:
@@ -25,7 +80,7 @@ def make(folder: Path, made: list[Path]) -> None:
     """Make a folder with those above it, telling which of them were not there."""
     for path in reversed((folder, *folder.parents)):
         if not path.is_dir():
-            path.mkdir(exist_ok=True)
+            path.mkdir(mode=0o700 if path == folder else 0o777, exist_ok=True)
             made.append(path)
 
 
@@ -38,15 +93,14 @@ def lay_down(folder: Path, encoder: Encoder) -> None:
         If the weights cannot be read.
     """
     if not (folder / KEY).exists():
-        with written_whole(folder / KEY) as aside:
-            aside.touch(0o600)
+        with written_whole(folder / KEY, private=True) as aside:
             aside.write_bytes(secrets.token_bytes(32))
     if isinstance(encoder, FileEncoder):
         try:
             weights = encoder.weights_file.open("rb")
         except OSError as error:
             raise EncoderError(encoder.weights_file, f"cannot be read ({error.strerror})") from error
-        with weights, written_whole(folder / WEIGHTS) as aside, aside.open("wb") as written:
+        with weights, written_whole(folder / WEIGHTS, private=True) as aside, aside.open("wb") as written:
             shutil.copyfileobj(weights, written)
 
 
@@ -54,4 +108,5 @@ def clear(folder: Path, held: set[str]) -> None:
     """Take away what a failed creation has left beside what there was."""
     for path in folder.iterdir():
         if path.name not in held and ours(path.name):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # what went wrong first is what is told
+                path.unlink(missing_ok=True)

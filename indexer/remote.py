@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from indexer import places
 from indexer.discovery.config import CONFIG
 from indexer.errors import CbirError, ReadError
 from indexer.files import FULL, disk_full
@@ -98,10 +99,17 @@ def _relocated(source: Source, moved: Callable[[Path], Path]) -> Source:
 
 
 def held(path: str, record: Mapping[str, Any]) -> Source:
-    """The source that the catalog holds under a path or an address, as :meth:`Source.from_record`."""
+    """The source that the catalog holds under a path or an address, as :meth:`Source.from_record`.
+
+    Raises
+    ------
+    CaseIndexError
+        If it is in a store that the user has not named (:mod:`indexer.places`).
+    """
     match = _ADDRESS.fullmatch(path)
     if match is None:
         return Source.from_record(Path(path), record)
+    places.require(path, "the index", "image")
     home, prefix = Path("/"), match[1]
     source = Source.from_record(home / match[2], record)
     parts = tuple(RemoteSource(**vars(part), home=home, prefix=prefix) for part in source.parts)
@@ -139,6 +147,7 @@ class StandIns:
             If the store cannot be listed, or nothing is at the address. Whoever takes for gone what is
             not listed must not go on.
         """
+        places.name(places.place(root))
         match = _ADDRESS.fullmatch(root)
         assert match is not None
         fs, top = _opened(root)

@@ -45,6 +45,14 @@ def servers() -> Iterator[tuple[Milvus, Postgres]]:
         yield both
 
 
+@pytest.fixture(scope="session", autouse=True)
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A folder of settings that is not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("settings")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Where an index lies if no test says otherwise: each of `ENGINES` in turn, where it is marked `both`."""

@@ -35,6 +35,7 @@ from indexer.catalog.schema import (
     visit_labels,
 )
 from indexer.errors import CaseIndexError
+from indexer.files import is_plain, make_private
 from indexer.sequences import COMPOSITE
 
 
@@ -65,8 +66,10 @@ class Catalog:
         CaseIndexError
             If it is missing, is no catalog, or one of a later version.
         """
-        if not create and not path.is_file():
+        if not create and not is_plain(path):
             raise CaseIndexError(path, "the catalog is missing", "restore it from a backup, or index again")
+        if create:
+            make_private(path)
         writable = not immutable and os.access(path.parent, os.W_OK)
         catalog = cls(database.sqlite(path, writable=writable), dimension)
         catalog._prepare(create=create, writable=writable)

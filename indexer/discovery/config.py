@@ -13,7 +13,7 @@ from indexer.errors import ReadError
 
 CONFIG = "cbir.json"
 
-MOST_BYTES = 2**16
+MOST_BYTES = 2**20
 
 EXAMPLE = '{"channels": ["t1", "flair", "t1ce"], "stack": true, "pattern": "{patient}/{visit}/{sequence}"}'
 

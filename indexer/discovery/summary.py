@@ -56,9 +56,18 @@ def warnings(planned: Sequence[Planned]) -> list[str]:
             sequences[each.patient].add(each.sequence)
     unknown = sorted(patient for patient, held in sequences.items() if held == {None})
     if unknown and len(unknown) < len(sequences):
-        yield_ = f"{len(unknown)} of {len(sequences)} patients have only unknown sequences: {_some(unknown)}"
-        return [f"{yield_}; if their files name them, write a cbir.json there, e.g. {RULE}"]
+        who = f"{len(unknown)} of {len(sequences)} patients have only unknown sequences: {_some(unknown)}"
+        return [f"{who}; if their files name them, write a cbir.json there, e.g. {RULE}"]
     return []
+
+
+def left_out(planned: Sequence[Planned]) -> list[str]:
+    """One line that says how much is left out, by reason; none if nothing is."""
+    reasons = Counter(_kind(each.reason or "") for each in planned if each.role == "ignored")
+    if not reasons:
+        return []
+    said = ", ".join(f"{n} × {reason}" for reason, n in reasons.most_common())
+    return [f"left out: {said}; --all-images takes copies and maps, too"]
 
 
 def _one_each(images: Iterable[Planned]) -> list[Planned]:

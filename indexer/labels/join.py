@@ -133,6 +133,8 @@ def join(tables: Sequence[Table], sources: Sequence[Discovered]) -> Joined:
             notes += (f"{table.name}: {note}" for note in said)
         if len(family) > 2:
             notes.append(f"{family[0][0].name}: {len(family) - 1} more tables like it are joined")
+    if left := [table.name for table in unfit if table.given or table.path.suffix.lower() != ".json"]:
+        notes.append(f"{len(left)} tables fit no image: {listed(left)}")
     labels, clashes = values.settled()
     return Joined(labels, patients, tuple(map(printable, (*notes, *clashes))), tuple(unfit))
 

@@ -74,12 +74,13 @@ def index(
     Example: `cbir index ./mri --labels grades.csv`
     """
     from cbir import Index
-    from indexer import reference
+    from indexer import places, reference
     from indexer.case_index import CaseIndex
     from indexer.encoder import DEFAULT, load_encoder
     from indexer.ingest import ingest
     from indexer.labels import load_tables
     from indexer.remote import is_address
+    from indexer.stores import LOCAL
 
     named = engines(engine, uri, catalog)
     tables = [table for path in labels or () for table in load_tables(path)]
@@ -90,6 +91,9 @@ def index(
     if dry_run:
         _show_plan(roots, tables, all_images=all_images, as_json=as_json)
         return
+    for address in named.values():
+        if address not in (None, LOCAL):
+            places.name(address)
     existing = CaseIndex.open(index) if (index / "manifest.json").exists() else None
     if existing:
         if keep_ids and not existing.manifest.keep_ids:

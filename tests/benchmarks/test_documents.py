@@ -12,6 +12,7 @@ def test_tables_and_help_in_the_documents_are_what_was_measured():
     assert documents.stale() == [], "run `make docs`"
 
 
+@pytest.mark.slow
 def test_a_stale_block_is_noticed(monkeypatch):
     monkeypatch.setitem(documents.BLOCKS, "canary", lambda: "something else")
     assert "docs/evaluation.md" in documents.stale()

@@ -25,6 +25,8 @@ from indexer.scan import Scan
 from indexer.sequences import CHANNELS, LEADERS
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 needs_itk = pytest.mark.skipif(
     importlib.util.find_spec("SimpleITK") is None, reason="SimpleITK is missing: pip install 'cbir[register]'"
 )

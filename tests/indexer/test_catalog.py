@@ -304,6 +304,7 @@ def equal(one, other):
         np.testing.assert_equal(getattr(one, field.name), getattr(other, field.name), field.name)
 
 
+@pytest.mark.slow
 @pytest.mark.local
 @given(st.lists(STEPS, max_size=12), st.data())
 @settings(max_examples=60)

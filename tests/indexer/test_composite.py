@@ -589,6 +589,7 @@ def embedded(net: CompositeNetwork, samples: Samples, there: tuple[int, ...] = (
         return net(views, there_of(*[there] * len(samples))[:, :2]).numpy()
 
 
+@pytest.mark.slow
 def test_what_only_the_difference_of_two_sequences_tells_is_learnt() -> None:
     train, test = exclusive(32), exclusive(24, seed=1)
     recipe = replace(QUICK, epochs=4, batch=16, draws=80, rate=2e-3, dropout=0.0, depth=0.0)
@@ -1206,6 +1207,7 @@ def test_a_query_without_a_sequence_is_not_compared_with_composites(
         assert hit.sequence in CHANNELS
 
 
+@pytest.mark.slow
 def test_an_index_without_composites_works_as_before(
     make: Callable[..., Index], tmp_path: Path, composer: TinyComposer, tiny: TinyEncoder
 ) -> None:

@@ -20,6 +20,8 @@ from indexer.ingest import ingest
 from indexer.stores.faiss import vectors
 from tests.support.images import phantom, write_nifti
 
+pytestmark = pytest.mark.slow
+
 RUN = """
 import sys
 import indexer.case_index, indexer.encoder, indexer.ingest, indexer.policy

@@ -98,6 +98,7 @@ def test_the_readers_take_it(cohort: Cohort) -> None:
         assert scan.region.any()
 
 
+@pytest.mark.slow
 def test_grade_shows_in_the_lesion_and_not_in_one_voxel() -> None:
     enhancing: dict[int, list[int]] = {2: [], 3: [], 4: []}
     brightest: dict[int, list[float]] = {2: [], 3: [], 4: []}

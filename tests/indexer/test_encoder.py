@@ -264,6 +264,7 @@ class Toy:
 """
 
 
+@pytest.mark.slow
 def test_an_installed_package_is_all_that_an_encoder_takes(
     tmp_path: Path, cohort: Callable[..., Path]
 ) -> None:

@@ -208,6 +208,7 @@ def test_lists_grow_with_the_root_of_the_collection():
     assert len(Partition.fit(clustered(2000), of=2500).centroids) == 156
 
 
+@pytest.mark.slow
 def test_a_fit_repeats_itself_and_says_what_it_is(fitted):
     again = Partition.fit(clustered(3000))
     np.testing.assert_array_equal(again.centroids, fitted.centroids)
@@ -341,6 +342,7 @@ def calibrated():
     return partition, base
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recall", "k"), [(0.9, 10), (0.95, 10), (0.99, 10), (0.95, 100)])
 def test_calibration_reaches_its_recalls_on_fresh_queries(calibrated, recall, k):
     partition, base = calibrated[0].at(recall), calibrated[1]
@@ -391,6 +393,7 @@ def test_where_memberships_say_nothing_the_number_of_probes_is_fixed():
     assert probing.reach == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lists", [30, 250])
 def test_a_second_list_is_filed_only_where_it_pays(monkeypatch, lists):
     base, q = clustered(4000, d=64, spread=2), clustered(300, d=64, spread=2, seed=2)

@@ -23,6 +23,8 @@ from retrieval.cli import main
 from tests.support.encoders import TinyEncoder
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def workers():

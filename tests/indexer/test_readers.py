@@ -151,7 +151,7 @@ def test_the_nearest_config_counts_whole(tmp_path: Path) -> None:
         ('{"channels": "t1"}', "not a list of names"),
         ('{"channels": [1]}', "not a list of names"),
         ('{"stack": "yes"}', "neither true nor false"),
-        ("[" * 100_000, "cannot be read as JSON"),
+        ("[" * 60_000, "cannot be read as JSON"),
     ],
 )
 def test_a_wrong_config_is_told_once_and_the_rest_goes_on(tmp_path: Path, text: str, what: str) -> None:

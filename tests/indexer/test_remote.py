@@ -226,6 +226,7 @@ def test_a_report_shows_pictures_from_the_store(store, mixed, tmp_path, tiny):
             opened.scans("memory://bucket/P-01/P-01_t1ce.nii.gz")
 
 
+@pytest.mark.slow
 def test_ray_workers_read_from_a_store(mixed, tmp_path, monkeypatch, scratch):
     if importlib.util.find_spec("ray") is None:
         pytest.skip("Ray is not installed: pip install 'cbir[ray]'")

@@ -107,5 +107,5 @@ def test_settings_are_text_of_bounded_size(tmp_path: Path) -> None:
     assert str(refused.value).isprintable()
     with (tmp_path / "cbir.json").open("wb") as file:
         file.truncate(10**9)
-    with pytest.raises(ReadError, match="has more than 65536 bytes"):
+    with pytest.raises(ReadError, match="has more than 1048576 bytes"):
         find_config(tmp_path)

@@ -143,6 +143,7 @@ def recall(found, truth):
     )
 
 
+@pytest.mark.slow
 def test_lists_find_what_exact_search_finds(collection):
     x, ids, partition, q = collection
     vectors, flat = Vectors.build(ids, x, partition), Vectors.build(ids, x)

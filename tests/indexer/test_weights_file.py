@@ -92,6 +92,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_descriptions_of_any_kind_are_refused(path: Path, about: dict[str, Any], data: st.DataObject) -> None:
@@ -114,6 +115,7 @@ def test_torn_descriptions_are_refused(path: Path, text: str) -> None:
         refused(path)
 
 
+@pytest.mark.slow
 def test_weights_that_are_signed_and_wrong_are_refused(
     path: Path, about: dict[str, Any], tensors: dict[str, NDArray[Any]]
 ) -> None:

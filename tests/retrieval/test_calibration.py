@@ -340,6 +340,7 @@ def opened(sample):
         yield index
 
 
+@pytest.mark.slow
 def test_noise_and_a_phantom_are_strangers(sample, opened, tmp_path):
     rng = np.random.default_rng(0)
     y, x = np.mgrid[-1:1:200j, -1:1:200j]

@@ -160,6 +160,7 @@ def real_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("python", "shell"),
     [
@@ -1603,6 +1604,7 @@ def test_info_says_what_the_caller_may_do(guarded, client):
         assert reply.json()["role"] == role
 
 
+@pytest.mark.slow
 def test_a_server_starts_answers_and_ends_when_it_is_told(real_index, tmp_path, monkeypatch, capsys):
     """The command itself, with the real encoder."""
     import httpx

@@ -230,6 +230,14 @@ def posted(request: Any) -> dict[str, list[str]]:
     return fields
 
 
+def asked_again(route: Any, kept: str) -> Any:
+    """What a kept query answers in place of a series of the PACS, which it does not know."""
+    fields = {name: values for name, values in posted(route.request).items() if name != "series"}
+    kind = {"content-type": "application/x-www-form-urlencoded"}
+    body = urllib.parse.urlencode(fields, doseq=True)
+    return route.fetch(url=kept, post_data=body, headers={**route.request.headers, **kind})
+
+
 def answer(page: Any, act: Callable[[], Any]) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """The answer that an action asks for, and the form that was sent."""
     ready(page)
@@ -680,7 +688,7 @@ def test_a_series_is_fetched_from_the_pacs_once(page: Any, service: str, demo: P
 
     def from_pacs(route: Any) -> None:
         fetched.append(posted(route.request))
-        route.fulfill(response=route.fetch(url=again))
+        route.fulfill(response=asked_again(route, again))
 
     page.route("**/query", from_pacs)
     page.goto(f"{service}viewer#series=1.2.3")
@@ -714,7 +722,7 @@ def test_a_report_is_filed_on_request_and_only_once(page: Any, service: str, dem
         sent.append(posted(route.request))
         route.fulfill(**(refusals.pop() if refusals else {"status": 201, "json": {"stored": "a-b-c"}}))
 
-    page.route("**/query", lambda route: route.fulfill(response=route.fetch(url=again)))
+    page.route("**/query", lambda route: route.fulfill(response=asked_again(route, again)))
     page.route("**/sr", stored)
     joined(page)
     page.goto(f"{service}viewer#series=1.2.3&where=who_grade=4")
@@ -775,7 +783,7 @@ def test_where_nothing_can_be_filed_the_page_says_why(page: Any, service: str, d
     shown: list[dict[str, Any]] = []
 
     def asked(route: Any) -> None:
-        response = route.fetch(url=again)
+        response = asked_again(route, again)
         route.fulfill(response=response, json={**response.json(), "hits": shown})
 
     page.route("**/query", asked)

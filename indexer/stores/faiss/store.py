@@ -89,7 +89,7 @@ class FaissStore:
         )
         if partition is None:
             path = self._site.folder / f"vectors-{self._fresh(contents.revision)}.faiss"
-            with written_whole(path) as aside:
+            with written_whole(path, private=True) as aside:
                 Vectors.write(aside, None, blocks, dimension)
             return replace(made, file=path.name, sha256=sha256(path))
         return _of_pair(
@@ -142,7 +142,7 @@ class FaissStore:
             If it is not.
         """
         path = self._site.folder / name
-        stat = path.stat()
+        stat = path.lstat()
         stamp = stat.st_size, stat.st_mtime_ns, stat.st_ino
         if self._sound.get(name) != (stamp, checksum):
             if sha256(path) != checksum:
@@ -196,7 +196,7 @@ class FaissStore:
         """Write codes and vectors; the files' names with their checksums."""
         name = self._fresh(revision)
         file, rows = (self._site.folder / f"vectors-{name}.{kind}" for kind in ("faiss", "rows"))
-        with written_whole(file) as aside, written_whole(rows) as aside_rows:
+        with written_whole(file, private=True) as aside, written_whole(rows, private=True) as aside_rows:
             write(aside, aside_rows)
         return (file.name, sha256(file)), (rows.name, sha256(rows))
 

@@ -90,6 +90,7 @@ def test_grey_values(
     np.testing.assert_array_equal(found, pydicom.dcmread(file).pixel_array)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("syntax", ["explicit", "big endian", "deflated", "RLE", "JPEG-LS"])
 @settings(max_examples=20, deadline=None)

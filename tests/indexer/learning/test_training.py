@@ -38,6 +38,8 @@ from indexer.scan import Scan, stacked
 from retrieval.cli import main
 from tests.support.images import phantom, write_nifti
 
+pytestmark = pytest.mark.slow
+
 QUICK = Recipe(epochs=3, batch=4, draws=8, seed=5)
 
 
