@@ -182,7 +182,7 @@ def _reversed(
 def _numbered(
     header: str, rows: Mapping[str, object], found: Found, of_cell: dict[str, tuple[int, Target]]
 ) -> None:
-    """Add the bare numbers in a column that is called like all ids begin: 2 as IXI_ID for IXI002-Guys-0828."""
+    """Add bare numbers in a column called like all ids begin: 2 as IXI_ID for IXI002-Guys-0828."""
     persons: dict[Words, set[Person]] = defaultdict(set)
     column = "".join(folded(header))
     for person in found.of_person:
