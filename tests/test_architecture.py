@@ -86,6 +86,7 @@ def test_every_import_of_the_packages_is_a_declared_dependency():
         "faiss_cpu": "faiss",
         "pillow": "PIL",
         "simpleitk": "SimpleITK",
+        "pynrrd": "nrrd",
         "backports.zstd": "backports",
         "python_gdcm": "gdcm",
         "grpcio": "grpc",

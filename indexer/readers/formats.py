@@ -79,7 +79,7 @@ BUILT_IN = (
         nibabel_images.scans,
         files=nibabel_images.pair,
     ),
-    Format("itk", {"itk": "NRRD and MetaImage volumes"}, itk.claims, itk.scans),
+    Format("itk", {"itk": "NRRD and MetaImage volumes"}, itk.claims, itk.scans, files=itk.files),
     Format(
         "matlab",
         {"matlab": "MATLAB slices"},

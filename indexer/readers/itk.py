@@ -1,27 +1,40 @@
-"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd), read by SimpleITK (``cbir[formats]``).
+"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd), the formats of ITK and 3D Slicer.
 
-ITK's axes run to the patient's Left, Posterior and Superior (SimpleITK, "Fundamental Concepts").
+SimpleITK would read them, but no process that imports it can use FAISS any more: both are wrapped by SWIG,
+and share a table of types.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from indexer.errors import ReadError
+import indexer.readers.metaimage as metaimage
+import indexer.readers.nrrd as nrrd
 from indexer.readers.source import Source
-from indexer.readers.volumes import Volumes, kept, read, turned
+from indexer.readers.volumes import Volumes, read, turned
 from indexer.scan import Scan
 
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""ITK's axes run to the patient's Left, Posterior and Superior (SimpleITK, "Fundamental Concepts")."""
+
+_VOXELS = (".raw", ".raw.gz", ".raw.bz2", ".zraw", ".gz", ".img", ".bin")
+"""Endings of files of voxels beside a header, as ITK, Slicer and teem write them."""
 
 
 def claims(file: Path) -> bool:
     """Whether a file is NRRD or MetaImage, by its name."""
     return file.name.lower().endswith((".nrrd", ".nhdr", ".mha", ".mhd"))
+
+
+def files(file: Path) -> tuple[Path, ...]:
+    """The file, and after a header the voxels that are called like it."""
+    if file.suffix.lower() not in (".nhdr", ".mhd"):
+        return (file,)
+    beside = (file.with_name(file.stem + ending) for ending in _VOXELS)
+    return (file, *(voxels for voxels in beside if voxels.is_file()))
 
 
 def scans(source: Source) -> list[Scan]:
@@ -35,47 +48,8 @@ def load(file: Path, channels: Sequence[str] = ()) -> Volumes:
     Raises
     ------
     ReadError
-        If it cannot be read, or SimpleITK is not installed.
+        If it cannot be read or understood, or pynrrd is not installed.
     """
-    sitk = _sitk(file)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(file))
-    try:
-        reader.ReadImageInformation()
-        dimensions = reader.GetDimension()
-        shape = (*reader.GetSize(), reader.GetNumberOfComponents())
-        if dimensions == 2:
-            shape = (*shape[:2], 1, shape[2])
-        x, y, z, count = kept(file, shape, channels)
-        array = sitk.GetArrayFromImage(reader.Execute())
-        if reader.GetNumberOfComponents() == 1:
-            array = array[..., np.newaxis]
-        # (volumes,) z, y, x, components
-        planes = np.moveaxis(array.reshape(-1, z, y, x, array.shape[-1]), (0, 4), (3, 4))
-        voxels = planes.transpose(2, 1, 0, 3, 4).reshape(x, y, z, -1)[..., :count]
-        affine = _affine(reader, dimensions)
-    except ReadError:
-        raise
-    except Exception as error:  # SimpleITK raises RuntimeError with a page of text
-        said = " ".join(str(error).split())[-160:]
-        raise ReadError(file, f"is damaged or truncated ({said})", "check the file") from error
-    return turned(file, voxels, affine)
-
-
-def _affine(reader: Any, dimensions: int) -> Any:
-    direction = np.array(reader.GetDirection()).reshape(dimensions, dimensions)[:3, :3]
-    affine = np.eye(4)
-    n = min(dimensions, 3)
-    affine[:n, :n] = direction[:n, :n] * np.array(reader.GetSpacing()[:n])
-    affine[:n, 3] = reader.GetOrigin()[:n]
-    return _TO_RAS @ affine
-
-
-def _sitk(file: Path) -> Any:
-    try:
-        import SimpleITK
-    except ImportError:
-        raise ReadError(
-            file, "needs a package that is not installed", "install it: pip install 'cbir[formats]'"
-        ) from None
-    return SimpleITK
+    of = nrrd if file.suffix.lower() in (".nrrd", ".nhdr") else metaimage
+    voxels, affine = of.load(file, channels)
+    return turned(file, voxels, _TO_RAS @ affine)

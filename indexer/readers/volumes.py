@@ -76,6 +76,22 @@ def _region(
     return None
 
 
+def beside(header: Path, name: str) -> Path:
+    """The file of voxels that a header names.
+
+    Raises
+    ------
+    ReadError
+        If it does not lie beside the header or below: a header must not read what else is on a disk.
+    """
+    file = (header.parent / name).resolve()
+    if not file.is_relative_to(header.parent.resolve()):
+        raise ReadError(header, "names voxels outside its own folder", "put both into one folder")
+    if not file.is_file():
+        raise ReadError(header, "names a file of voxels that is not there", "put it beside the header")
+    return file
+
+
 def kept(file: Path, shape: Sequence[int], channels: Sequence[str]) -> tuple[int, int, int, int]:
     """The part of a declared shape that is read, as (x, y, z, volumes).
 

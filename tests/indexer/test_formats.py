@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import bz2
+import shutil
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -10,7 +13,6 @@ import h5py
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from backports import zstd
 
 from indexer.discovery import discover, read
@@ -56,28 +58,199 @@ def test_packed_nifti_is_read(tmp_path: Path, name: str, pack: object) -> None:
         read(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["a.nrrd", "a.nhdr", "a.mha", "a.mhd"])
-def test_what_simpleitk_writes_is_read(tmp_path: Path, name: str) -> None:
-    nib.save(nib.Nifti1Image(BLOCK, AFFINE), tmp_path / "x.nii")
-    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "x.nii")), str(tmp_path / name))
-    (tmp_path / "x.nii").unlink()
-    compare(tmp_path / name)
+ORACLE = """
+import sys
+from pathlib import Path
+import numpy as np
+import SimpleITK as sitk
+
+here, rng = Path(sys.argv[1]), np.random.default_rng(5)
+turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+
+def image(shape, kind=np.int16, vector=False, direction=None):
+    made = sitk.GetImageFromArray((rng.random(shape) * 99).astype(kind), isVector=vector)
+    n = made.GetDimension()
+    made.SetSpacing([1.5, 2.0, 3.5, 7.0][:n])
+    made.SetOrigin([-7.0, 5.5, 2.25, 1.0][:n])
+    whole = np.eye(n)
+    if direction is not None:
+        whole[:3, :3] = direction
+    made.SetDirection(whole.ravel().tolist())
+    return made
+
+for ending in ("mha", "mhd", "nrrd", "nhdr"):
+    def write(name, made, packed=False):
+        (here / name).mkdir(exist_ok=True)
+        sitk.WriteImage(made, str(here / name / f"{name}.{ending}"), useCompression=packed)
+    for kind in (np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.float32, np.float64):
+        write(f"{np.dtype(kind).name}-{ending}", image((6, 5, 4), kind))
+    write(f"oblique-{ending}", image((6, 5, 4), direction=turn))
+    write(f"swapped-axes-{ending}", image((6, 5, 4), direction=np.eye(3)[[2, 0, 1]] * [1, -1, 1]))
+    write(f"packed-{ending}", image((6, 5, 4)), packed=True)
+    write(f"volumes-{ending}", image((3, 6, 5, 4)))
+    write(f"flat-{ending}", image((5, 4)))
+    write(f"components-{ending}", image((6, 5, 4, 2), vector=True))
+for name, old, new in (
+    ("int16-mha", b"ByteOrderMSB = False", b"ByteOrderMSB = True"),
+    ("int16-nrrd", b"endian: little", b"endian: big"),
+):
+    plain = here / name / f"{name}.{name[6:]}"
+    content = plain.read_bytes()
+    size = 6 * 5 * 4 * 2
+    assert old in content
+    swapped = np.frombuffer(content[-size:], "<i2").astype(">i2").tobytes()
+    (here / f"big-{name}").mkdir()
+    (here / f"big-{name}" / f"big.{name[6:]}").write_bytes(content[:-size].replace(old, new) + swapped)
+for space in ("right-anterior-superior", "left-anterior-superior"):
+    content = (here / "oblique-nrrd" / "oblique-nrrd.nrrd").read_bytes()
+    assert b"space: left-posterior-superior" in content
+    (here / space).mkdir()
+    (here / space / "a.nrrd").write_bytes(
+        content.replace(b"space: left-posterior-superior", f"space: {space}".encode())
+    )
+for file in sorted(here.glob("*/*.*")):
+    if file.suffix not in (".mha", ".mhd", ".nrrd", ".nhdr"):
+        continue
+    made = sitk.ReadImage(str(file))
+    n = made.GetDimension()
+    affine = np.eye(4)
+    m = min(n, 3)
+    affine[:m, :m] = np.array(made.GetDirection()).reshape(n, n)[:m, :m] * made.GetSpacing()[:m]
+    affine[:m, 3] = made.GetOrigin()[:m]
+    array = sitk.GetArrayFromImage(made)
+    if made.GetNumberOfComponentsPerPixel() == 1:
+        array = array[..., None]
+    if n == 2:
+        array = array[None]
+    if n == 4:
+        array = np.moveaxis(array[..., 0], 0, -1)
+    affine = np.diag([-1, -1, 1, 1]) @ affine
+    np.savez(file.parent / "truth.npz", voxels=array.transpose(2, 1, 0, 3), affine=affine)
+"""
+"""SimpleITK writes images, and says what it reads of them; in a process of its own, for FAISS's sake."""
 
 
-def test_several_components_are_channels(tmp_path: Path) -> None:
-    image = sitk.GetImageFromArray(RNG.integers(0, 99, (6, 5, 4, 2)).astype(np.int16), isVector=True)
-    sitk.WriteImage(image, str(tmp_path / "a.nrrd"))
-    (tmp_path / "cbir.json").write_text('{"channels": ["t1", "flair"]}')
-    scans = read(tmp_path / "a.nrrd")
+@pytest.fixture(scope="module")
+def by_simpleitk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("itk")
+    subprocess.run([sys.executable, "-c", ORACLE, str(folder)], check=True)
+    return folder
+
+
+def truth_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (x, y, z, volumes) and affine in RAS+, as nibabel turns what SimpleITK read."""
+    with np.load(folder / "truth.npz") as told:
+        turned = nib.as_closest_canonical(nib.Nifti1Image(told["voxels"].astype(np.float64), told["affine"]))
+    return np.asarray(turned.dataobj), turned.affine
+
+
+def test_nrrd_and_metaimage_are_read_as_simpleitk_reads_them(by_simpleitk: Path) -> None:
+    folders = sorted(path.parent for path in by_simpleitk.glob("*/truth.npz"))
+    assert len(folders) == 4 * 14 + 4
+    for folder in folders:
+        voxels, affine = truth_of(folder)
+        scans = read(discover(folder).sources[0])
+        assert len(scans) == voxels.shape[3], folder.name
+        for number, scan in enumerate(scans):
+            expected = voxels[..., number].astype(np.float32)
+            np.testing.assert_array_equal(scan.voxels, expected, err_msg=folder.name)
+            assert scan.affine is not None
+            np.testing.assert_allclose(scan.affine, affine, atol=1e-5, err_msg=folder.name)
+
+
+def test_faiss_works_after_they_were_read(by_simpleitk: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from indexer.readers import read
+for name in ("packed-mha/packed-mha.mha", "packed-nrrd/packed-nrrd.nrrd", "int16-nhdr/int16-nhdr.nhdr"):
+    read(Path(sys.argv[1]) / name)
+import faiss, numpy
+index = faiss.IndexFlatIP(4)
+index.add(numpy.eye(4, dtype="f4"))
+numbers = faiss.vector_to_array(index.codes).view("f4")
+assert numbers.tolist() == numpy.eye(4).ravel().tolist()
+ids = faiss.IndexIDMap(faiss.IndexFlatIP(4))
+ids.add_with_ids(numpy.eye(4, dtype="f4"), numpy.array([7, 8, 9, 10]))
+assert faiss.vector_to_array(ids.id_map).tolist() == [7, 8, 9, 10]
+assert "SimpleITK" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code, str(by_simpleitk)], check=True)
+
+
+def test_a_header_and_its_voxels_are_one_source_and_change_together(tmp_path: Path) -> None:
+    for name, header in (("a.mhd", DETACHED), ("b.nhdr", DETACHED_NRRD)):
+        (tmp_path / name).write_text(header.replace("NAME", f"{name[0]}.raw"))
+        (tmp_path / f"{name[0]}.raw").write_bytes(BLOCK.tobytes(order="F"))
+    first, second = discover(tmp_path).sources
+    assert [file.name for file in first.files] == ["a.mhd", "a.raw"]
+    np.testing.assert_array_equal(read(first)[0].voxels, read(second)[0].voxels)
+    np.testing.assert_array_equal(read(first)[0].voxels, BLOCK[::-1, ::-1])
+    before = first.fingerprint()
+    (tmp_path / "a.raw").write_bytes(bytes(10) + BLOCK.tobytes(order="F"))
+    assert first.fingerprint() != before
+
+
+DETACHED = """ObjectType = Image
+NDims = 3
+DimSize = 4 5 6
+ElementType = MET_SHORT
+ElementDataFile = NAME
+"""
+DETACHED_NRRD = """NRRD0004
+type: short
+dimension: 3
+sizes: 4 5 6
+endian: little
+encoding: raw
+data file: NAME
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "reason"),
+    [
+        ("a.mhd", DETACHED.replace("NAME", "../x.raw"), "outside its own folder"),
+        ("a.nhdr", DETACHED_NRRD.replace("NAME", "../x.raw"), "outside its own folder"),
+        ("a.mhd", DETACHED.replace("NAME", "gone.raw"), "not there"),
+        ("a.nhdr", DETACHED_NRRD.replace("NAME", "gone.raw"), "not there"),
+        ("a.mhd", DETACHED.replace("NAME", "LIST"), "several files"),
+        ("a.mhd", DETACHED.replace("NAME", "a%03d.raw 1 6 1"), "several files"),
+        ("a.mhd", "BinaryData = False\n" + DETACHED, "as text"),
+        ("a.mhd", DETACHED.replace("Image", "Tube"), "no image"),
+        ("a.mhd", DETACHED.replace("MET_SHORT", "MET_STRING"), "one real number"),
+        ("a.mhd", DETACHED.replace("4 5 6", "4 5 7"), "truncated: 240 of 280"),
+        ("a.nhdr", DETACHED_NRRD.replace("4 5 6", "4 5 7"), "damaged or truncated"),
+        ("a.mhd", DETACHED.replace("4 5 6", "9000 9000 1"), "declares"),
+        ("a.nhdr", DETACHED_NRRD.replace("4 5 6", "9000 9000 1"), "declares"),
+        ("a.nhdr", DETACHED_NRRD.replace("type: short", "type: block\nblock size: 2"), "blocks"),
+        ("a.nhdr", DETACHED_NRRD.replace("endian", "space: scanner-xyz\nendian"), "space scanner-xyz"),
+        ("a.nhdr", DETACHED_NRRD.replace("endian", 'space units: "m" "m" "m"\nendian'), "measured in m"),
+    ],
+)
+def test_what_is_not_understood_is_refused(tmp_path: Path, name: str, header: str, reason: str) -> None:
+    (tmp_path / "x.raw").write_bytes(BLOCK.tobytes())
+    folder = tmp_path / "below"
+    folder.mkdir()
+    (folder / name).write_text(header.replace("NAME", "a.raw"))
+    (folder / "a.raw").write_bytes(BLOCK.tobytes(order="F"))
+    with pytest.raises(ReadError, match=reason):
+        read(Source(folder / name, "itk", (folder / name,)))
+
+
+def test_several_components_are_channels(tmp_path: Path, by_simpleitk: Path) -> None:
+    shutil.copytree(by_simpleitk / "components-nrrd", tmp_path / "x")
+    (tmp_path / "x" / "cbir.json").write_text('{"channels": ["t1", "flair"]}')
+    scans = read(discover(tmp_path / "x").sources[0])
     assert [scan.sequence for scan in scans] == ["t1", "flair"]
-    pixels = sitk.GetArrayFromImage(image)
-    # x and y of ITK run to the left and to the back
-    np.testing.assert_array_equal(scans[1].voxels, pixels[..., 1].transpose(2, 1, 0)[::-1, ::-1])
+    np.testing.assert_array_equal(scans[1].voxels, truth_of(tmp_path / "x")[0][..., 1])
 
 
 def test_an_outline_of_the_same_format_is_attached(tmp_path: Path) -> None:
-    for name, voxels in (("P1_t1.nrrd", BLOCK), ("P1_seg.seg.nrrd", (BLOCK > 950).astype(np.uint8))):
-        sitk.WriteImage(sitk.GetImageFromArray(voxels.transpose(2, 1, 0)), str(tmp_path / name))
+    for name, voxels in (("P1_t1.nrrd", BLOCK), ("P1_seg.seg.nrrd", (BLOCK > 950).astype(np.int16))):
+        header = DETACHED_NRRD.replace("data file: NAME\n", "").encode()
+        (tmp_path / name).write_bytes(header + voxels.tobytes(order="F"))
     (source,) = discover(tmp_path).sources
     (scan,) = read(source)
     assert scan.region is not None
