@@ -98,9 +98,9 @@ def ingest() -> str:
             [name, str(r["slices"]), str(r["index_rate"]), str(r["encoder_rate"]), f"{r['ratio']:.2f}"]
         )
     if all("run_ratio" in r for r in content["results"]["speed"].values()):
-        rows[0].append("run in child processes over without")
+        rows[0].append("read in child processes over without: time, processor")
         for row, r in zip(rows[1:], content["results"]["speed"].values(), strict=True):
-            row.append(f"{r['run_ratio']:.2f}")
+            row.append(f"{r['run_ratio']:.2f}, {r['processor_ratio']:.2f}")
     memory = [["files", "slices", "peak memory, MB"]]
     for r in content["results"]["memory"]:
         memory.append([str(r["files"]), str(r["slices"]), str(r["peak_mb"])])

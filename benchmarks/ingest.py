@@ -7,7 +7,6 @@ are shared and noisy, so only their ratio says something. The better of several 
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks import results
 from indexer import discovery, readers, sandbox
 from indexer.case_index import CaseIndex
 from indexer.encoder import Encoder, load_encoder
-from indexer.ingest import Threads, ingest
+from indexer.ingest import ingest
 from indexer.labels import find_tables
 from indexer.preprocess import Preprocessing, prepared
 from indexer.sandbox import Sandbox, pool
@@ -100,44 +100,39 @@ def speed(paths: list[Path], encoder: Encoder) -> dict[str, Any]:
 
 
 def isolation(paths: list[Path], encoder: Encoder) -> dict[str, float]:
-    """What child processes cost: reading and whole runs in them over those without, in turn.
+    """What child processes cost: whole runs with them over runs without, in turn.
 
-    Beside the time that passes stands the processor's, of all processes, without what it takes to start
-    them: it says the same on a busy machine.
+    Beside the time that passes stands the processor's, of all processes: it says the same on a busy
+    machine. The processes are started before, once, which is told by itself.
     """
-    sources = [s for path in paths for s in discovery.discover(path, find_tables(path)[0]).sources]
-    kinds = (Sandbox, InProcess)
-    reading, run, processor = ({kind: [] for kind in kinds} for _ in range(3))  # type: ignore[var-annotated]
+    first = next(s for path in paths for s in discovery.discover(path, find_tables(path)[0]).sources)
+    seconds: dict[type[Sandbox], list[float]] = {Sandbox: [], InProcess: []}
+    processor: dict[type[Sandbox], list[float]] = {Sandbox: [], InProcess: []}
+    started: list[float] = []
     for _ in range(ROUNDS):
-        for kind in kinds:
-            start = spent()
-            with pool.using(kind()):
-                sandbox.prepare(sources[0], Preprocessing.of(encoder))
-            between = spent()
-            with pool.using(kind()), Threads(encoder) as workers:
-                sandbox.prepare(sources[0], Preprocessing.of(encoder))
-                begun = time.perf_counter()
-                for future in [workers.read(source) for source in sources]:
-                    future.result()
-                reading[kind].append(time.perf_counter() - begun)
-            processor[kind].append(spent() - between - (between - start))
+        for kind in seconds:
             with (
                 pool.using(kind()),
                 tempfile.TemporaryDirectory() as folder,
                 CaseIndex.create(Path(folder) / "i", encoder) as index,
             ):
-                run[kind].append(ingest(index, paths, encoder).seconds)
-    measured = {"reading": reading, "run": run, "processor": processor}
+                started.append(spent())
+                sandbox.prepare(first, Preprocessing.of(encoder))
+                start = spent()
+                started[-1] = start - started[-1]
+                seconds[kind].append(ingest(index, paths, encoder).seconds)
+                processor[kind].append(spent() - start)
     return {
-        f"{name}_ratio": round(min(found[Sandbox]) / min(found[InProcess]), 3)
-        for name, found in measured.items()
+        "run_ratio": round(min(seconds[Sandbox]) / min(seconds[InProcess]), 3),
+        "processor_ratio": round(min(processor[Sandbox]) / min(processor[InProcess]), 3),
+        "start_seconds": round(min(started[::2]) - min(started[1::2]), 2),
     }
 
 
 def spent() -> float:
-    """Seconds of the processor that this process and its children that have ended took."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    """Seconds of the processor that this process and its children have taken so far."""
+    own = psutil.Process()
+    return sum(sum(each.cpu_times()[:2]) for each in (own, *own.children(recursive=True)))
 
 
 def memory(paths: list[Path]) -> dict[str, int]:

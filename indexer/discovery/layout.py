@@ -134,7 +134,8 @@ def layout(
         Take copies and maps as images, too.
     """
     how = reading(item.path for item in items)
-    said = [_said(item, how) for item in items]
+    shared = _above_all(items)
+    said = [_said(item, how, shared) for item in items]
     own = _outlines_in(items, how)
     said = [
         replace(s, role=roles.REGION, sure=False)
@@ -142,6 +143,33 @@ def layout(
         else s
         for item, s in zip(items, said, strict=True)
     ]
+    whose = _owned(items, said, how, above)
+    seen = _looked(items, said, whose.persons, look)
+    if any(before.role is None and after.role is not None for before, after in zip(said, seen, strict=True)):
+        whose = _owned(items, seen, how, above)  # names of outlines say nothing of who there is
+    said, persons, alone = seen, whose.persons, whose.alone
+    decisions = [_decided(s, person) for s, person in zip(said, persons, strict=True)]
+    if all_images:
+        decisions = [replace(d, role=IMAGE, reason=None) if d.copy else d for d in decisions]
+    else:
+        _leave_copies(decisions, said)
+    doubts = list(whose.doubts)
+    if alone:
+        doubts.append(f"{len(alone)} pictures do not say whose they are: each counts as a patient of its own")
+    return Layout(decisions, doubts, len(alone))
+
+
+@dataclass(frozen=True)
+class _Owned:
+    """Whose items are, which are pictures that stand for themselves, and what could not be known."""
+
+    persons: list[Person | None]
+    alone: frozenset[str]
+    doubts: list[str]
+
+
+def _owned(items: Sequence[Item], said: Sequence[_Said], how: Reading, above: Sequence[str]) -> _Owned:
+    """Whose images are by their names; whose the rest is by the images."""
     asked = [i for i, s in enumerate(said) if s.role in (None, roles.IMAGE, roles.MAP, roles.LOCALIZER)]
     asked = [i for i in asked if items[i].person is None]
     alone = frozenset(
@@ -154,19 +182,19 @@ def layout(
     for i, s in enumerate(said):
         if persons[i] is None:
             persons[i] = known.owner(items[i], s)
-    said = _looked(items, said, persons, look)
-    decisions = [_decided(s, person) for s, person in zip(said, persons, strict=True)]
-    if all_images:
-        decisions = [replace(d, role=IMAGE, reason=None) if d.copy else d for d in decisions]
-    else:
-        _leave_copies(decisions, said)
-    doubts = list(who.doubts)
-    if alone:
-        doubts.append(f"{len(alone)} pictures do not say whose they are: each counts as a patient of its own")
-    return Layout(decisions, doubts, len(alone))
+    return _Owned(persons, alone, who.doubts)
 
 
-def _said(item: Item, how: Reading) -> _Said:
+def _above_all(items: Sequence[Item]) -> int:
+    """How many folders all items lie in: their names are of the whole, and no role of what is in it."""
+    if len(items) < 2:
+        return 0
+    first, last = min(item.path[:-1] for item in items), max(item.path[:-1] for item in items)
+    ends = min(len(first), len(last))
+    return next((n for n in range(ends) if first[n] != last[n]), ends)
+
+
+def _said(item: Item, how: Reading, shared: int) -> _Said:
     """Put together what the file's name and the folders' names say."""
     own = understood(item.path[-1], how)
     folders = [understood(name, how) for name in reversed(item.path[:-1])]
@@ -179,8 +207,14 @@ def _said(item: Item, how: Reading) -> _Said:
     if role is None and series and texts and texts[-1] in words.SERIES_MAPS:
         role, sure = roles.MAP, True
     if role is None:
-        for folder in folders:
-            if folder.role == roles.REGION and not folder.outline:
+        for depth, folder in enumerate(folders):
+            texts = [token.text for token in split(folder.text)]
+            if words.IMAGES & set(texts):
+                if folder.role == roles.REGION:
+                    continue  # Images_and_Masks
+                if folder.role is None and not folder.id:
+                    break  # whatever lies above: images/001
+            if folder.role == roles.REGION and (not folder.outline or depth >= len(folders) - shared):
                 continue  # Task01_BrainTumour
             if folder.role in (roles.REGION, roles.MASK, roles.MAP, roles.LOCALIZER):
                 role, sure, sequence = folder.role, folder.sure, folder.sequence
@@ -248,7 +282,7 @@ def _adopted(
             continue
         for end in range(len(item.path) - 1, 0, -1):
             name = understood(item.path[end - 1], how)
-            if name.id and name.id == person.patient:
+            if name.id and _begins(name.tokens, _plain(person.patient.rpartition("/")[2])):
                 folders[item.path[:end]] = person
                 break
     found = list(persons)
@@ -260,6 +294,10 @@ def _adopted(
         if owner is not None and owner.patient != person.patient:
             found[i] = Person(owner.patient, person.visit or owner.visit)
     return found
+
+
+def _begins(tokens: tuple[str, ...], start: tuple[str, ...]) -> bool:
+    return tokens[: len(start)] == start
 
 
 class _Cases:
@@ -396,7 +434,8 @@ def _leave_copies(decisions: list[Decision], said: Sequence[_Said]) -> None:
         def rank(
             prepared: frozenset[str], held: Mapping[frozenset[str], set[str | None]] = held
         ) -> tuple[object, ...]:
-            return -len(held[prepared] & set(STRUCTURAL)), len(prepared), sorted(prepared)
+            bent = any(words.TEMPLATE.match(word) for word in prepared)
+            return -len(held[prepared] & set(STRUCTURAL)), bent, len(prepared), sorted(prepared)
 
         covered: set[str | None] = set()
         for prepared in sorted(of, key=rank):

@@ -99,7 +99,11 @@ def people(
     chains = {path: _chain(path, how) for path in paths}
     numbers = _series_numbers(paths, how)
     chains = {
-        path: tuple(link for link in chain if (path[: len(path) - link.depth], link.id) not in numbers)
+        path: tuple(
+            link
+            for link in chain
+            if not any((path[:end], link.id) in numbers for end in range(1, len(path) - link.depth + 1))
+        )
         for path, chain in chains.items()
     }
     dropped = _recurring(chains, single)
@@ -220,7 +224,8 @@ def _is_person(parent: _Link, child: _Link) -> bool:
     """Whether of two names, one below the other, the upper is the person's: it has the longer number."""
     if words.PERSONS.fullmatch(parent.id) and not words.PERSONS.fullmatch(child.id):
         return True
-    return parent.digits > child.digits
+    first = _NUMBER.search(child.id)
+    return parent.digits > (len(first[0]) if first and parent.digits > 2 else child.digits)
 
 
 def _is_class(tokens: Sequence[str]) -> bool:
@@ -278,6 +283,9 @@ def _key(
             and link.digits
             and link.depth < nearest
             and not link.role
+            and not any(
+                _prepares(name, how) for name in path[len(path) - nearest : len(path) - 1 - link.depth]
+            )
         ]
     else:
         for outside, folder in enumerate(above):
@@ -296,6 +304,12 @@ def _key(
         visit for depth, visit in ordered if depth <= nearest or not kept or _says_when(path, depth, how)
     ]
     return _Key(name, tuple(_once(named)), tuple(path[:-1]))
+
+
+def _prepares(name: str, how: Reading) -> bool:
+    """Whether a folder holds what a program made, each step of it in folders that are no visits."""
+    said = understood(name, how)
+    return bool(said.preparation) and not said.id
 
 
 def _says_when(path: tuple[str, ...], depth: int, how: Reading) -> bool:
@@ -379,10 +393,14 @@ def _surroundings(path: tuple[str, ...], key: _Key, how: Reading) -> tuple[str, 
         said = understood(name, how)
         if said.tokens and _contains(key.tokens, said.tokens):
             break
+        if _plain(said.id) in {_plain(key.name + visit) for visit in key.visits}:
+            break  # pat153_0002 of pat153
         if said.visit and not said.id:
             continue
         telling = [t for t in split(name) if t.kind in (Kind.OPAQUE, Kind.TARGET, Kind.TISSUE)]
         if _tool(name, how):
+            if classes := [t.text for t in telling if t.text in words.CLASSES]:
+                place.append(" ".join(classes))  # glioma T1
             continue
         if telling or words.GROUPS.fullmatch(name) or _is_split(name) or name.isdigit():
             place.append(name)
@@ -426,11 +444,20 @@ def _clash(
     return any(a & b for i, a in enumerate(held) for b in held[i + 1 :])
 
 
+def _numbered_person(token: str) -> bool:
+    """Whether a token is the whole name of a person, such as ``pat153``: what follows is a visit's."""
+    return token[-1].isdigit() and words.PERSONS.fullmatch(token) is not None
+
+
 def _visits(names: set[tuple[str, ...]]) -> frozenset[tuple[str, ...]]:
     """Names whose last token is a visit's: a small set of numbers that recurs behind different persons."""
     heads: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for tokens in names:
-        if len(tokens) > 1 and tokens[-1].isdigit() and len(tokens[-1]) <= 3:
+        if (
+            len(tokens) > 1
+            and tokens[-1].isdigit()
+            and (len(tokens[-1]) <= 3 or _numbered_person(tokens[-2]))
+        ):
             heads[tokens[:-1]].add(tokens[-1])
     found = set()
     shapes: dict[tuple[int, int], list[tuple[tuple[str, ...], set[str]]]] = defaultdict(list)
@@ -438,7 +465,7 @@ def _visits(names: set[tuple[str, ...]]) -> frozenset[tuple[str, ...]]:
         width = max(map(len, tails))
         number = _NUMBER.findall(head[-1])
         long = len(number[-1]) if number and not _YEAR.fullmatch(number[-1]) else 0
-        if long >= 4 and long >= width + 2:
+        if (long >= 4 and long >= width + 2) or _numbered_person(head[-1]):
             found |= {(*head, tail) for tail in tails}
         elif long >= width:
             shapes[len(head), long].append((head, tails))

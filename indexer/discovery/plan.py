@@ -645,6 +645,11 @@ def outline_of(file: Path) -> str:
 
 def _series(series: Sequence[Source], found: Discovery, *, all_images: bool) -> None:
     """Series by their headers: images, localizers, maps."""
+    nameless = {source.study_id for source in series if source.patient_id == source.study_id}
+    if len(nameless) > 1:
+        found.notes.append(
+            f"{len(nameless)} DICOM studies name no patient: each counts as a patient of its own"
+        )
     for source in series:
         reason, derived = left_out(source)
         if reason is not None and not (derived and all_images):
@@ -662,7 +667,7 @@ def _classes(candidates: Sequence[_Found], decisions: Sequence[Decision], found:
         if decision.role != IMAGE or decision.person is None:
             continue
         for depth, name in enumerate(reversed(each.item.path[:-1])):
-            tokens = list(split(name))
+            tokens = [t for t in split(name) if t.kind not in (Kind.SEQUENCE, Kind.CONTRAST)]
             texts = {t.text for t in tokens}
             plain = all(t.text in CLASSES or t.text.rstrip("s") in CLASSES for t in tokens)
             if (
@@ -670,15 +675,15 @@ def _classes(candidates: Sequence[_Found], decisions: Sequence[Decision], found:
                 and plain
                 and not texts <= {"patient", "patients", "lesion", "lesions", "tumor", "tumour"}
             ):
-                of[decision.person.patient].add(name)
+                of[decision.person.patient].add(_without_sequence(name))
                 break
             if (
                 each.item.picture
                 and depth == 0
-                and not any(map(str.isdigit, name))
+                and not any(map(str.isdigit, _without_sequence(name)))
                 and not _says_nothing(name)
             ):
-                of[decision.person.patient].add(name)
+                of[decision.person.patient].add(_without_sequence(name))
                 break
     values = {value for held in of.values() for value in held}
     if len(values) > 1:
@@ -688,6 +693,14 @@ def _classes(candidates: Sequence[_Found], decisions: Sequence[Decision], found:
         found.notes.append(
             f"folders stand for classes ({', '.join(sorted(values)[:6])}): offered as the label class"
         )
+
+
+def _without_sequence(name: str) -> str:
+    """A class folder's name without the sequence that it also says: ``glioma T1C+``."""
+    said = [t for t in split(name) if t.kind in (Kind.SEQUENCE, Kind.CONTRAST)]
+    for token in reversed(said):
+        name = name[: token.start] + name[token.end :]
+    return name.strip(" _-+") if said else name
 
 
 def _says_nothing(name: str) -> bool:

@@ -161,6 +161,8 @@ def _settled(tokens: list[Token], how: Reading) -> list[Token]:
                 kind, value = Kind.VISIT, token.text
                 if not how.before_after and i == len(tokens) - 1 and i:  # beside T2 and FLAIR, of T1
                     kind, value = Kind.SEQUENCE, "t1" if token.text == "pre" else "t1ce"
+            elif token.text in words.AGENTS and not any(t.kind in _HARD for t in tokens):
+                kind, value = Kind.SEQUENCE, "t1ce"
             elif not with_t1 or (token.text in ("c", "cm") and not any(t.value == "t1" for t in near)):
                 kind = Kind.OPAQUE if token.text not in words.BEFORE else Kind.PLAIN
         elif (

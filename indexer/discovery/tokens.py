@@ -95,7 +95,28 @@ def _classified(text: str, start: int) -> list[Token]:
                 Token(hump[0].lower(), start + hump.start(), start + hump.end(), k, v)
                 for hump, (k, v) in zip(humps, meant, strict=True)
             ]
+        if (cut := _glued(text.lower())) is not None:
+            whole, at = text.lower(), start + cut
+            return [
+                Token(whole[:cut], start, at, *_meaning(whole[:cut])),
+                Token(whole[cut:], at, start + len(text), *_meaning(whole[cut:])),
+            ]
     return [Token(text.lower(), start, start + len(text), kind, value)]
+
+
+_GLUED = {name for name, sequence in words.SEQUENCES.items() if sequence in ("t1", "t1ce", "t2", "flair")}
+_BEHIND = (Kind.PREPARATION, Kind.REGION, Kind.TISSUE, Kind.MAP)
+
+
+def _glued(text: str) -> int | None:
+    """Where a word ends that is written together with a sequence: ``hrT2``, ``T2Synth``, ``flairmask``."""
+    for cut in range(2, len(text) - 1):
+        head, tail = text[:cut], text[cut:]
+        if head in words.PREFIXES and tail in _GLUED:
+            return cut
+        if head in _GLUED and len(tail) > 2 and _meaning(tail)[0] in _BEHIND:
+            return cut
+    return None
 
 
 @functools.lru_cache(maxsize=65536)
@@ -145,7 +166,7 @@ def _joined(name: str, tokens: list[Token]) -> list[Token]:
         ) or (
             last is not None
             and follows
-            and last.text in ("follow", "post", "pre")
+            and last.text in ("follow", "post", "pre", "prä", "prae")
             and token.text in ("up", "op", "treatment", "surgery", "rt", "operative", "chemo")
         ):
             text = name[last.start : token.end]

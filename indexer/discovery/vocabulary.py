@@ -41,13 +41,13 @@ SEQUENCES = {
     **dict.fromkeys(
         _words(
             "t1ce t1c t1gd t1ca t1wce t1wc t1cw t1post t1postgd t1km t1wgd t1gad t1contrast t1ceweighted "
-            "ct1 cet1 cet1w gdt1 t1enhanced posttt1 postt1 t1wpost t1cpost"
+            "ct1 cet1 cet1w gdt1 t1enhanced posttt1 postt1 t1wpost t1cpost t1wks t1ks"
         ),
         "t1ce",
     ),
     **dict.fromkeys(_words("t2 t2w t2wi t2tse t2fse t2n"), "t2"),
-    **dict.fromkeys(_words("flair t2f t2flair t2wflair flairt2 t2flairw fla darkfluid"), "flair"),
-    **dict.fromkeys(_words("pd pdw pdwi"), "pd"),
+    **dict.fromkeys(_words("flair t2f t2flair t2wflair flairt2 t2flairw fla fl darkfluid"), "flair"),
+    **dict.fromkeys(_words("pd pdw pdwi dp"), "pd"),
     **dict.fromkeys(_words("swi swan swiw"), "swi"),
     **dict.fromkeys(_words("t2star t2starw t2s"), "t2star"),
     **dict.fromkeys(_words("mra tof angio angiography"), "angio"),
@@ -64,8 +64,13 @@ WEAK_SEQUENCES = dict.fromkeys(
 CONTRAST = _words(
     """ce gd gad gado gadolinium contrast postcontrast postgd postgad enhanced km c contrasted cm"""
 )
-AFTER, BEFORE = _words("post"), _words("pre precontrast noncontrast unenhanced native nogd noce")
+AGENTS = _words("gado gadolinium gad postcontrast postgd postgad")
+"""Contrast agents, which stand for T1 after contrast where no sequence is named."""
+AFTER, BEFORE = _words("post"), _words("pre precontrast noncontrast unenhanced native nativ nogd noce")
 """Before and after contrast, if they stand beside T1 and nothing else is before or after."""
+
+PREFIXES = _words("ax axial sag sagittal cor coronal tra trans 2d 3d hr hires tse fse")
+"""Words of protocols that are written without a space before a sequence: ``hrT2``, ``axFLAIR``."""
 
 SERIES = {
     **dict.fromkeys(_words("dwi dti dmri diffusion hardi noddi dki trace tracew"), "dwi"),
@@ -79,7 +84,9 @@ MAPS = _words(
     probabilities probseg probmap phasediff phase phase1 phase2 phasemap fieldmap mip minip t1map t2map
     pdmap t1rho r1map r2map qsm colfa tensor dtitensor evecs evals warp warpfield xfm displacement
     jacobian biasfield uncertainty entropy heatmap saliency distance curvature thickness snr asl apt mtr
-    mtsat mwf icvf isovf odi subtraction difference histogram rcbvmap adcmap famap mdmap heatmaps pcasl"""
+    mtsat mwf icvf isovf odi
+    pve inversewarp 0warp 1warp genericaffine subtraction difference histogram
+    rcbvmap adcmap famap mdmap heatmaps pcasl"""
 )
 SERIES_MAPS = _words(
     """ad rd tr l1 l2 l3 v1 v2 v3 mo s0 ph pe ve vp auc rcbv fa md ap ga cs dt0 b0 peak trace"""
@@ -114,16 +121,20 @@ PREPARATIONS = _words(
     """bias biascorr biascorrected n3 n4 n4bias bfc bc unstripped nonstripped stripped strip ss
     skullstripped skullstrip noskull nostrip bet hdbet masked defaced deface anon reg registered
     registration coreg coregistered rigid affine resampled resample rsl iso isotropic norm normalized
-    normalised zscore histmatch preproc preprocessed preprocessing processed proc warped mni mni152 sri
+    normalised zscore histmatch preproc preprocessed preprocessing processed proc warped mni mni152
+    mninonlinear icbm152 sri
     sri24 atlas atlases talairach r2s reoriented denoised dn corrected corr smooth smoothed cropped crop
-    eddy noreg topup unwarped transformed aligned interpolated superresolution sr super fmriprep
+    eddy noreg topup unwarped inversewarped transformed aligned interpolated superresolution sr super fmriprep
     freesurfer cat12 fsl spm template standardized standardised coreged bfcorrected derived derivative
     derivatives reconstructed synthetic synth inpainted voided average averaged avg anonymized
     anonymised conformed conform nu intensity intensities lps ras rai las lpi unbiased debiased acpc dc
     restore brain brains final skull head mean"""
 )
+TEMPLATE = re.compile(r"(?:space-)?(?:mni|icbm|sri|tal|atlas)", re.IGNORECASE)
+"""How preparations begin that bend a brain to fit another's."""
+
 PLAIN = _words(
-    """native orig original originals raw rawdata unprocessed rawavg source sourcedata origspace"""
+    """native nativ orig original originals raw rawdata unprocessed rawavg source sourcedata origspace"""
 )
 
 PROTOCOL = _words(
@@ -131,7 +142,7 @@ PROTOCOL = _words(
     ge ffe space cube vista fast fs fatsat fat sat spin echo ir turbo haste blade propeller hr hires
     highres lowres weighted w wi image multi thin thick isovoxel grappa irfspgr tir de em me mb nd dis3d
     dis2d pat2 p2 iso1 wip head neck brain mr mri ms obl oblique seq quick dixon we wo wos with without
-    fov mri1 rms stealth nav navigation"""
+    fov mri1 rms stealth nav navigation mit ohne avec sans con sin senza kontrastmittel"""
 )
 
 CONTAINERS = _words(
@@ -141,8 +152,11 @@ CONTAINERS = _words(
     archive download downloads part public open challenge cohort study studies subset mr pack packaged
     package miccai asnr volumes volume vol mha mgz nrrd png jpg jpeg tif tiff slices slice pictures db
     database unzipped extracted sequences sequence automated automatic approx manual semiautomatic
-    version released"""
+    version released bilder aufnahmen bild daten datensatz datos imagenes donnees immagini"""
 )
+
+IMAGES = _words("image images imgs img imagestr imagests imagesval volumes pictures scans")
+"""Words of folders that hold images, whatever else is said above."""
 
 LOCALIZERS = _words(
     """localizer localiser loc scout survey 3plane threeplane aahscout aascout localizers planscan"""
@@ -171,10 +185,12 @@ ANYTHING = re.compile(
 """Names that a machine numbers: of a person only where nothing above has a name."""
 
 CLASSES = _words(
-    """hgg lgg gbm glioma gliomas meningioma pituitary tumor tumour notumor notumour no yes healthy normal
+    """hgg lgg hg lg gbm glioma gliomas meningioma pituitary tumor tumour notumor notumour no yes
+    healthy normal
     abnormal control controls patient patients astrocytoma oligodendroglioma oligoastrocytoma ependymoma
     medulloblastoma glioblastoma metastasis metastases schwannoma neurocytoma carcinoma papilloma
-    germinoma benign malignant positive negative ad cn mci emci lmci demented nondemented mild moderate
+    germinoma astrocitoma ependimoma meduloblastoma neurocitoma papiloma ganglioglioma granuloma tuberculoma
+    benign malignant positive negative ad cn mci emci lmci demented nondemented mild moderate
     verymild mildlydemented dementia stroke hemorrhage ms lesion lesions lowgrade highgrade low high
     grade ii iii iv i adenoma lymphoma pcnsl dmg dipg none cancer"""
 )
@@ -186,7 +202,7 @@ _VISIT_WORD = (
     r"ses|session|visit|vis|week|wk|month|mon|mo|year|yr|day|timepoint|time|tp|fu|fup|follow|followup|baseline|bl|"
     r"screening|preop|postop|intraop|preoperative|postoperative|pretreatment|posttreatment|postrt|prert|"
     r"initial|recurrence|relapse|progression|diagnosis|early|late|prebaseline|visita|examdate|presurgery|"
-    r"postsurgery|presurgical|postsurgical|nadir|discharge|admission|day0"
+    r"postsurgery|presurgical|postsurgical|pr(?:ä|ae)op(?:erativ)?|postoperativ|verlauf|nachsorge|kontrolle|nadir|discharge|admission|day0"
 )
 VISIT = re.compile(rf"(?:{_VISIT_WORD})(?:\d+[a-z]?)?", re.IGNORECASE)
 """A token that names a visit: week044, FU007d, baseline, Timepoint."""

@@ -78,6 +78,14 @@ class Found:
                 self.files[file.name].append((file, source))
             if len(source.files) == 1:
                 stems[simple(_stem(source.files[0].name))].add(target(source))
+        below: dict[str, set[Target]] = defaultdict(set)
+        for source in sources:
+            for folder in source.files[0].parts[:-1]:
+                if len(folder) > 3 and any(map(str.isdigit, folder)):
+                    below[simple(folder)].add(target(source))
+        for folder, targets in below.items():
+            if len(targets) == 1 and _UID.fullmatch(next(iter(targets))[1] or ""):
+                stems[folder] |= targets  # of an examination that has no other name, or of one series of it
         self.stems = stems
 
     def find(self, cell: str, laxest: int) -> tuple[int, frozenset[Target]]:

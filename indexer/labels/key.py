@@ -23,7 +23,7 @@ from indexer.labels.headers import (
     simple,
     spaced,
 )
-from indexer.labels.spelling import FOLDED, PADDED, PADDED_SUFFIX, SUFFIX, folded, tails
+from indexer.labels.spelling import FOLDED, PADDED, PADDED_SUFFIX, SUFFIX, Words, folded, tails, unpadded
 from indexer.labels.table import Table
 from indexer.labels.values import known
 
@@ -134,6 +134,7 @@ def _matched(table: Table, column: int, found: Found) -> Match:
         elif targets:
             ambiguous.append(cell)
     _reversed(rows, found, of_cell, ids)
+    _numbered(header, rows, found, of_cell)
     if not PERSONS.search(spaced(header)) and 2 * len(rows) <= sum(map(len, rows.values())):
         # a number that many rows share, such as a site's, tells no patient
         of_cell = {c: held for c, held in of_cell.items() if held[0] < SUFFIX or not c.isdigit()}
@@ -176,6 +177,25 @@ def _reversed(
                 if len(targets) == 1 and not targets <= met:
                     of_cell[cell] = level, next(iter(targets))
                     break
+
+
+def _numbered(
+    header: str, rows: Mapping[str, object], found: Found, of_cell: dict[str, tuple[int, Target]]
+) -> None:
+    """Add bare numbers in a column called like all ids begin: 2 as IXI_ID for IXI002-Guys-0828."""
+    persons: dict[Words, set[Person]] = defaultdict(set)
+    column = "".join(folded(header))
+    for person in found.of_person:
+        front, *rest = folded(person) or ("",)
+        if not rest or len(front) < 2 or not column.startswith(front) or column == front:
+            return
+        persons[unpadded(tuple(rest))[:1]].add(person)
+    met = {person for _, (person, _) in of_cell.values()}
+    for cell in rows:
+        if cell not in of_cell and cell.isdigit():
+            called = persons.get(unpadded((cell,)), set())
+            if len(called) == 1 and not called & met:
+                of_cell[cell] = PADDED_SUFFIX, (next(iter(called)), None)
 
 
 def _rivals(of_cell: dict[str, tuple[int, Target]]) -> list[str]:

@@ -119,7 +119,7 @@ _PLAIN = (
 _CONTRAST = (
     r"(?:(?<![a-z])|(?<=t1)|(?<=t1w))(?:gd|gad\w*|ce|km|mdc|contrast\w*|kontrast\w*|enhanced|"
     r"post(?! ?-?op)|post ?-?(?:contrast|gad|gd)\w*)(?![a-z])|"
-    r"t1w?c(?![a-z])|\+ ?(?:c|gd|km)(?![a-z])|(?<![a-z])c ?\+"
+    r"t1w?c(?![a-z])|t1w? c$|\+ ?(?:c|gd|km)(?![a-z])|(?<![a-z])c ?\+"
 )
 _NO_AGENT = r"none|no|nil|n|n/?a|0|without.*|unknown|not .*"
 

@@ -12,6 +12,7 @@ import mmap
 import os
 import pickle
 import resource
+import select
 import signal
 import socket
 import sys
@@ -41,8 +42,8 @@ from indexer.sandbox.protocol import (
 from indexer.sandbox.wire import packed
 from indexer.scan import Scan
 
-ROOMY = 2**28
-"""Resident bytes beyond which a worker gives back what it does not need before it waits."""
+IDLE = 1000
+"""Milliseconds after which a worker that nobody asks gives back the memory that it does not need."""
 
 PR_SET_PDEATHSIG = 1
 """Of prctl(2)."""
@@ -98,11 +99,13 @@ def _work(connection: socket.socket, page: int, memory: int) -> None:
         answer = packed(_answered(request))
         socket.send_fds(connection, [ANSWER], [answer])
         os.close(answer)
-        if _resident() > ROOMY:
-            runtime.trim()
 
 
 def _asked(connection: socket.socket) -> Request | None:
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    if not poll.poll(IDLE):
+        runtime.trim()
     head = exactly(connection, NUMBER.size)
     if head is None:
         return None
@@ -141,12 +144,6 @@ def _allow(seconds: float) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = math.ceil(used.ru_utime + used.ru_stime + seconds)
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-
-
-def _resident() -> int:
-    if sys.platform != "linux":
-        return 0
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def _discover_labelled(root: Path) -> Discovery:

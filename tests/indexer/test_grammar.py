@@ -187,5 +187,5 @@ def test_two_trees_of_two_sites_merge_nobody_silently(
     merged = {patient: who for patient, who in owners.items() if len(who) > 1}
     # only who has so long a number, and other images here than there, and then that is said
     assert not merged or (
-        all(re.search(r"\d{5}", p) for p in merged) and "one person each" in str(laid.doubts)
+        all(len(re.findall(r"\d", p)) >= 5 for p in merged) and "one person each" in str(laid.doubts)
     )

@@ -50,10 +50,15 @@ def compare(truth: dict[str, str], above: tuple[str, ...] = ("data",)) -> None:
 def four(name: str, who: str, names: str = "t1 t1ce t2 flair") -> dict[str, str]:
     """Files of the four sequences; `name` holds ``{}`` for what each calls them."""
     sequences = ("t1", "t1ce", "t2", "flair")
-    return {name.format(called): f"{who} {s}" for called, s in zip(names.split(), sequences, strict=True)}
+    return {
+        name.replace("{}", called): f"{who} {s}" for called, s in zip(names.split(), sequences, strict=True)
+    }
 
 
 BRATS = "t1n t1c t2w t2f"
+
+MHA = "MR_T1 MR_T1c MR_T2 MR_Flair"
+GERMAN = "T1_nativ T1_mit_KM T2 FLAIR"
 
 LAYOUTS = {
     "BraTS-MET": {
@@ -200,6 +205,12 @@ LAYOUTS = {
         "100408/unprocessed/3T/T2w_SPC1/100408_3T_T2w_SPC1.nii.gz": "B 0 t2",
         "100408/T1w/T1w_acpc_dc_restore.nii.gz": "-",
     },
+    "series by number in folders of the same name": {
+        "S001/004_T1_MPRAGE/004_T1_MPRAGE.nii.gz": "A 0 t1",
+        "S001/012_T1_MPRAGE_GD/012_T1_MPRAGE_GD.nii.gz": "A 0 t1ce",
+        "S002/004_T1_MPRAGE/004_T1_MPRAGE.nii.gz": "B 0 t1",
+        "S002/007_T2_FLAIR/007_T2_FLAIR.nii.gz": "B 0 flair",
+    },
     "dcm2niix, a folder a person": {
         "anna/3_t1_mprage_sag.nii.gz": "A 0 t1",
         "anna/5_t2_flair_tra.nii.gz": "A 0 flair",
@@ -276,6 +287,78 @@ LAYOUTS = {
         "no/no1.jpg": "D 0 ?",
         "pred/pred0.jpg": "E 0 ?",
     },
+    "BRATS 2015": {
+        **four("HGG/brats_tcia_pat153_0002/VSD.Brain.XX.O.{}.1/VSD.Brain.XX.O.{}.1.mha", "A 2", MHA),
+        **four("HGG/brats_tcia_pat153_0109/VSD.Brain.XX.O.{}.2/VSD.Brain.XX.O.{}.2.mha", "A 109", MHA),
+        **four("HGG/brats_tcia_pat130_0001/VSD.Brain.XX.O.{}.3/VSD.Brain.XX.O.{}.3.mha", "B 1", MHA),
+        **four("LGG/brats_2013_pat0001_1/VSD.Brain.XX.O.{}.4/VSD.Brain.XX.O.{}.4.mha", "C 1", MHA),
+    },
+    "BraTS-Reg": {
+        **four("BraTSReg_001/BraTSReg_001_00_0000_{}.nii.gz", "A 0"),
+        **four("BraTSReg_001/BraTSReg_001_01_0106_{}.nii.gz", "A 1"),
+        **four("BraTSReg_002/BraTSReg_002_00_0000_{}.nii.gz", "B 0"),
+        **four("BraTSReg_002/BraTSReg_002_01_0321_{}.nii.gz", "B 1"),
+    },
+    "MSSEG 2016": {
+        **four("Center_01/Patient_01/Raw_Data/{}.nii.gz", "A 0", "T1 GADO T2 FLAIR"),
+        "Center_01/Patient_01/Raw_Data/DP.nii.gz": "A 0 pd",
+        "Center_01/Patient_01/Preprocessed_Data/GADO_preprocessed.nii.gz": "-",
+        "Center_01/Patient_01/Masks/Consensus.nii.gz": "region A 0",
+        "Center_01/Patient_01/Masks/Brain_Mask.nii.gz": "-",
+        **four("Center_07/Patient_01/Raw_Data/{}.nii.gz", "B 0", "T1 GADO T2 FLAIR"),
+    },
+    "HCP, preprocessed only": {
+        "100307/T1w/T1w_acpc_dc_restore.nii.gz": "A 0 t1",
+        "100307/T1w/T2w_acpc_dc_restore.nii.gz": "A 0 t2",
+        "100307/T1w/T1w_acpc_dc_restore_brain.nii.gz": "-",
+        "100307/MNINonLinear/T1w_restore.nii.gz": "-",
+        "100307/MNINonLinear/T2w_restore.nii.gz": "-",
+        "100307/MNINonLinear/T1w.nii.gz": "-",
+        "100408/T1w/T1w_acpc_dc_restore.nii.gz": "B 0 t1",
+    },
+    "OASIS-1, with what was made of it": {
+        "OAS1_0001_MR1/RAW/OAS1_0001_MR1_mpr-1_anon.hdr": "A 1 t1",
+        "OAS1_0001_MR1/PROCESSED/MPRAGE/SUBJ_111/OAS1_0001_MR1_mpr_n4_anon_sbj_111.hdr": "-",
+        "OAS1_0002_MR1/RAW/OAS1_0002_MR1_mpr-1_anon.hdr": "B 1 t1",
+        "OAS1_0002_MR1/PROCESSED/MPRAGE/SUBJ_111/OAS1_0002_MR1_mpr_n4_anon_sbj_111.hdr": "-",
+        "OAS1_0002_MR2/RAW/OAS1_0002_MR2_mpr-1_anon.hdr": "B 2 t1",
+        "OAS1_0002_MR2/PROCESSED/MPRAGE/SUBJ_111/OAS1_0002_MR2_mpr_n4_anon_sbj_111.hdr": "-",
+    },
+    "sequences glued to other words": {
+        "crossmoda_1_ceT1.nii.gz": "A 0 t1ce",
+        "crossmoda_106_hrT2.nii.gz": "B 0 t2",
+        "100101A_T2.nii.gz": "C 0 t2",
+        "100101A_T2Synth.nii.gz": "-",
+        "patient01_T1WKS.nii.gz": "D 0 t1ce",
+        "patient01_T1W.nii.gz": "D 0 t1",
+        "patient01_flairmask.nii.gz": "region D 0",
+    },
+    "what tools leave beside images": {
+        "pat01/T1.nii.gz": "A 0 t1",
+        "pat01/T1_InverseWarped.nii.gz": "-",
+        "pat01/T1_brain_pve_0.nii.gz": "-",
+        "pat01/T1_1Warp.nii.gz": "-",
+        "pat01/T1_bet_mask.nii.gz": "region A 0",
+        "pat02/T1.nii.gz": "B 0 t1",
+        "pat02/T1_InverseWarped.nii.gz": "-",
+    },
+    "German": {
+        **four("Müller, Jürgen/prä OP/{}.nii.gz", "A pre", GERMAN),
+        **four("Müller, Jürgen/post OP/{}.nii.gz", "A post", GERMAN),
+        **four("Özdemir Ayşe/prä OP/{}.nii.gz", "B pre", GERMAN),
+        **four("Straße 3/post OP/{}.nii.gz", "C post", GERMAN),
+    },
+    "a folder that names all": {
+        "Images_Masks_2024/Images/Radio-1-0_image_ss.nii.gz": "A 0 ?",
+        "Images_Masks_2024/Images/Radio-2-0_image_ss.nii.gz": "B 0 ?",
+        "Images_Masks_2024/Masks/Radio-2-0_mask_tumor.nii.gz": "region B 0",
+    },
+    "folders of classes with sequences": {
+        "Astrocitoma T1/01.jpeg": "A 0 t1",
+        "Neurocitoma T1/01.jpeg": "B 0 t1",
+        "Neurocitoma T2/02.jpeg": "C 0 t2",
+        "_NORMAL T1/01.jpeg": "D 0 t1",
+    },
     "pictures with masks in parallel folders": {
         "images/1.png": "A 0 ?",
         "images/2.png": "B 0 ?",
@@ -288,3 +371,14 @@ LAYOUTS = {
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_public_layout_is_understood(name: str) -> None:
     compare(LAYOUTS[name])
+
+
+def test_outlines_that_only_voxels_show_split_nobody() -> None:
+    images = [("raw", "Dataset1", "imagesTr", f"BraTS_{n:05d}_{c}") for n in (1, 2) for c in ("t1", "t2")]
+    predicted = [("results", "fold_0", f"BraTS_{n:05d}") for n in (1, 2)]
+    items = [Item(path) for path in (*images, *predicted)]
+    laid = layout(items, look=lambda i, images: "region" if i >= 4 else "image")
+    assert [d.role for d in laid.decisions] == ["image"] * 4 + ["region"] * 2
+    assert [d.person for d in laid.decisions[4:]] == [laid.decisions[0].person, laid.decisions[2].person]
+    assert len({d.person for d in laid.decisions}) == 2
+    assert not laid.doubts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
@@ -112,6 +113,14 @@ def objects(files: Sequence[Path], root: Path) -> Objects:
     return Objects(sources, rest, failures)
 
 
+_NOBODY = re.compile(
+    r"|anon|anonym\w*|unknown|none|null|n/?a|de-?id\w*|removed|redacted|masked|no[ _-]?(?:id|name)|"
+    r"patient[ _-]?(?:id)?|x{3,}",
+    re.IGNORECASE,
+)
+"""What PatientID says where it was emptied: the same of all people, so that each study is one of its own."""
+
+
 _Members = list[tuple[int, Path, Header]]
 
 
@@ -126,7 +135,7 @@ def _source(uid: str, path: Path, members: _Members, keep: bool) -> Source:
         path,
         "dicom",
         tuple(file for _, file, _ in members),
-        elements.text("PatientID") or study,
+        study if _NOBODY.fullmatch(elements.text("PatientID").strip()) else elements.text("PatientID"),
         study,
         series_id=uid,
         sequence=sequence,

@@ -306,3 +306,27 @@ def test_what_a_named_table_does_not_know_is_not_taken_from_a_found_one(tmp_path
     assert labels.of("P1") == {"grade": "2", "sex": "F"}
     assert labels.of("P2") == {"sex": "M"}
     assert labels.of("P3") == {"grade": "3", "sex": "F"}
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "known"),
+    [
+        ("IXI_ID", ["2", "12", "25"], ["IXI002-Guys-0828", "IXI012-HH-1211"]),
+        ("SITE_ID", ["2", "12", "25"], []),  # of what, nobody knows
+        ("IXI_ID", ["828", "1211"], []),
+        ("IXI_ID", ["2", "02"], []),  # either could be it
+    ],
+)
+def test_bare_numbers_in_a_column_that_is_called_like_the_ids_begin(
+    tmp_path: Path, header: str, cells: list[str], known: list[str]
+) -> None:
+    patients = ["IXI002-Guys-0828", "IXI012-HH-1211"]
+    assert [who for who, grade in grades(tmp_path, cells, patients, header).items() if grade] == known
+
+
+def test_a_row_may_name_a_folder_that_only_one_visit_has(tmp_path: Path) -> None:
+    folders = {"I13722": ("002_S_0295", "1.2.840.1.1.3"), "I55275": ("002_S_0295", "1.2.840.1.1.4")}
+    sources = [found(tmp_path / "ADNI" / f / "1.dcm", *who) for f, who in folders.items()]
+    labels = joined(tmp_path, "Image Data ID,Group\nI13722,CN\nI55275,MCI\n", sources).labels
+    assert labels.of_visit("002_S_0295", "1.2.840.1.1.3") == {"Group": "CN"}
+    assert labels.of_visit("002_S_0295", "1.2.840.1.1.4") == {"Group": "MCI"}
