@@ -28,13 +28,13 @@ import hmac
 import logging
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from indexer import places
+from indexer import places, sealed
 from indexer.catalog import Catalog
 from indexer.catalog.database import postgresql, sqlite
 from indexer.encoder import Encoder, load_encoder
@@ -49,6 +49,7 @@ from indexer.premises import (
     CALIBRATION,
     CATALOG,
     KEY,
+    REMOVING,
     WEIGHTS,
     check_of,
     clear,
@@ -402,6 +403,23 @@ class CaseIndex:
             partition.save(aside)
         return path.name, sha256(path)
 
+    # ---- removal -------------------------------------------------------------------------------
+
+    def begun_removing(self) -> set[str]:
+        """Cases whose removal was begun and not ended: its process was killed."""
+        try:
+            return set(map(str, sealed.read(self.folder / REMOVING, sealed=True)["cases"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return set()
+
+    @contextmanager
+    def removing(self, cases: set[str]) -> Iterator[set[str]]:
+        """Have it on the disk which cases are being removed, until they are (the caller is the writer)."""
+        path = self.folder / REMOVING
+        sealed.write(path, {"cases": sorted(cases)})
+        yield cases
+        path.unlink()
+
     # ---- care ----------------------------------------------------------------------------------
 
     def verify(self, *, repair: bool = False) -> list[Problem]:
@@ -414,17 +432,22 @@ class CaseIndex:
             next ``cbir index`` reads them again (the caller is the writer).
         """
         problems: list[Problem] = []
-        damaged = set()
-        for path, what in self.catalog.damage():
-            mended = bool(repair and path)
-            damaged.add(path)
-            told = f"{what}; taken out: index it again" if mended else what
-            problems.append(Problem(path or self.catalog.where, told, mended))
-        if repair:
-            self.catalog.remove_sources(damaged - {""})
-            self.catalog.recount()
-
-        cache = differences(self.catalog, self.store, self.manifest.vectors, self._snapshots)
+        damaged: set[str] = set()
+        with self.catalog.one_state() if not repair else nullcontext():
+            try:
+                for path, what in self.catalog.damage():
+                    mended = bool(repair and path)
+                    damaged.add(path)
+                    told = f"{what}; taken out: index it again" if mended else what
+                    problems.append(Problem(path or self.catalog.where, told, mended))
+            except CaseIndexError as error:  # it cannot even be looked at
+                if repair:
+                    raise
+                return [Problem(error.where, error.reason)]
+            if repair:
+                self.catalog.remove_sources(damaged - {""})
+                self.catalog.recount()
+            cache = self._differences()
         broken = [p for p in cache if not p.sound]
         if repair and (broken or damaged):
             self.file_vectors(refit=bool(broken))
@@ -438,6 +461,17 @@ class CaseIndex:
             *of_weights(self.folder / WEIGHTS, self.manifest.weights_sha256),
             *of_calibration(self.folder / CALIBRATION, repair=repair),
         ]
+
+    def _differences(self) -> list[Problem]:
+        """What is not in the store as the catalog has it; a writer may replace what is being looked at."""
+        found: list[Problem] = []
+        for _ in range(10):
+            manifest = Manifest.load(self.folder / MANIFEST)
+            found = differences(self.catalog, self.store, manifest.vectors, self._snapshots)
+            if all(problem.sound for problem in found) or Manifest.load(self.folder / MANIFEST) == manifest:
+                self.manifest = manifest
+                break
+        return found
 
     def compact(self) -> None:
         """Fit the partition again, rewrite the vectors, free what is unused (the caller is the writer)."""

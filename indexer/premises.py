@@ -23,13 +23,17 @@ CATALOG = "catalog.sqlite"
 KEY = "key"
 WEIGHTS = "encoder.safetensors"
 CALIBRATION = "calibration.json"
+COPYING = "copying.json"
+"""Says which copy has been begun: what a killed one left is known by it."""
+REMOVING = "removing.json"
+"""Says which cases are being removed, until they are."""
 _BEING_WRITTEN = re.compile(rf".+\.[0-9a-f]+{re.escape(ASIDE)}")
 
 
 def inspect(folder: Path) -> None:
-    """Refuse a folder in which there is a link, or something else where cbir might open a file.
+    """Refuse a folder in which a link, or whatever else is no plain file, has the name of a file of ours.
 
-    A folder is let be where no file would be: the service looks itself at its own.
+    What has another name is let be, and not looked at: the service looks itself at its own.
 
     Raises
     ------
@@ -40,7 +44,7 @@ def inspect(folder: Path) -> None:
         with os.scandir(folder) as entries:
             for entry in entries:
                 kind = entry.stat(follow_symlinks=False).st_mode
-                if not stat.S_ISREG(kind) and not (stat.S_ISDIR(kind) and not _a_file(entry.name)):
+                if not stat.S_ISREG(kind) and _a_file(entry.name):
                     what = "a link" if stat.S_ISLNK(kind) else "no plain file"
                     raise CaseIndexError(entry.path, f"is {what}, and no file of an index is", "move it away")
     except FileNotFoundError:
@@ -62,7 +66,7 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def _a_file(name: str) -> bool:
-    named = (MANIFEST, CALIBRATION, JOURNAL)
+    named = (MANIFEST, CALIBRATION, COPYING, JOURNAL, REMOVING)
     return ours(name) or name in named or name.startswith(("vectors-", "partition-"))
 
 

@@ -46,7 +46,11 @@ def load(path: Path) -> tuple[dict[str, Any], bool | None]:
     if not isinstance(data, dict):
         raise ValueError("no object")
     held = data.pop(SEAL, None)
-    return data, None if held is None else held == seal(data)
+    if held is None:  # of an earlier version, or the seal's own name is damaged
+        others = ({n: v for n, v in data.items() if n != name} for name in data)
+        damaged = any(seal(rest) in map(str, data.values()) for rest in others)
+        return data, False if damaged else None
+    return data, held == seal(data)
 
 
 def read(path: Path, *, sealed: bool = False) -> dict[str, Any]:

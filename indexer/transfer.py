@@ -16,12 +16,11 @@ from indexer.files import ASIDE, opened, written_whole
 from indexer.journal import NAME as JOURNAL
 from indexer.lock import HOLDER, LOCK
 from indexer.manifest import MANIFEST, Manifest
+from indexer.premises import COPYING, REMOVING
 from indexer.stores import LOCAL, Filed
 from indexer.stores.filed import checked, either, text
 
-COPYING = "copying.json"
-"""The file in the source that says which copies have been begun: what a killed one left is known by it."""
-LEFT = (MANIFEST, LOCK, HOLDER, COPYING, JOURNAL)
+LEFT = (MANIFEST, LOCK, HOLDER, COPYING, REMOVING, JOURNAL)
 """What the copy has of its own, beside catalog, vectors, and the folders of a service."""
 
 

@@ -37,15 +37,15 @@ def differences(catalog: Catalog, store: Store, filed: Filed | None, snapshots: 
     """What is not in the store as the catalog has it, everything being read again."""
     if filed is None:
         return []
-    contents = catalog.contents()
     snapshots.forget()
     found: list[Problem] = []
     try:
+        contents = catalog.contents()
         for one in store.differences(filed, snapshots.partition(filed), contents):
             found.append(Problem(one.where, one.what, sound=one.sound))
     except CbirError as error:
         found.append(Problem(error.where, error.reason))
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
         found.append(Problem(filed.file, f"cannot be read ({error})"))
     return found
 
@@ -63,6 +63,8 @@ def of_key(key: Path, check: str | None, *, repair: bool) -> list[Problem]:
     """
     try:
         held = content(key, 1000)
+    except PermissionError:
+        return [Problem(str(key), "the key is not yours to read, and was not looked at", sound=True)]
     except OSError:
         return [Problem(str(key), "the key is missing: patients indexed from now on get other pseudonyms")]
     if check not in (None, check_of(held)):

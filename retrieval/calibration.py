@@ -19,7 +19,7 @@ will), but answers. The patient is the unit: one that asks with several scans ha
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer import sealed
 from indexer.case_index import CaseIndex
 from indexer.catalog import Contents
-from indexer.files import written_whole
 from indexer.policy import SearchPolicy
 from retrieval.answer import Evidence
 from retrieval.conformal import Floats, conformal_quantile, lowest_usual, shares, temperature, tempered
@@ -222,16 +222,32 @@ class Calibration:
     def read(cls, folder: Path) -> Calibration | None:
         """What an index folder holds, for whatever it was learnt; None where that is nothing, or damaged."""
         try:
-            data = UNSAID | json.loads((folder / FILE).read_text("utf-8"))
+            data = UNSAID | sealed.read(folder / FILE)
             kinds = {
                 name: Kind({c: Fit(**fit) for c, fit in kind["columns"].items()}, kind["usual"])
                 for name, kind in data.pop("kinds").items()
             }
             ranking, policy = Ranking(**data.pop("ranking")), SearchPolicy(**data.pop("policy"))
             held = cls(kinds=kinds, ranking=ranking, policy=policy, **data)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return held if held.format == FORMAT and held.plausible() else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return None
-        return held if held.format == FORMAT else None
+
+    def plausible(self) -> bool:
+        """Whether its numbers are such as are learnt; a file that says others is not believed."""
+        counts = [self.revision, self.patients, self.scans, self.last_scan]
+        counts += [number for column in self.labels.values() for number in column.values()]
+        fits = [fit for kind in self.kinds.values() for fit in kind.columns.values()]
+        numbers = [number for fit in fits for number in (*fit.quantiles.values(), fit.temperature)]
+        usual = [of for kind in self.kinds.values() for of in kind.usual.values()]
+        numbers += [value for of in usual for value in of.values()]
+        return (
+            isinstance(self.encoder_version, str)
+            and all(type(number) is int and 0 <= number < 2**62 for number in counts)
+            and all(type(number) in (int, float) and not math.isnan(number) for number in numbers)
+            and all(0 < fit.temperature < math.inf for fit in fits)
+            and all("" in of for of in usual)
+        )
 
     @classmethod
     def load(
@@ -300,8 +316,7 @@ class Calibration:
 
     def save(self, folder: Path) -> None:
         """Replace the file in one step."""
-        with written_whole(folder / FILE) as aside:
-            aside.write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
+        sealed.write(folder / FILE, asdict(self))
 
     def fit(self, column: str, scans: int, *, region: bool = False) -> Fit | None:
         """How to read the vote on a column when so many scans ask; None where that is not known."""

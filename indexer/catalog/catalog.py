@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,10 +16,12 @@ from numpy.typing import NDArray
 
 import indexer.catalog.contents as contents
 import indexer.catalog.database as database
+import indexer.catalog.digests as digests
 import indexer.catalog.embeddings as embeddings
 import indexer.catalog.migrations as migrations
+from indexer.catalog.blocks import blocks
 from indexer.catalog.change import COUNTS, Change, counted, keep
-from indexer.catalog.contents import Contents, blocks
+from indexer.catalog.contents import Contents
 from indexer.catalog.records import Entry, FiledCase, FiledScan
 from indexer.catalog.schema import (
     FORMAT,
@@ -26,7 +29,6 @@ from indexer.catalog.schema import (
     failures,
     history,
     labels,
-    meta,
     metadata,
     roots,
     scans,
@@ -56,6 +58,8 @@ class Catalog:
         self.dimension = dimension
         self.schema = schema
         self.engine = engine
+        self._looking = threading.local()
+        self._log_is_kept = False
 
     @classmethod
     def at(cls, path: Path, dimension: int, *, create: bool = False, immutable: bool = False) -> Catalog:
@@ -71,8 +75,9 @@ class Catalog:
         if create:
             make_private(path)
         writable = not immutable and os.access(path.parent, os.W_OK)
-        catalog = cls(database.sqlite(path, writable=writable), dimension)
+        catalog = cls(database.sqlite(path, writable=writable, immutable=immutable), dimension)
         catalog._prepare(create=create, writable=writable)
+        catalog._log_is_kept = writable
         return catalog
 
     @classmethod
@@ -121,11 +126,31 @@ class Catalog:
 
     def close(self) -> None:
         """Release the database."""
-        self.engine.dispose()
+        if self._log_is_kept:
+            with database.keep_log(Path(self.where)):
+                self.engine.dispose()
+        else:
+            self.engine.dispose()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
-        with database.told(self.where, server=self.schema is not None), self.engine.begin() as connection:
+    def one_state(self) -> Iterator[None]:
+        """All that this thread reads in this context is of one committed moment."""
+        with self._transaction() as connection:
+            self._looking.at = connection
+            try:
+                yield
+            finally:
+                self._looking.at = None
+
+    @contextmanager
+    def _transaction(self, *, given: bool = False) -> Iterator[sa.Connection]:
+        if (held := getattr(self._looking, "at", None)) is not None:
+            yield held
+            return
+        with (
+            database.told(self.where, server=self.schema is not None, given=given),
+            self.engine.begin() as connection,
+        ):
             yield connection
 
     # ---- writing -------------------------------------------------------------------------------
@@ -146,7 +171,7 @@ class Catalog:
         visits : mapping, optional
             Case to the labels of its visit.
         """
-        with self._transaction() as connection:
+        with self._transaction(given=True) as connection:
             change = Change(connection)
             change.file(list(batch))
             change.set_labels(table)
@@ -179,6 +204,7 @@ class Catalog:
         with self._transaction() as connection:
             connection.execute(roots.delete().where(roots.c.path == root))
             connection.execute(roots.insert().values(path=root, labels=path))
+            digests.renew(connection, tables=[roots.name])
 
     def labels_file(self, root: str) -> str | None:
         """The labels table that a root was indexed with, if one was named."""
@@ -196,6 +222,7 @@ class Catalog:
             for path, reason in reasons.items():
                 connection.execute(failures.delete().where(failures.c.path == path))
                 connection.execute(failures.insert().values(path=path, reason=reason))
+            digests.renew(connection, tables=[failures.name])
 
     def remove_sources(self, paths: Iterable[str]) -> int:
         """Take sources out, with their scans and slices; returns how many there were."""
@@ -227,12 +254,16 @@ class Catalog:
         """Add a line to the history."""
         with self._transaction() as connection:
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            connection.execute(history.insert().values(time=now, command=command, outcome=dict(outcome)))
+            line = history.insert().values(time=now, command=command, outcome=dict(outcome))
+            digests.append(connection, connection.scalars(line.returning(history.c.id)).one())
 
     def recount(self) -> None:
-        """Count everything anew."""
+        """Make the database's indexes anew, and count and take down everything as it is now."""
         with self._transaction() as connection:
-            keep(connection, {**counted(connection), "counted": self._numbers(connection)["revision"]})
+            if self.schema is None:
+                connection.exec_driver_sql("REINDEX")
+            keep(connection, {**counted(connection), "counted": self._numbers(connection).get("revision", 0)})
+            digests.renew_all(connection)
 
     def compact(self) -> None:
         """Give free pages back: to the file system by SQLite, to the tables by PostgreSQL."""
@@ -242,12 +273,13 @@ class Catalog:
                 for name in metadata.tables:
                     connection.exec_driver_sql(f'VACUUM (ANALYZE) "{self.schema}"."{name}"')
         else:
-            raw = self.engine.raw_connection()  # VACUUM must not stand in a transaction
-            try:
-                raw.cursor().execute("VACUUM")
-                raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            finally:
-                raw.close()
+            with database.told(self.where, server=False):
+                raw = self.engine.raw_connection()  # VACUUM must not stand in a transaction
+                try:
+                    raw.cursor().execute("VACUUM")
+                    raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                finally:
+                    raw.close()
 
     def take_over(self, other: Catalog) -> None:
         """Become the same as another catalog, ids included."""
@@ -261,6 +293,7 @@ class Catalog:
                     counter = sa.func.pg_get_serial_sequence(f"{self.schema}.{table.name}", "id")
                     last = sa.select(sa.func.max(table.c.id)).scalar_subquery()
                     connection.execute(sa.select(sa.func.setval(counter, last)).where(last.is_not(None)))
+            digests.renew_all(connection)  # those of the counters are the engine's
 
     # ---- reading -------------------------------------------------------------------------------
 
@@ -480,21 +513,42 @@ class Catalog:
                 for (line,) in connection.exec_driver_sql("PRAGMA integrity_check"):
                     if line != "ok":
                         yield "", f"the database says: {line}"
-            yield from embeddings.damage(connection)
+            told = set()
+            for path, what in embeddings.damage(connection):
+                told.add(path)
+                yield path, what
+            counts = self._counts(connection)
             for name, number in counted(connection).items():
-                if self._counts(connection)[name] != number:
-                    yield "", f"{number} {name}, of which {self._counts(connection)[name]} are counted"
+                if counts[name] != number:
+                    told.add("")
+                    yield "", f"{number} {name}, of which {counts[name]} are counted"
+            for kind, key in digests.wrong(connection):
+                if kind in (digests.SOURCE, digests.PATIENT):
+                    paths = list(self._paths(connection, kind, key)) or [""]
+                    what = f"what is known of this {kind} does not match its checksum"
+                    yield from ((path, what) for path in paths if path not in told)
+                    told |= {*paths}
+                elif "" not in told:
+                    yield "", f"the {kind} {key}".rstrip() + " does not match its checksum"
 
     # ---- steps ---------------------------------------------------------------------------------
 
+    def _paths(self, connection: sa.Connection, kind: str, key: str) -> Iterable[str]:
+        """The sources that a checksum is of."""
+        chosen = sa.select(sources.c.path)
+        if kind == digests.SOURCE:
+            return connection.scalars(chosen.where(sources.c.id == int(key))) if key.isdecimal() else ()
+        chosen = chosen.join(scans, scans.c.source == sources.c.id).join(cases, cases.c.id == scans.c.case)
+        return connection.scalars(chosen.where(cases.c.patient_id == key).distinct())
+
     def _numbers(self, connection: sa.Connection) -> dict[str, int]:
-        return {row.key: row.value for row in connection.execute(sa.select(meta))}
+        return contents.numbers(connection)
 
     def _counts(self, connection: sa.Connection) -> dict[str, int]:
         held = self._numbers(connection)
         if held.get("counted") != held.get("revision"):  # an earlier version has written
             return counted(connection)
-        return {name: held[name] for name in COUNTS}
+        return {name: held.get(name, 0) for name in COUNTS}
 
     def _begins(self, column: sa.Column[str], beginning: str) -> sa.ColumnElement[bool]:
         """Whether a text begins so, as an index can tell."""

@@ -9,7 +9,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from indexer.catalog.contents import blocks
+import indexer.catalog.digests as digests
+from indexer.catalog.blocks import blocks
+from indexer.catalog.contents import numbers
 from indexer.catalog.records import EmbeddedScan, Entry, ScanRow, SliceRow
 from indexer.catalog.schema import (
     cases,
@@ -42,15 +44,17 @@ class Change:
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
-        held = {row.key: row.value for row in connection.execute(sa.select(meta))}
-        self._revision = held["revision"] + 1
+        held = {"counted": 0, **numbers(connection)}
+        self._revision = held.get("revision", 0) + 1
         # an earlier version of cbir that is still running writes, and counts nothing
-        self._uncounted = held["counted"] != held["revision"]
+        self._uncounted = held["counted"] != self._revision - 1
         self._whole = self._uncounted
         self._counts: Counter[str] = Counter()
         self._patients: set[str] = set()
         self._went: set[int] = set()
         self._maybe_empty: set[int] = set()
+        self._sources: set[int] = set()
+        self._failures = False
 
     def commit(self) -> None:
         """Advance the revision, and say what has changed since the last one."""
@@ -63,18 +67,33 @@ class Change:
                 if more:
                     execute(meta.update().where(meta.c.key == name).values(value=meta.c.value + more))
         if self._whole:
-            execute(removed.delete())
-            execute(changed.delete())
+            for table in (removed, changed):
+                went = execute(sa.select(table)).all()
+                execute(table.delete())
+                digests.advance(self._connection, table, (), went)
             keep(self._connection, {"whole": self._revision})
         else:
             if self._went:
-                rows = [{"scan": scan, "revision": self._revision} for scan in sorted(self._went)]
-                execute(removed.insert(), rows)
+                lost = [{"scan": scan, "revision": self._revision} for scan in sorted(self._went)]
+                execute(removed.insert(), lost)
+                digests.advance(self._connection, removed, (row.values() for row in lost), ())
             for block in blocks(sorted(self._patients)):
-                execute(changed.delete().where(changed.c.patient_id.in_(block)))
+                held = changed.c.patient_id.in_(block)
+                went = execute(sa.select(changed).where(held)).all()
+                execute(changed.delete().where(held))
                 rows = [{"patient_id": patient, "revision": self._revision} for patient in block]
                 execute(changed.insert(), rows)
+                digests.advance(self._connection, changed, (row.values() for row in rows), went)
         keep(self._connection, {"revision": self._revision, "counted": self._revision})
+        if self._uncounted:
+            digests.renew_all(self._connection)
+        else:
+            digests.renew(
+                self._connection,
+                sources=self._sources,
+                patients=self._patients,
+                tables=(meta.name, *([failures.name] if self._failures else [])),
+            )
 
     def file(self, entries: Sequence[Entry]) -> None:
         """Insert sources with what they hold, in the place of those of the same names."""
@@ -83,11 +102,15 @@ class Change:
         paths = [entry.path for entry in entries]
         self.take_out(paths)
         for block in blocks(paths):
-            execute(failures.delete().where(failures.c.path.in_(block)))
+            known = failures.c.path.in_(block)
+            if self._connection.scalar(sa.select(sa.exists().where(known))):
+                execute(failures.delete().where(known))
+                self._failures = True
         source_ids = self._inserted(
             sources,
             [{"path": e.path, "fingerprint": e.fingerprint, "record": dict(e.record)} for e in entries],
         )
+        self._sources |= set(source_ids)
         case_ids = self._case_ids({scan.case_id: scan for scan in embedded})
         rows = [
             ScanRow.of(scan, source, case_ids[scan.case_id], number)
@@ -114,6 +137,7 @@ class Change:
         for block in blocks(paths):
             chosen = sa.select(sources.c.id).where(sources.c.path.in_(block))
             ids = list(self._connection.scalars(chosen))
+            self._sources |= set(ids)
             if ids:
                 self._scans_go(scans.c.source.in_(ids))
                 self._counts["sources"] -= self._own_sources(ids)
@@ -129,6 +153,7 @@ class Change:
             ids = list(self._connection.scalars(held))
             of = scans.c.case.in_(ids)
             own = list(self._connection.scalars(sa.select(scans.c.source).distinct().where(of)))
+            self._sources |= set(own)
             self._scans_go(of)
             for some in blocks(own):
                 self._counts["sources"] -= self._own_sources(some)
@@ -144,7 +169,9 @@ class Change:
     def rename(self, old: str, new: str) -> None:
         """A source lies elsewhere."""
         self.take_out([new])
-        self._connection.execute(sources.update().where(sources.c.path == old).values(path=new))
+        which = sources.c.path == old
+        self._sources |= set(self._connection.scalars(sa.select(sources.c.id).where(which)))
+        self._connection.execute(sources.update().where(which).values(path=new))
         self._whole = True
 
     def set_labels(self, table: Mapping[str, Mapping[str, str]]) -> bool:

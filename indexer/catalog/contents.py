@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from indexer.catalog.blocks import blocks
 from indexer.catalog.schema import (
     cases,
     changed,
@@ -27,12 +28,12 @@ from indexer.catalog.schema import (
 )
 from indexer.scan import ScanRef
 
+MOST = 2**62
+"""Above whatever is counted."""
+LARGEST = 2**24
+"""Voxels along an axis, at most."""
 ROWS = 20_000
 """Rows read at a time."""
-NAMED = 500
-"""Values that a condition names, at most: databases limit how many may be bound."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,26 @@ def nothing() -> Contents:
     )
 
 
+def numbers(connection: sa.Connection) -> dict[str, int]:
+    """The numbers of the catalog as a whole.
+
+    Raises
+    ------
+    ValueError
+        If one of them is none that is counted.
+    """
+    held = {row.key: row.value for row in connection.execute(sa.select(meta))}
+    for key, value in held.items():
+        _require(type(value) is int and 0 <= value < MOST, f"{key} is {value!r:.40}")
+    return held
+
+
+def _require(true: bool | np.bool_, what: str) -> None:
+    """Refuse what cbir does not write."""
+    if not true:
+        raise ValueError(what)
+
+
 def read(connection: sa.Connection, since: Contents | None = None) -> Contents:
     """What is in the catalog now.
 
@@ -137,7 +158,7 @@ def read(connection: sa.Connection, since: Contents | None = None) -> Contents:
     since : Contents, optional
         An earlier state: only what has changed is read where the catalog can say what that is.
     """
-    held = {row.key: row.value for row in connection.execute(sa.select(meta))}
+    held = numbers(connection)
     now = held.get("revision", 0)
     if since is not None and since.revision == now:
         return since
@@ -152,18 +173,6 @@ def read(connection: sa.Connection, since: Contents | None = None) -> Contents:
         new = _with_cases(new, _cases(connection, touched), touched)
     new = _with_scans(connection, new)
     return replace(_with_slices(connection, new), revision=now)
-
-
-def blocks(values: Iterable[T], size: int = NAMED) -> Iterator[list[T]]:
-    """Values, so many at a time."""
-    block: list[T] = []
-    for value in values:
-        block.append(value)
-        if len(block) == size:
-            yield block
-            block = []
-    if block:
-        yield block
 
 
 @dataclass(frozen=True)
@@ -204,6 +213,9 @@ def _cases(connection: sa.Connection, patients: set[str] | None) -> list[_Case]:
         )
         for row in rows(sa.select(cases), cases.c.patient_id)
     ]
+    for case in found:
+        texts = [case.case_id, case.patient_id, case.visit or "", *case.labels, *case.labels.values()]
+        _require(all(type(text) is str for text in texts), f"case {case.row} has a name that is no text")
     return sorted(found, key=lambda case: case.row)
 
 
@@ -277,6 +289,18 @@ def _with_scans(connection: sa.Connection, old: Contents) -> Contents:
         .order_by(scans.c.id)
     ).all()
     rows = np.array([row.case for row in new], np.int64)
+    _require(np.isin(rows, old.case_rows).all(), "a scan is of no case")
+    for row in new:
+        of_space = isinstance(row.shape, list) and 0 < len(row.shape) <= 4
+        _require(
+            of_space
+            and all(type(n) is int and 0 < n <= LARGEST for n in row.shape)
+            and type(row.path) is str
+            and (row.sequence is None or type(row.sequence) is str)
+            and type(row.channel) is int
+            and 0 <= row.channel < LARGEST,
+            f"scan {row.id} is described as none is",
+        )
     return replace(
         old,
         scan_ids=np.append(old.scan_ids, np.array([row.id for row in new], np.int64)),
@@ -303,6 +327,9 @@ def _with_slices(connection: sa.Connection, old: Contents) -> Contents:
     # a block at a time: as objects the rows of ten million slices take gigabytes
     found = [np.array(list(zip(*block, strict=True)), float) for block in rows.partitions()]
     columns = np.concatenate(found or [np.empty((5, 0))], axis=1)
+    _require(np.isfinite(columns).all() and (columns >= 0).all(), "a slice has a number that none has")
+    _require((columns[:4] < MOST).all() and (columns[2] < LARGEST).all(), "a slice has too large a number")
+    _require(np.isin(columns[1].astype(np.int64), old.scan_ids).all(), "a slice is of no scan")
     return replace(
         old,
         slice_ids=np.append(old.slice_ids, columns[0].astype(np.int64)),

@@ -4,30 +4,68 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
 from indexer.catalog.migrations import lay_over
 from indexer.errors import CaseIndexError
 from indexer.files import disk_full
+from indexer.text import printable
 
 EXAMPLE = "name one such as postgresql://user@host/database"
 
 
-def sqlite(path: Path, *, writable: bool) -> sa.Engine:
-    """A file; nothing beside it is written where nobody will change it."""
-    # WAL needs a writable folder; in a read-only one nobody writes either
-    engine = sa.create_engine(
-        f"sqlite:///{path}" if writable else f"sqlite:///file:{path}?immutable=1&uri=true"
-    )
+def sqlite(path: Path, *, writable: bool, immutable: bool = False) -> sa.Engine:
+    """A file; nothing beside it is written where `writable` is false.
+
+    Who may not write the folder of a database that others write reads their log beside it, which
+    :func:`keep_log` leaves there; without one nobody has written since the file was whole, so it is read as
+    one that does not change.
+    """
+    if writable:
+        engine = sa.create_engine(f"sqlite:///{path}")
+    else:
+
+        def connect() -> sqlite3.Connection:
+            alone = immutable or not _log(path).exists()
+            how = "immutable=1" if alone else "mode=ro"
+            place = f"file:{quote(str(path))}?{how}"
+            return sqlite3.connect(place, uri=True, check_same_thread=False)
+
+        engine = sa.create_engine(f"sqlite:///{path}", creator=connect, poolclass=sa.NullPool)
     sa.event.listen(engine, "connect", _configure_sqlite)
     if not writable:
         sa.event.listen(engine, "connect", lambda raw, _: lay_over(raw))
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+@contextmanager
+def keep_log(path: Path) -> Iterator[None]:
+    """Leave the log of a database beside it when the last connection is closed in this context.
+
+    A connection that may not write closes last, and leaves it: so who may not write the folder can read it.
+    """
+    reader = None
+    if _log(path).exists():
+        with suppress(sqlite3.Error):
+            reader = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+            reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            with closing(sqlite3.connect(path)) as writer:  # what is in the log is in the file, too
+                writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    try:
+        yield
+    finally:
+        if reader is not None:
+            reader.close()
+
+
+def _log(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
 
 
 def postgresql(url: str, schema: str) -> sa.Engine:
@@ -64,8 +102,16 @@ def postgresql(url: str, schema: str) -> sa.Engine:
 
 
 @contextmanager
-def told(where: str, *, server: bool) -> Iterator[None]:
-    """Errors of a database as one line.
+def told(where: str, *, server: bool, given: bool = False) -> Iterator[None]:
+    """Errors of a database, and of what is found in it, as one line.
+
+    Parameters
+    ----------
+    where : str
+    server : bool
+        Whether it is one.
+    given : bool
+        Wrong values are the caller's, who has given them.
 
     Raises
     ------
@@ -74,17 +120,29 @@ def told(where: str, *, server: bool) -> Iterator[None]:
     """
     try:
         yield
-    except sa.exc.DBAPIError as error:
-        if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+    except (sa.exc.DBAPIError, sqlite3.Error) as error:
+        orig = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        if getattr(orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             raise disk_full(Path(where)) from error
-        reason = " ".join(str(error.orig).split())
-        away = server and (error.connection_invalidated or isinstance(error, sa.exc.OperationalError))
+        reason = " ".join(str(orig).split())
+        away = server and (
+            isinstance(error, sa.exc.OperationalError) or getattr(error, "connection_invalidated", False)
+        )
         remedy = (
             "see that the database is running and lets you in, and repeat the command"
             if away
             else "run `cbir verify`, or restore a backup"
         )
         raise CaseIndexError(where, f"the catalog cannot be used ({reason})", remedy) from error
+    except (sa.exc.SQLAlchemyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        if given:
+            raise
+        reason = printable(" ".join(str(error).split()))[:200]
+        raise CaseIndexError(
+            where,
+            f"the catalog holds what cbir did not write ({reason})",
+            "run `cbir verify`, or restore a backup",
+        ) from error
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
@@ -94,6 +152,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
+    connection.execute("PRAGMA trusted_schema=OFF")  # a file of strangers calls no functions
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA busy_timeout=10000")
     # in an immutable (read-only) database the mode stays as it is

@@ -10,7 +10,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from indexer.catalog.contents import blocks
+from indexer.catalog.blocks import blocks
 from indexer.catalog.records import EmbeddedScan, Entry, digest
 from indexer.catalog.schema import cases, scans, slices, sources, strangeness, trained_on
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import sqlalchemy as sa
 
+import indexer.catalog.digests as digests
 from indexer.catalog.change import COUNTS, counted, keep
 from indexer.catalog.schema import FORMAT, meta, metadata
 from indexer.errors import CaseIndexError
@@ -29,13 +30,17 @@ def held_format(connection: sa.Connection, schema: str | None) -> int | None:
     """The format of the tables; None where there are none."""
     if not sa.inspect(connection).has_table("cases", schema=schema):
         return None
-    return connection.scalar(sa.select(meta.c.value).where(meta.c.key == "format")) or 1
+    held = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "format"))
+    if held is not None and (type(held) is not int or held < 1):
+        raise ValueError(f"its format is {held!r:.40}")
+    return held or 1
 
 
 def create(connection: sa.Connection) -> None:
     """Make the tables of an empty catalog."""
     metadata.create_all(connection)
     keep(connection, {"revision": 0, "counted": 0, "whole": 0, "format": FORMAT, **dict.fromkeys(COUNTS, 0)})
+    digests.renew_all(connection)
 
 
 def refuse_later(where: str, held: int) -> None:
@@ -60,6 +65,8 @@ def migrate(connection: sa.Connection, schema: str | None) -> None:
     while (held := held_format(connection, schema)) is not None and held < FORMAT:
         STEPS[held](connection, schema)
         keep(connection, {"format": held + 1})
+        if held + 1 == FORMAT:
+            digests.renew_all(connection)
 
 
 def _visits_and_counts(connection: sa.Connection, schema: str | None) -> None:
@@ -75,20 +82,30 @@ def _visits_and_counts(connection: sa.Connection, schema: str | None) -> None:
     keep(connection, {"counted": revision, "whole": revision, **counted(connection)})
 
 
-STEPS: Mapping[int, Callable[[sa.Connection, str | None], None]] = {1: _visits_and_counts}
+def _digests(connection: sa.Connection, schema: str | None) -> None:
+    """From 2 to 3: rows have checksums."""
+    metadata.create_all(connection)
+
+
+STEPS: Mapping[int, Callable[[sa.Connection, str | None], None]] = {1: _visits_and_counts, 2: _digests}
 """By the format that each leads on from."""
 
 
 def lay_over(raw: sqlite3.Connection) -> None:
     """Show an earlier catalog that may not be written as one of this format, in memory."""
     held = {name for (name,) in raw.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'")}
-    if "meta" not in held or raw.execute("SELECT 1 FROM main.meta WHERE key = 'format'").fetchone():
+    if "meta" not in held:
+        return
+    (told,) = raw.execute("SELECT max(value) FROM main.meta WHERE key = 'format'").fetchone()
+    if told is not None and told >= FORMAT:
         return
     raw.execute("PRAGMA temp_store=MEMORY")
     for table in metadata.tables.values():
         if table.name not in held:
             columns = ", ".join(f'"{column.name}"' for column in table.columns)
             raw.execute(f'CREATE TEMP TABLE "{table.name}" ({columns})')
-    visit = VISIT.format(cases="main.cases")
-    raw.execute(f"CREATE TEMP VIEW cases AS SELECT *, {visit} AS visit FROM main.cases")
-    raw.execute(f"CREATE TEMP TABLE meta AS SELECT * FROM main.meta UNION SELECT 'format', {FORMAT}")
+    if told is None:
+        visit = VISIT.format(cases="main.cases")
+        raw.execute(f"CREATE TEMP VIEW cases AS SELECT *, {visit} AS visit FROM main.cases")
+    others = "SELECT * FROM main.meta WHERE key != 'format'"
+    raw.execute(f"CREATE TEMP TABLE meta AS {others} UNION SELECT 'format', {FORMAT}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-FORMAT = 2
+FORMAT = 3
 """Of the tables below; earlier ones are migrated (:mod:`indexer.catalog.migrations`)."""
 
 metadata = sa.MetaData()
@@ -122,4 +122,12 @@ history = sa.Table(
     sa.Column("time", sa.String, nullable=False),
     sa.Column("command", sa.String, nullable=False),
     sa.Column("outcome", sa.JSON, nullable=False),
+)
+# checksums of what is in the others (indexer/catalog/digests.py)
+digests = sa.Table(
+    "digests",
+    metadata,
+    sa.Column("kind", sa.String, primary_key=True),
+    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("digest", sa.String, nullable=False),
 )

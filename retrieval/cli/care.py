@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from indexer.errors import QueryError
 from retrieval.cli.options import (
     DEFAULT_INDEX,
     CatalogOption,
@@ -111,30 +110,12 @@ def remove(
 
     Example: `cbir remove c-0123456789abcdef`
     """
-    from indexer.case_index import CaseIndex
-    from indexer.reference import leave
+    from cbir import open_index
 
     if not (case_ids or patient or reference):
         raise typer.BadParameter("name cases, a patient with --patient, or --reference")
-    with CaseIndex.open(index) as opened, opened.writing("remove"):
-        contents = opened.catalog.contents()
-        wanted = set(case_ids or [])
-        unknown = wanted - set(contents.case_ids)
-        if unknown:
-            raise QueryError(
-                ", ".join(sorted(unknown)), "the index has no such case", "see `cbir info --cases`"
-            )
-        for name in patient or []:
-            ids = {name, opened.patient(name)}
-            found = {c for c, p in zip(contents.case_ids, contents.patient_ids, strict=True) if p in ids}
-            if not found:
-                raise QueryError(name, "the index has no such patient", "see `cbir info --cases`")
-            wanted |= found
-        removed = opened.catalog.remove_cases(wanted)
-        if reference:
-            removed += leave(opened)
-        opened.file_vectors()
-        opened.catalog.log("remove", {"cases": removed})
+    with open_index(index, lazy=True) as opened:
+        removed = opened.remove(case_ids or (), patients=patient or (), reference_cases=reference)
     if as_json:
         show_json({"schema": 1, "removed": removed})
     else:

@@ -141,3 +141,20 @@ def as_first(catalog):
             connection.exec_driver_sql(f"DROP INDEX {place}{name}")
         connection.exec_driver_sql(f"ALTER TABLE {place}cases DROP COLUMN visit")
         connection.exec_driver_sql(f"DELETE FROM {place}meta WHERE key != 'revision'")
+
+
+def test_one_of_the_second_format_gets_checksums(catalog):
+    catalog.put([entry("/a", scan())], {"p1": {"grade": "2"}})
+    with catalog._transaction() as connection:
+        metadata.tables["digests"].drop(connection)
+        migrations.keep(connection, {"format": 2})
+    later = again(catalog)
+    assert list(later.damage()) == []
+    with later._transaction() as connection:
+        connection.execute(metadata.tables["labels"].update().values(value="4"))
+    ((path, what),) = later.damage()
+    assert path == "/a"
+    assert "does not match its checksum" in what
+    later.recount()
+    assert list(later.damage()) == []
+    later.close()
