@@ -236,7 +236,9 @@ def _said(item: Item, how: Reading, shared: int) -> _Said:
     )
 
 
-_FREESURFER = frozenset("orig nu t1 norm brain brainmask aseg wm filled ribbon rawavg".split())
+_FREESURFER = frozenset(
+    ["orig", "nu", "t1", "norm", "brain", "brainmask", "aseg", "wm", "filled", "ribbon", "rawavg"]
+)
 
 
 def _freesurfer(items: Sequence[Item], said: list[_Said]) -> list[_Said]:
