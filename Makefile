@@ -7,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: demo pacs test check site package lint format docs kill-test fuzz attack benchmarks cohorts cross-validation weights figures reference debian clean help
+.PHONY: demo pacs test check site package lint format docs kill-test flip-test fuzz-folders fuzz attack benchmarks cohorts cross-validation weights figures reference debian clean help
 
 # torch comes first and alone, from the one constraints file: no resolver may choose another build
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -66,6 +66,13 @@ docs: $(VENV)/installed-test  ## regenerate the tables of results and the CLI he
 
 kill-test: $(VENV)/installed-test  ## kill -9 an indexing run at 30 random moments
 	$(BIN)/python -m pytest tests/indexer/test_crash.py --kills 30
+
+flip-test: $(VENV)/installed-test  ## flip bits in every file of an index
+	$(BIN)/python -m pytest --timeout 3600 tests/indexer/test_flips.py --flips 50
+
+fuzz-folders: $(VENV)/installed-test  ## 10,000 commands on hostile index folders, 1,000 errors of the disk
+	$(BIN)/python -m pytest --timeout 14400 tests/indexer/test_hostile_folders.py --folders 2500
+	$(BIN)/python -m pytest --timeout 14400 tests/indexer/test_disk_faults.py --faults 1000
 
 fuzz: $(VENV)/installed-test  ## read 50,000 mutated files of every kind in runs (half an hour)
 	$(BIN)/python -m pytest tests/indexer/test_fuzz.py --fuzz 50000 --timeout 7200
