@@ -305,6 +305,8 @@ def _decide(
     named = [file for file in files if file.suffix.lower() == ".json"]
     channels, derived = sidecars.channels(named), sidecars.derivatives(named)
     candidates, series = _candidates(claimed, root, mentions(tables), channels, derived, found, stacks=stacks)
+    if stacks:
+        candidates = _fitting(candidates, root, found)
     above = [root.name, *(parent.name for parent in root.parents)]
     look = _looker(candidates, memory) if stacks else lambda item, images: None
     decided = layout([each.item for each in candidates], above, look, all_images=all_images)
@@ -505,6 +507,34 @@ def _stated(item: Item, path: Path, config: Config | None) -> Item:
         person=Person(said["patient"], said.get("visit", "")),
         channel=understood(sequence).sequence if sequence else item.channel,
     )
+
+
+def _fitting(candidates: Sequence[_Found], home: Path, found: Discovery) -> list[_Found]:
+    """The candidates without those whose ``cbir.json`` has a pattern that fits none of its files."""
+    governed: dict[Path, list[_Found]] = defaultdict(list)
+    for each in candidates:
+        path = each.source.config
+        if path is not None and path.is_relative_to(home):  # one above was written for more than this
+            governed[path].append(each)
+    unfit: set[Path] = set()
+    for path, members in governed.items():
+        config = find_config(path.parent)
+        if config is None or config.pattern is None:
+            continue
+        others = [each.source.path for each in members if each.item.person is None]
+        if not others:
+            continue
+        example = others[0].relative_to(path.parent)
+        if len(others) == len(members):
+            unfit.add(path)
+            reason = f"its pattern fits none of {len(members)} images, such as {example}"
+            found.failures.append(ReadError(path, reason, "mend it, or take it out"))
+        else:
+            found.notes.append(
+                f"{path}: its pattern fits {len(members) - len(others)} of {len(members)} images; whose the "
+                f"others are, such as {example}, is found by their names"
+            )
+    return [each for each in candidates if each.source.config not in unfit]
 
 
 def _channel_number(name: str) -> tuple[str, int] | None:
