@@ -89,10 +89,13 @@ class Layout:
         One an item.
     doubts : list of str
         What could not be known, and what was assumed.
+    alone : int
+        Pictures that do not say whose they are.
     """
 
     decisions: list[Decision]
     doubts: list[str]
+    alone: int = 0
 
 
 Look = Callable[[int, Sequence[int]], str | None]
@@ -154,7 +157,7 @@ def layout(
     doubts = list(whose.doubts)
     if alone:
         doubts.append(f"{len(alone)} pictures do not say whose they are: each counts as a patient of its own")
-    return Layout(decisions, doubts)
+    return Layout(decisions, doubts, len(alone))
 
 
 @dataclass(frozen=True)
