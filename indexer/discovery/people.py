@@ -129,8 +129,8 @@ def _lettered(names: set[str]) -> list[str]:
         return []
     return [
         f"{len(several)} numbers have several letters behind them, which are taken for different persons: "
-        f"{', '.join(several[0])}{'; …' if len(several) > 1 else ''}; if they are one person's visits, say so "
-        'with a pattern in a cbir.json, e.g. {"pattern": "**/{patient}{visit}/*_{sequence}"}'
+        f"{', '.join(several[0])}{'; …' if len(several) > 1 else ''}; if these are one person's visits, say "
+        'so with a pattern in a cbir.json, e.g. {"pattern": "**/{patient}{visit}/*_{sequence}"}'
     ]
 
 

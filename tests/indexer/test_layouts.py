@@ -407,4 +407,5 @@ def test_letters_behind_a_number_are_asked_about(tmp_path: Path) -> None:
     assert config is not None
     said = {"patient": "100101", "visit": "B", "sequence": "T1post"}
     assert config.said(tmp_path / "set/100101B/100101B_T1post") == said
-    assert "100101A, 100101B" in str(laid.doubts) and "100102A" not in str(laid.doubts)
+    assert "100101A, 100101B" in str(laid.doubts)
+    assert "100102A" not in str(laid.doubts)
