@@ -333,6 +333,18 @@ LAYOUTS = {
         "patient01_T1W.nii.gz": "D 0 t1",
         "patient01_flairmask.nii.gz": "region D 0",
     },
+    "FreeSurfer": {
+        "subjects/bert/mri/orig.mgz": "A 0 t1",
+        "subjects/bert/mri/orig/001.mgz": "-",
+        "subjects/bert/mri/T1.mgz": "-",
+        "subjects/bert/mri/norm.mgz": "-",
+        "subjects/bert/mri/wm.mgz": "-",
+        "subjects/bert/mri/aseg.mgz": "-",
+        "subjects/ernie/mri/orig.mgz": "B 0 t1",
+        "subjects/ernie/mri/orig/001.mgz": "-",
+        "subjects/ernie/mri/T1.mgz": "-",
+        "subjects/ernie/mri/brain.mgz": "-",
+    },
     "what tools leave beside images": {
         "pat01/T1.nii.gz": "A 0 t1",
         "pat01/T1_InverseWarped.nii.gz": "-",
