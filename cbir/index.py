@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cbir import care, filling
 from cbir.filling import AnyPath, Plan, Rows, Tables
+from indexer import roots
 from indexer.case_index import CaseIndex, Problem
 from indexer.catalog import Contents
 from indexer.encoder import Encoder, Explainer
@@ -269,6 +270,7 @@ class Index:
         *,
         labels: Tables | Rows = (),
         prune: bool = False,
+        all_images: bool | None = None,
         with_reference: bool = False,
         calibrate: bool = True,
         workers: Workers | None = None,
@@ -286,6 +288,8 @@ class Index:
             (see :func:`indexer.labels.find_tables`). With sources, a mapping of patients to their labels.
         prune : bool
             Take out what lies below the paths no more.
+        all_images : bool, optional
+            Take maps and copies in another preparation as scans, too; as the last time, if not given.
         with_reference : bool
             Add the public graded cases that come with cbir.
         calibrate : bool
@@ -315,6 +319,7 @@ class Index:
             paths,
             labels,
             prune=prune,
+            all_images=all_images,
             with_reference=with_reference,
             workers=workers,
             progress=progress,
@@ -418,7 +423,8 @@ class Index:
             If a label is unknown, or no query has an item of its own label within reach.
         """
         items = CrossMatch.of(self.case_index.snapshot(), by, self.ranking)
-        return items.evaluated(label, ks=ks, folds=folds, bootstrap=bootstrap, seed=seed)
+        found = items.evaluated(label, ks=ks, folds=folds, bootstrap=bootstrap, seed=seed)
+        return replace(found, notes=tuple(roots.notes(self.case_index)))
 
     # ---- care ----------------------------------------------------------------------------------
 

@@ -7,14 +7,13 @@ each whole, so that an interrupted run loses at most one group and a second run 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +32,7 @@ from indexer.labels import Joined, Labels, Table, listed, load_tables
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
 from indexer.reading import Read, ReadScan
+from indexer.roots import Root, around, recall, remember, takes_all
 from indexer.sequences import COMPOSITE
 from indexer.studies import composites
 from indexer.text import printable
@@ -192,7 +192,7 @@ def ingest(
     *,
     labels: Sequence[Table] = (),
     prune: bool = False,
-    all_images: bool = False,
+    all_images: bool | None = None,
     with_reference: bool = False,
     workers: Workers | None = None,
     progress: Callable[[int, int, int], None] = lambda done, total, slices: None,
@@ -210,8 +210,8 @@ def ingest(
         :func:`indexer.labels.find_tables`).
     prune : bool
         Take sources below `roots` out of the index whose files are gone.
-    all_images : bool
-        Take maps, and copies in another preparation, as scans, too.
+    all_images : bool, optional
+        Take maps, and copies in another preparation, as scans, too; as in the run before, if not given.
     with_reference : bool
         Add the cases that come with cbir (see :mod:`indexer.reference`).
     workers : Workers, optional
@@ -241,11 +241,20 @@ def ingest(
     report = IngestReport()
     roots = [root.rstrip("/") if isinstance(root, str) else root for root in roots]
     inherent: dict[str, dict[str, str]] = {}
+    seen: dict[Path | str, Root] = {}
     with index.writing("index"), remote.StandIns() as stand_ins:
         with stand_ins.renamed():
             found = list(
                 _discovered(
-                    index, roots, labels, report, stand_ins, inherent, tolerant=prune, all_images=all_images
+                    index,
+                    roots,
+                    labels,
+                    report,
+                    stand_ins,
+                    inherent,
+                    seen,
+                    tolerant=prune,
+                    all_images=all_images,
                 )
             )
         report.notes += map(
@@ -286,11 +295,12 @@ def ingest(
         )
         if with_reference:
             report.reference = reference.join(index)
-        if labels:
-            for root in roots:
-                given = list(dict.fromkeys(table.named for table in labels))
-                before = [name for name in _remembered(index, root) if name not in given]
-                index.catalog.set_labels_file(str(root), json.dumps([*before, *given]))
+        given = list(dict.fromkeys(table.named for table in labels))
+        for root in roots:
+            before = recall(index, root)
+            tables = [*(name for name in before.labels if name not in given), *given]
+            said = before.all_images if all_images is None else all_images
+            remember(index, root, replace(seen.get(root, before), labels=tables, all_images=said))
         index.catalog.set_failures(
             [str(root) for root in roots], {f["source"]: f["reason"] for f in report.failed}
         )
@@ -437,9 +447,10 @@ def _discovered(
     report: IngestReport,
     stand_ins: remote.StandIns,
     inherent: dict[str, dict[str, str]],
+    seen: dict[Path | str, Root],
     *,
     tolerant: bool,
-    all_images: bool,
+    all_images: bool | None,
 ) -> Iterator[tuple[list[Source], Joined, list[str]]]:
     """Sources of each root, what labels tables say of them, and notes on these.
 
@@ -457,10 +468,16 @@ def _discovered(
         given = [*_held(index, name, labels), *labels]
         tables, notes = sandbox.find_tables(root, top, given)
         try:
-            discovery = sandbox.discover(root, tables, all_images=all_images)
+            discovery = sandbox.discover(
+                root,
+                tables,
+                all_images=takes_all(index, name) if all_images is None else all_images,
+                looked=recall(index, name).looked,
+            )
         except ReadError as error:
             errors.append(error)
             continue
+        seen[name] = Root(alone=discovery.alone, looked=discovery.looked)
         for what, n in discovery.taken.items():
             report.taken[what] = report.taken.get(what, 0) + n
         report.failed += [_failure(e.where, e) for e in discovery.failures]
@@ -482,23 +499,9 @@ def _discovered(
         report.failed += [_failure(error.where, error) for error in errors]
 
 
-def _remembered(index: CaseIndex, root: Path | str) -> list[str]:
-    """The labels tables that a root was indexed with before, as they were named."""
-    held = index.catalog.labels_file(str(root))
-    return [] if held is None else json.loads(held) if held.startswith("[") else [held]
-
-
-def _above(root: Path | str) -> Iterator[str]:
-    """A root and what it lies in, the highest first."""
-    if isinstance(root, Path):
-        return map(str, (*reversed(root.parents), root))
-    start, parts = root.index("://") + 3, root.split("/")
-    return (above for n in range(1, len(parts) + 1) if len(above := "/".join(parts[:n])) > start)
-
-
 def remembered_tables(index: CaseIndex, path: Path) -> list[Table]:
     """The labels tables that a folder, or one above it, was indexed with, as far as they are still there."""
-    names = (name for root in _above(path.absolute()) for name in _remembered(index, root))
+    names = (name for root in around(index, path.absolute()) for name in root.labels)
     tables: list[Table] = []
     for name in dict.fromkeys(names):
         with suppress(LabelsError):
@@ -510,7 +513,7 @@ def _held(index: CaseIndex, root: Path | str, labels: Sequence[Table]) -> list[T
     """The labels tables that a root, or what it lies in, was indexed with, but for those given again."""
     again = {table.path for table in labels}
     tables: list[Table] = []
-    for name in dict.fromkeys(name for above in _above(root) for name in _remembered(index, above)):
+    for name in dict.fromkeys(name for above in around(index, root) for name in above.labels):
         try:
             tables += (table for table in load_tables(Path(name)) if table.path not in again)
         except LabelsError as error:

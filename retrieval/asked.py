@@ -15,7 +15,14 @@ from indexer.readers import Source
 from indexer.scan import Scan
 
 
-def asked(path: Path, visit: str | None = None, tables: Sequence[Table] = ()) -> tuple[list[Scan], list[str]]:
+def asked(
+    path: Path,
+    visit: str | None = None,
+    tables: Sequence[Table] = (),
+    *,
+    all_images: bool = False,
+    top: Path | None = None,
+) -> tuple[list[Scan], list[str]]:
     """The scans that a path asks with.
 
     Parameters
@@ -26,6 +33,11 @@ def asked(path: Path, visit: str | None = None, tables: Sequence[Table] = ()) ->
         Which of several visits asks, by its name or its day; else the newest.
     tables : sequence of Table
         Labels tables, beside those that lie with the data: they may say who is who.
+
+    all_images : bool
+        Whether maps and copies ask, too, as they do where the index takes them.
+    top : Path, optional
+        A folder around it that was indexed: what tells people apart may be seen from farther above only.
 
     Returns
     -------
@@ -40,9 +52,13 @@ def asked(path: Path, visit: str | None = None, tables: Sequence[Table] = ()) ->
     QueryError
         If it holds several patients, or not the visit.
     """
-    found = sandbox.discover(path, sandbox.find_tables(path, given=tables)[0])
+    found = _found(path, path, tables, all_images=all_images)
+    for wider in path.absolute().parents:
+        if top is None or not wider.is_relative_to(top) or len(_patients(found)) < 2:
+            break
+        found = _found(path, wider, tables, all_images=all_images)
     sources, notes = _one_visit(path, found, visit)
-    notes += _left_out(found)
+    notes += [*found.unlike, *_left_out(found)]
     scans: list[Scan] = []
     failures: list[CbirError] = list(found.failures)
     for source in sources:
@@ -58,8 +74,24 @@ def asked(path: Path, visit: str | None = None, tables: Sequence[Table] = ()) ->
     return scans, notes
 
 
+def _found(path: Path, seen_from: Path, tables: Sequence[Table], *, all_images: bool) -> Discovery:
+    """What lies at or below a path, as it looks from there or from above."""
+    given = sandbox.find_tables(seen_from, given=tables)[0]
+    found = sandbox.discover(seen_from, given, all_images=all_images)
+    if seen_from != path:
+        here = path.resolve()
+        found.sources = [s for s in found.sources if all(f.is_relative_to(here) for f in s.files)]
+        found.ignored = [p for p in found.ignored if all(f.is_relative_to(here) for f in p.files)]
+        found.failures = [f for f in found.failures if Path(f.where).is_relative_to(here)]
+    return found
+
+
+def _patients(found: Discovery) -> set[str]:
+    return {source.patient_id for source in found.sources}
+
+
 def _one_visit(path: Path, found: Discovery, visit: str | None) -> tuple[list[Source], list[str]]:
-    patients = {source.patient_id for source in found.sources}
+    patients = _patients(found)
     if len(patients) > 1:
         raise QueryError(
             path,

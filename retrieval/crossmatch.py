@@ -48,6 +48,8 @@ class IndexEvaluation:
         patient.
     in_sample : int
         Items of patients whom the encoder was trained on; they answer.
+    notes : tuple of str
+        Of the index: how patients were told apart.
     """
 
     ranking: Evaluation
@@ -55,6 +57,7 @@ class IndexEvaluation:
     by: str
     asked_in_sample: int
     in_sample: int
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of ``cbir eval --json`` (schema 1)."""
@@ -63,6 +66,7 @@ class IndexEvaluation:
             "by": self.by,
             "in_sample_patients": self.asked_in_sample,
             "rank_by_predicted_class": self.by_class.to_dict()["metrics"],
+            "notes": list(self.notes),
         }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import sandbox
+from indexer import roots, sandbox
 from indexer.case_index import CaseIndex
 from indexer.composite import Group, composite, groups
 from indexer.encoder import Encoder, look
@@ -89,7 +89,8 @@ def answered(
         asking = _given(question, state, case_index, encoder())
     excluded = asking.excluded | _named(case_index, question.excluded)
     read = time.perf_counter()
-    answer = _answer(question, replace(asking, excluded=excluded), state, case_index.folder)
+    asking = replace(asking, excluded=excluded, notes=[*asking.notes, *roots.notes(case_index)])
+    answer = _answer(question, asking, state, case_index.folder)
     _log.info(
         "%d slices asked of %d cases: %.3f s to read and embed, %.3f s to rank; %d hits",
         *(answer.query.slices, len(state.contents.case_ids), read - start),
@@ -126,7 +127,13 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Enc
         scans = _one_patient(question, question.scans)
     else:
         path = Path(question.name)
-        scans, notes = asked(path, question.visit, remembered_tables(case_index, path))
+        scans, notes = asked(
+            path,
+            question.visit,
+            remembered_tables(case_index, path),
+            all_images=roots.takes_all(case_index, path.absolute()),
+            top=roots.top(case_index, path.absolute()),
+        )
     refs = numbered(scans)
     if question.mask is not None:
         volume = sandbox.read_mask(Path(question.mask), scans[0])

@@ -199,18 +199,23 @@ class Catalog:
             if change.set_visits(visits):
                 change.commit()
 
-    def set_labels_file(self, root: str, path: str) -> None:
-        """Remember the labels table that a root was indexed with."""
+    def set_root(self, root: str, how: str) -> None:
+        """Remember how a root was indexed (:mod:`indexer.roots`)."""
         with self._transaction() as connection:
             connection.execute(roots.delete().where(roots.c.path == root))
-            connection.execute(roots.insert().values(path=root, labels=path))
+            connection.execute(roots.insert().values(path=root, labels=how))
             digests.renew(connection, tables=[roots.name])
 
-    def labels_file(self, root: str) -> str | None:
-        """The labels table that a root was indexed with, if one was named."""
+    def root(self, root: str) -> str | None:
+        """How a root was indexed, if it was."""
         with self._transaction() as connection:
             found: str | None = connection.scalar(sa.select(roots.c.labels).where(roots.c.path == root))
         return found
+
+    def roots(self) -> list[str]:
+        """How each of the roots was indexed."""
+        with self._transaction() as connection:
+            return list(connection.scalars(sa.select(roots.c.labels).order_by(roots.c.path)))
 
     def set_failures(self, under: Iterable[str], reasons: Mapping[str, str]) -> None:
         """Replace the failures recorded at or below the given paths."""

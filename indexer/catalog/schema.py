@@ -107,7 +107,7 @@ roots = sa.Table(
     "roots",
     metadata,
     sa.Column("path", sa.String, primary_key=True),
-    sa.Column("labels", sa.String, nullable=False),  # the table it was indexed with
+    sa.Column("labels", sa.String, nullable=False),  # how it was indexed (JSON), by which tables at first
 )
 failures = sa.Table(
     "failures",

@@ -89,10 +89,13 @@ class Layout:
         One an item.
     doubts : list of str
         What could not be known, and what was assumed.
+    alone : int
+        Pictures that do not say whose they are.
     """
 
     decisions: list[Decision]
     doubts: list[str]
+    alone: int = 0
 
 
 Look = Callable[[int, Sequence[int]], str | None]
@@ -133,6 +136,7 @@ def layout(
     how = reading(item.path for item in items)
     shared = _above_all(items)
     said = [_said(item, how, shared) for item in items]
+    said = _freesurfer(items, said)
     own = _outlines_in(items, how)
     said = [
         replace(s, role=roles.REGION, sure=False)
@@ -153,7 +157,7 @@ def layout(
     doubts = list(whose.doubts)
     if alone:
         doubts.append(f"{len(alone)} pictures do not say whose they are: each counts as a patient of its own")
-    return Layout(decisions, doubts)
+    return Layout(decisions, doubts, len(alone))
 
 
 @dataclass(frozen=True)
@@ -233,6 +237,35 @@ def _said(item: Item, how: Reading, shared: int) -> _Said:
         own.automatic or any(folder.automatic for folder in folders),
         _kind(item, own, how),
     )
+
+
+_FREESURFER = frozenset(
+    ["orig", "nu", "t1", "norm", "brain", "brainmask", "aseg", "wm", "filled", "ribbon", "rawavg"]
+)
+
+
+def _freesurfer(items: Sequence[Item], said: list[_Said]) -> list[_Said]:
+    """In the folder ``mri`` of a FreeSurfer subject, orig is the T1, and all else is made of it."""
+    held: dict[Path, set[str]] = defaultdict(set)
+    for item in items:
+        if len(item.path) > 1 and item.path[-2] == "mri":
+            held[item.path[:-1]].add(item.path[-1].lower())
+    subjects = {folder for folder, names in held.items() if "orig" in names and len(names & _FREESURFER) > 2}
+    told = list(said)
+    for i, item in enumerate(items):
+        inside = next((f for f in (item.path[:-1], item.path[:-2]) if f in subjects), None)
+        if inside is None or said[i].role not in (None, roles.IMAGE):
+            continue
+        if item.path[-1] == "orig":
+            told[i] = replace(said[i], role=roles.IMAGE, sequence="t1", preparation=frozenset())
+        elif said[i].role == roles.IMAGE or item.path[-2] == "orig" or item.path[-1].lower() in _FREESURFER:
+            prepared = said[i].preparation | {"freesurfer"}
+            role: str | None = roles.MASK if item.path[-1].lower() in ("wm", "filled") else roles.IMAGE
+            sequence = said[i].sequence or ("t1" if role == roles.IMAGE else None)
+            if item.path[-2] == "orig":
+                role, sequence = None, None  # 001 is no person
+            told[i] = replace(said[i], role=role, sequence=sequence, preparation=prepared)
+    return told
 
 
 def _kind(item: Item, own: Name, how: Reading) -> tuple[str, ...]:

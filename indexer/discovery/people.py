@@ -114,7 +114,24 @@ def people(
     keys = {path: key.cut(visits) for path, key in keys.items()}
     for path, key in _told_apart(keys, how, found.doubts).items():
         found.of[path] = Person(key.name, "_".join(key.visits))
+    found.doubts += _lettered({key.name for path, key in keys.items() if "/".join(path) not in single})
     return found
+
+
+def _lettered(names: set[str]) -> list[str]:
+    """Says that letters behind one number (100101A, 100101B) may be visits, or two persons."""
+    numbers: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        if re.search(r"\d{4,}[A-Za-z]$", name):
+            numbers[name[:-1]].add(name)
+    several = [sorted(called) for _, called in sorted(numbers.items()) if len(called) > 1]
+    if not several:
+        return []
+    return [
+        f"{len(several)} numbers have several letters behind them, which are taken for different persons: "
+        f"{', '.join(several[0])}{'; …' if len(several) > 1 else ''}; if these are one person's visits, say "
+        'so with a pattern in a cbir.json, e.g. {"pattern": "**/{patient}{visit}/*_{sequence}"}'
+    ]
 
 
 @dataclass(frozen=True)
@@ -444,6 +461,11 @@ def _clash(
     return any(a & b for i, a in enumerate(held) for b in held[i + 1 :])
 
 
+def _is_run(numbers: set[str], first: str) -> bool:
+    """Whether these are all numbers from the first on: _000, _001, _002."""
+    return {int(number) for number in numbers} == set(range(int(first), int(first) + len(numbers)))
+
+
 def _numbered_person(token: str) -> bool:
     """Whether a token is the whole name of a person, such as ``pat153``: what follows is a visit's."""
     return token[-1].isdigit() and words.PERSONS.fullmatch(token) is not None
@@ -469,12 +491,15 @@ def _visits(names: set[tuple[str, ...]]) -> frozenset[tuple[str, ...]]:
             found |= {(*head, tail) for tail in tails}
         elif long >= width:
             shapes[len(head), long].append((head, tails))
-    for members in shapes.values():
+    for (_, long), members in shapes.items():
         counts = Counter(tail for _, tails in members for tail in tails)
         pairs = sum(counts.values())
         recurring = sum(n for n in counts.values() if n > 1)
         several = any(len(tails) > 1 for _, tails in members)
-        if several and len(members) > 1 and 2 * recurring >= pairs and len(counts) < len(members) + 1:
+        few = len(counts) < len(members) + 1
+        if not few and long > max(map(len, counts)):
+            few = all(_is_run(tails, min(counts)) for _, tails in members)
+        if several and len(members) > 1 and 2 * recurring >= pairs and few:
             found |= {(*head, tail) for head, tails in members for tail in tails}
     return frozenset(found)
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import indexer.discovery.colour as colour
 import indexer.discovery.content as content
 import indexer.discovery.sidecars as sidecars
 import indexer.discovery.walk as walk
 import indexer.readers as readers
 from indexer.discovery.config import CONFIG, Config, find_config
 from indexer.discovery.layout import IGNORED, IMAGE, REGION, STRUCTURAL, Decision, Item, layout
+from indexer.discovery.memory import Memory
 from indexer.discovery.people import Person
 from indexer.discovery.roles import understood
 from indexer.discovery.series import left_out
@@ -143,6 +145,12 @@ class Discovery:
         Files of known formats that nothing here reads, by ending.
     joined : Joined
         What labels tables say of the sources.
+    alone : int
+        Pictures that do not say whose they are: each counts as a patient of its own.
+    unlike : list of str
+        Those of the notes that tell of pictures whose channels are unlike.
+    looked : dict
+        What was seen of voxels, for the next discovery of the same root.
     """
 
     sources: list[Source] = field(default_factory=list)
@@ -154,6 +162,9 @@ class Discovery:
     notes: list[str] = field(default_factory=list)
     unread: dict[str, int] = field(default_factory=dict)
     joined: Joined = field(default_factory=Joined)
+    alone: int = 0
+    unlike: list[str] = field(default_factory=list)
+    looked: dict[str, str] = field(default_factory=dict)
 
     def planned(self) -> list[Planned]:
         """All of it, images first."""
@@ -192,6 +203,7 @@ def discover(
     *,
     without: Collection[Path] = (),
     all_images: bool = False,
+    looked: Mapping[str, str] | None = None,
 ) -> Discovery:
     """Find everything readable in a folder and below it, or in one file, and decide what it is.
 
@@ -206,6 +218,8 @@ def discover(
         Folders to leave out.
     all_images : bool
         Take maps and copies in another preparation as scans, too.
+    looked : mapping, optional
+        `Discovery.looked` of the last time: what has not changed is not looked into again.
 
     Raises
     ------
@@ -217,18 +231,22 @@ def discover(
     root = root.resolve() if root.is_dir() else root.parent.resolve() / root.name
     if not root.exists():
         raise ReadError(root, "does not exist", "check the path")
+    memory = Memory(looked or {})
     if root.is_file():
         found = _alone(root)
         number = 1
     else:
         found = Discovery()
         files = sorted(walk.files(root, found.failures, without))
-        _decide(files, root, tables, found, all_images=all_images)
+        _decide(files, root, tables, found, memory, all_images=all_images)
         number = len(files)
     found.failures = list({str(failure): failure for failure in found.failures}.values())
     found.joined = join(tables, found.sources)
     _rename(found)
     found.sources.sort(key=lambda source: source.path)
+    found.unlike = colour.mixed(found.sources, memory)
+    found.notes += found.unlike
+    found.looked = memory.now
     _counted(found)
     if not found.sources and not found.failures:
         raise _nothing(root, found, number)
@@ -271,6 +289,7 @@ def _decide(
     root: Path,
     tables: Sequence[Table],
     found: Discovery,
+    memory: Memory,
     *,
     all_images: bool,
     stacks: bool = True,
@@ -286,10 +305,13 @@ def _decide(
     named = [file for file in files if file.suffix.lower() == ".json"]
     channels, derived = sidecars.channels(named), sidecars.derivatives(named)
     candidates, series = _candidates(claimed, root, mentions(tables), channels, derived, found, stacks=stacks)
+    if stacks:
+        candidates = _fitting(candidates, root, found)
     above = [root.name, *(parent.name for parent in root.parents)]
-    look = _looker(candidates) if stacks else lambda item, images: None
+    look = _looker(candidates, memory) if stacks else lambda item, images: None
     decided = layout([each.item for each in candidates], above, look, all_images=all_images)
     found.notes += decided.doubts
+    found.alone += decided.alone
     _left(rest, {table.path for table in tables}, found)
     _series(series, found, all_images=all_images)
     _filed(candidates, decided.decisions, found)
@@ -306,7 +328,7 @@ def _alone(file: Path) -> Discovery:
         return Discovery()
     if format.series is not None:
         found = Discovery()
-        _decide([file], file.parent, (), found, all_images=True)
+        _decide([file], file.parent, (), found, Memory(), all_images=True)
         return found
     folder = _folder(file.parent, _changed(file.parent))
     found = Discovery(failures=list(folder.failures))
@@ -332,7 +354,7 @@ def _folder(folder: Path, _changed: tuple[object, ...]) -> Discovery:
     files = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
     claimed = [file for file in files if any(f.claims(file) for f in named) and file.is_file()]
     sides = [file for file in files if file.name == sidecars.DATASET]
-    _decide([*claimed, *sides], folder, (), found, all_images=True, stacks=False)
+    _decide([*claimed, *sides], folder, (), found, Memory(), all_images=True, stacks=False)
     return found
 
 
@@ -487,6 +509,34 @@ def _stated(item: Item, path: Path, config: Config | None) -> Item:
     )
 
 
+def _fitting(candidates: Sequence[_Found], home: Path, found: Discovery) -> list[_Found]:
+    """The candidates without those whose ``cbir.json`` has a pattern that fits none of its files."""
+    governed: dict[Path, list[_Found]] = defaultdict(list)
+    for each in candidates:
+        path = each.source.config
+        if path is not None and path.is_relative_to(home):  # one above was written for more than this
+            governed[path].append(each)
+    unfit: set[Path] = set()
+    for path, members in governed.items():
+        config = find_config(path.parent)
+        if config is None or config.pattern is None:
+            continue
+        others = [each.source.path for each in members if each.item.person is None]
+        if not others:
+            continue
+        example = others[0].relative_to(path.parent)
+        if len(others) == len(members):
+            unfit.add(path)
+            reason = f"its pattern fits none of {len(members)} images, such as {example}"
+            found.failures.append(ReadError(path, reason, "mend it, or take it out"))
+        else:
+            found.notes.append(
+                f"{path}: its pattern fits {len(members) - len(others)} of {len(members)} images; whose the "
+                f"others are, such as {example}, is found by their names"
+            )
+    return [each for each in candidates if each.source.config not in unfit]
+
+
 def _channel_number(name: str) -> tuple[str, int] | None:
     """A name and the number of four digits behind it, which nnU-Net gives to channels."""
     head, _, number = name.rpartition("_")
@@ -533,7 +583,7 @@ def _pictures(
     return found_ + [single(file) for file in images]
 
 
-def _looker(candidates: Sequence[_Found]):  # type: ignore[no-untyped-def]
+def _looker(candidates: Sequence[_Found], memory: Memory):  # type: ignore[no-untyped-def]
     """A look into the files of candidates, for the layout."""
 
     def load(file: Path):  # type: ignore[no-untyped-def]
@@ -542,8 +592,9 @@ def _looker(candidates: Sequence[_Found]):  # type: ignore[no-untyped-def]
         return scan.voxels, scan.affine
 
     def look(item: int, images: Sequence[int]) -> str | None:
+        file = candidates[item].source.files[0]
         files = [candidates[i].source.files[0] for i in images[:4]]
-        return content.looks(candidates[item].source.files[0], files, load)
+        return memory.recall("role", [file, *files], lambda: content.looks(file, files, load))
 
     return look
 

@@ -7,7 +7,8 @@ decides.
 
 **Grey and colour.** Grey images keep their type: 8 bits, 16 bits, or float32 for all wider ones. A colour
 image is turned into luminance, unless ``cbir.json`` names three channels: then red, green and blue become
-a scan each (one with the same value everywhere holds no image and is left out). Colour has 8 bits a
+a scan each (one with the same value everywhere holds no image and is left out). Discovery says where
+channels are unlike and nothing names them (:mod:`indexer.discovery.colour`). Colour has 8 bits a
 channel: Pillow reduces deeper ones. Transparent parts are black, EXIF orientation is applied, palettes are
 looked up.
 
@@ -104,17 +105,17 @@ def _planes(source: Source) -> NDArray[Any]:
     """All planes of a source, shape (n, rows, columns, channels)."""
     planes: list[NDArray[Any]] = []
     for file in source.files:
-        pages = _pages(file, split=len(source.channels) > 1, files=len(source.files))
-        if source.kind == "stack" and len(pages) > 1:
+        held = pages(file, split=len(source.channels) > 1, files=len(source.files))
+        if source.kind == "stack" and len(held) > 1:
             raise ReadError(
-                file, f"has {len(pages)} pages, but is one slice of a stack", "save its pages apart"
+                file, f"has {len(held)} pages, but is one slice of a stack", "save its pages apart"
             )
-        first = (planes or pages)[0]
-        for page in pages:
+        first = (planes or held)[0]
+        for page in held:
             if (page.shape, page.dtype) != (first.shape, first.dtype):
                 reason = f"is {_described(page)}, but the first slice is {_described(first)}"
                 raise ReadError(file, reason, "give all slices one size and type")
-        planes += pages
+        planes += held
     return np.stack(planes)
 
 
@@ -123,7 +124,7 @@ def _described(page: NDArray[Any]) -> str:
     return f"{columns}×{rows} {'grey' if channels == 1 else 'colour'} {page.dtype}"
 
 
-def _pages(file: Path, split: bool, files: int = 1) -> list[NDArray[Any]]:
+def pages(file: Path, split: bool, files: int = 1) -> list[NDArray[Any]]:
     """The pages of an image file, each (rows, columns, channels).
 
     Parameters
@@ -133,6 +134,11 @@ def _pages(file: Path, split: bool, files: int = 1) -> list[NDArray[Any]]:
         Keep the channels of a colour image apart.
     files : int
         Number of such files that are to be held in memory together.
+
+    Raises
+    ------
+    ReadError
+        With the reason for which it cannot be read.
     """
     watch.at(file)
     try:
@@ -146,7 +152,7 @@ def _pages(file: Path, split: bool, files: int = 1) -> list[NDArray[Any]]:
             length = file.stat().st_size
             if count > 1 and image.format != "TIFF":
                 raise ReadError(file, f"is an animation of {count} frames", "save its frames as slices")
-            pages = []
+            found = []
             for page in range(count):
                 image.seek(page)
                 if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
@@ -155,8 +161,8 @@ def _pages(file: Path, split: bool, files: int = 1) -> list[NDArray[Any]]:
                 refuse_size(file, (image.height, image.width), bands * count * files)
                 width = _BYTES.get(image.mode, 1) * bands
                 refuse_ratio(file, image.height * image.width * width * count, length)
-                pages.append(_pixels(image, split))
-            return pages
+                found.append(_pixels(image, split))
+            return found
     except ReadError:
         raise
     except UnidentifiedImageError as error:
@@ -210,12 +216,12 @@ def _region(source: Source, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
     """The masks of a source's files on its grid; None where there is none, or all are empty."""
     masks = outlined(source.files, source.region_files)
     planes = np.zeros(shape, dtype=bool)
-    pages = shape[0] // len(source.files)
+    each = shape[0] // len(source.files)
     for i, file in enumerate(source.files):
         if (mask := masks.get(file)) is None:
             continue
-        values = np.stack(_pages(mask, split=True, files=len(source.files)))
-        block = planes[i * pages : (i + 1) * pages]
+        values = np.stack(pages(mask, split=True, files=len(source.files)))
+        block = planes[i * each : (i + 1) * each]
         if values.shape[:3] != block.shape:
             reason = (
                 f"has {values.shape[2]}×{values.shape[1]}×{len(values)} pixels, unlike its image {file.name}"

@@ -144,6 +144,7 @@ def evaluate(
 
     Example: `cbir eval --label tumour --by scan --folds fold --plot precision.svg`
     """
+    from indexer import roots
     from indexer.case_index import CaseIndex
     from retrieval.crossmatch import CrossMatch
     from retrieval.figures import comparison
@@ -159,6 +160,9 @@ def evaluate(
     with CaseIndex.open(index) as opened, spinner("comparing all with all"):
         items = CrossMatch.of(opened.snapshot(), by)
         result, by_class = items.evaluate(label, ks=ks, folds=folds, bootstrap=bootstrap, seed=seed)
+        notes = roots.notes(opened)
+    for note in notes:
+        say(note)
     seen = items.asked_in_sample(result.queries)
     if seen:
         say(
@@ -169,7 +173,7 @@ def evaluate(
         result.plot(plot)
     if as_json:
         baseline = by_class.to_dict()["metrics"]
-        found = {**result.to_dict(), "by": by, "in_sample_patients": seen}
+        found = {**result.to_dict(), "by": by, "in_sample_patients": seen, "notes": notes}
         show_json({**found, "rank_by_predicted_class": baseline})
         return
     split = "each fold among the others" if folds else "among all other patients"

@@ -65,8 +65,13 @@ def index(
         bool, typer.Option("--dry-run", help="Only say what would be taken as what; nothing is written.")
     ] = False,
     all_images: Annotated[
-        bool, typer.Option("--all-images", help="Take maps and copies in another preparation, too.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--all-images/--no-all-images",
+            help="Take maps and copies in another preparation, too; remembered for the next run.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Index images. A second run reads only what is new or changed.
@@ -89,7 +94,8 @@ def index(
         if isinstance(root, Path) and not root.exists() and not prune:
             raise CbirError(path, "does not exist", "name a file or folder of images")
     if dry_run:
-        _show_plan(roots, tables, all_images=all_images, as_json=as_json)
+        held = index if (index / "manifest.json").exists() else None
+        _show_plan(roots, tables, held, all_images=all_images, as_json=as_json)
         return
     for address in named.values():
         if address not in (None, LOCAL):
@@ -124,6 +130,7 @@ def index(
                 model,
                 labels=tables,
                 prune=prune,
+                all_images=all_images,
                 with_reference=with_reference,
                 workers=workers,
                 progress=progress,
@@ -160,18 +167,30 @@ def index(
 
 
 def _show_plan(
-    roots: Sequence[Path | str], labels: Sequence[Table], *, all_images: bool, as_json: bool
+    roots: Sequence[Path | str],
+    labels: Sequence[Table],
+    held: Path | None,
+    *,
+    all_images: bool | None,
+    as_json: bool,
 ) -> None:
     """What ``cbir index`` would do."""
     from indexer import sandbox
+    from indexer.case_index import CaseIndex
     from indexer.discovery import summary
+    from indexer.roots import takes_all
 
     planned: list[Planned] = []
     for root in roots:
         if isinstance(root, str):
             raise CbirError(root, "cannot be planned: it is in a store", "plan a local copy of a part")
         tables, notes = sandbox.find_tables(root, given=labels)
-        found = sandbox.discover(root, tables, all_images=all_images)
+        if all_images is None and held is not None:
+            with CaseIndex.open(held) as opened:
+                every = takes_all(opened, root)
+        else:
+            every = bool(all_images)
+        found = sandbox.discover(root, tables, all_images=every)
         planned += found.planned()
         for failure in found.failures:
             say(f"not read: {failure}")

@@ -42,6 +42,8 @@ def test_an_error_of_the_disk_is_one_line_and_the_next_run_ends_right(
 ):
     for module in ("indexer.case_index", "indexer.encoder"):
         monkeypatch.setattr(f"{module}.load_encoder", lambda *_: tiny)
+    # what is captured here is no file that could be let go
+    monkeypatch.setattr("retrieval.cli.app._drop_output", lambda: None)
     roots = [cohort(3), cohort(5, folder="more")]
     rng = random.Random(0)
     wrong = []

@@ -915,7 +915,7 @@ def test_a_fingerprint_changes_with_each_file_and_moves_with_the_folder(tmp_path
 
 def test_no_image_with_a_telling_name_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     volume(tmp_path / "a_t1.nii.gz")
-    slices(tmp_path, "b.png")
+    slices(tmp_path, "b_flair.png")
     opened = []
     monkeypatch.setattr(Path, "open", lambda path, *_, **__: opened.append(path))
     monkeypatch.setattr("builtins.open", lambda path, *_, **__: opened.append(path))
