@@ -540,7 +540,8 @@ def _settle(
     """Let what tables said of these patients before go, and what others say of them stay."""
     joined = [source for sources, joined, _ in found if joined.labels.columns for source in sources]
     patients = {index.patient(source.patient_id) for source in joined}
-    elsewhere = index.catalog.labels_beyond(map(str, roots), patients | persons.keys())
+    # a reference case steps aside for its patient's own scans, with its labels
+    elsewhere = index.catalog.labels_beyond(map(str, roots), patients | persons.keys(), reference.PREFIX)
     for patient in patients - elsewhere.keys():
         persons.setdefault(patient, {})
     for patient in persons.keys() & elsewhere.keys():

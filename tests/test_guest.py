@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.support.images import phantom, write_dicom
 from tests.support.paths import ROOT
 
@@ -92,26 +90,23 @@ print('STATE', json.dumps(gone, default=repr))
 
 
 def test_importing_everything_changes_nothing() -> None:
-    assert changes(f"for name in {MODULES}:\n    importlib.import_module(name)") == {}
-
-
-def test_the_settings_for_the_processor_are_made_by_entry_points_alone() -> None:
+    """Nor how the heap grows, which only :func:`indexer.runtime.prepare` sets, and shows in no variable."""
     loop = f"for name in {MODULES}:\n    importlib.import_module(name)"
-    assert (
-        changes(f"{loop}\nfrom indexer.runtime import prepare\nassert not prepare.cache_info().currsize")
-        == {}
-    )
+    unprepared = "from indexer.runtime import prepare\nassert not prepare.cache_info().currsize"
+    assert changes(f"{loop}\n{unprepared}") == {}
+
+
+def test_a_change_is_noticed() -> None:
     assert changes("import indexer.runtime; indexer.runtime.prepare()").keys() == {"environment"}
 
 
-@pytest.mark.parametrize("threads", [1, 4])
-def test_reading_changes_nothing(tmp_path: Path, threads: int) -> None:
+def test_reading_changes_nothing(tmp_path: Path) -> None:
     series = write_dicom(tmp_path / "series", phantom(0, 3), StudyInstanceUID="Planted.Name")
     doing = f"""
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from indexer.discovery import read
-with ThreadPoolExecutor({threads}) as pool:
+with ThreadPoolExecutor(4) as pool:
     assert all(scans for scans in pool.map(read, [Path({str(series)!r})] * 8))
 """
     assert changes(doing) == {}

@@ -376,9 +376,14 @@ class Catalog:
                 found |= set(connection.scalars(chosen.where(cases.c.patient_id.in_(block))))
         return found
 
-    def labels_beyond(self, roots: Iterable[str], patients: Iterable[str]) -> dict[str, dict[str, str]]:
-        """Labels of those of the patients who have a source that lies neither at nor below the roots."""
-        there = []
+    def labels_beyond(
+        self, roots: Iterable[str], patients: Iterable[str], without: str
+    ) -> dict[str, dict[str, str]]:
+        """Labels of those of the patients who have a source that lies neither at nor below the roots.
+
+        Sources whose paths begin with `without` do not count.
+        """
+        there = [self._begins(sources.c.path, without)]
         for root in roots:
             there += [sources.c.path == root, self._begins(sources.c.path, root.rstrip(os.sep) + os.sep)]
         found: dict[str, dict[str, str]] = {}

@@ -100,7 +100,8 @@ def find_config(folder: Path, obeyed: Callable[[Path], bool] = lambda path: True
 def _compiled(path: Path, pattern: str, remedy: str) -> re.Pattern[str]:
     """A pattern of ``{patient}``, ``{visit}``, ``{sequence}``, ``*`` (not beyond a folder) and ``**/``.
 
-    A field that comes again has to be the same again.
+    A field that comes again has to be the same again. One right before another leaves it a single
+    character: ``{patient}{visit}`` of ``100101A`` is ``100101`` and ``A``.
     """
     if unknown := set(re.findall(r"\{(.*?)\}", pattern)) - _FIELDS:
         raise ReadError(path, f"its pattern has the unknown field {{{min(unknown)}}}", remedy)
@@ -113,6 +114,7 @@ def _compiled(path: Path, pattern: str, remedy: str) -> re.Pattern[str]:
         if name in seen:
             return f"(?P={name})"
         seen.add(name)
-        return f"(?P<{name}>[^/]+?)"
+        most = "" if match.string.startswith(r"\{", match.end()) else "?"
+        return f"(?P<{name}>[^/]+{most})"
 
     return re.compile(_FIELD.sub(part, re.escape(pattern.strip("/"))))

@@ -114,7 +114,24 @@ def people(
     keys = {path: key.cut(visits) for path, key in keys.items()}
     for path, key in _told_apart(keys, how, found.doubts).items():
         found.of[path] = Person(key.name, "_".join(key.visits))
+    found.doubts += _lettered({key.name for path, key in keys.items() if "/".join(path) not in single})
     return found
+
+
+def _lettered(names: set[str]) -> list[str]:
+    """Says that letters behind one number (100101A, 100101B) may be visits, or two persons."""
+    numbers: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        if re.search(r"\d{4,}[A-Za-z]$", name):
+            numbers[name[:-1]].add(name)
+    several = [sorted(called) for _, called in sorted(numbers.items()) if len(called) > 1]
+    if not several:
+        return []
+    return [
+        f"{len(several)} numbers have several letters behind them, which are taken for different persons: "
+        f"{', '.join(several[0])}{'; …' if len(several) > 1 else ''}; if these are one person's visits, say "
+        'so with a pattern in a cbir.json, e.g. {"pattern": "**/{patient}{visit}/*_{sequence}"}'
+    ]
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ Each case lists files with what they are: ``person visit sequence``, or ``-`` fo
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+from indexer.discovery.config import find_config
 from indexer.discovery.layout import Decision, Item, layout
 from indexer.discovery.tokens import stem
 
@@ -394,3 +395,17 @@ def test_outlines_that_only_voxels_show_split_nobody() -> None:
     assert [d.person for d in laid.decisions[4:]] == [laid.decisions[0].person, laid.decisions[2].person]
     assert len({d.person for d in laid.decisions}) == 2
     assert not laid.doubts
+
+
+def test_letters_behind_a_number_are_asked_about(tmp_path: Path) -> None:
+    items = [Item((f"10010{who}", f"10010{who}_T1")) for who in ("1A", "1B", "2A")]
+    laid = layout(items)
+    assert len({d.person for d in laid.decisions}) == 3
+    rule = laid.doubts[0].partition("e.g. ")[2]
+    (tmp_path / "cbir.json").write_text(rule)
+    config = find_config(tmp_path)
+    assert config is not None
+    said = {"patient": "100101", "visit": "B", "sequence": "T1post"}
+    assert config.said(tmp_path / "set/100101B/100101B_T1post") == said
+    assert "100101A, 100101B" in str(laid.doubts)
+    assert "100102A" not in str(laid.doubts)

@@ -358,12 +358,14 @@ def test_noise_and_a_phantom_are_strangers(sample, opened, tmp_path):
             assert not evidence.calibrated
 
 
+@pytest.mark.slow
 def test_a_new_patient_of_the_kind_is_none(sample, opened):
     for folder in sorted((sample / "new").glob("SYNTH-*")):
         assert opened.query(folder).familiar is True
         assert opened.query(next(folder.glob("*_flair*"))).familiar is True
 
 
+@pytest.mark.slow
 def test_the_command_says_why_it_abstains(sample, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (99, 99), dtype=np.uint8)).save(
         tmp_path / "noise.png"
@@ -376,6 +378,7 @@ def test_the_command_says_why_it_abstains(sample, tmp_path):
     assert "Nothing similar here" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_indexing_again_learns_again_only_when_much_has_changed(sample, tmp_path):
     shutil.copytree(sample / "index", tmp_path / "index")
     command = ["index", str(sample / "cohort"), "--index", str(tmp_path / "index")]

@@ -239,6 +239,7 @@ def test_what_was_accepted_outlives_the_service(filled, tmp_path):
         assert outcomes == ["begun", "success"]
 
 
+@pytest.mark.slow
 def test_what_was_accepted_outlives_a_kill(tmp_path, filled):
     """kill -9 while uploads wait, of a process that does nothing but accept."""
     program = f"""

@@ -39,6 +39,7 @@ def run(*arguments: object) -> tuple[str, list[str]]:
     return done.stdout, [line for line in done.stderr.splitlines() if LINE.fullmatch(line)]
 
 
+@pytest.mark.slow
 def test_the_log_tells_what_was_done_and_nothing_of_a_patient(tmp_path: Path) -> None:
     root = tmp_path / "Plantedfolder^Otto"
     for i in range(3):

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from indexer.case_index import CaseIndex
+from indexer.encoder import load_encoder
+from indexer.ingest import ingest
 from retrieval.cli import main
 from tests.support.images import phantom, write_dicom, write_nifti
 
@@ -39,6 +42,21 @@ def indexed(cbir, cohort, tmp_path, monkeypatch):
     code, out, _ = cbir("index", root, "--keep-ids", "--json")
     assert code == 0
     return root, json.loads(out)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A folder with images and an index of them that no test changes."""
+    folder = tmp_path_factory.mktemp("kept")
+    lines = ["participant_id\twho_grade"]
+    for i in range(3):
+        write_nifti(folder / "mri" / f"P-{i}" / f"P-{i}_t1ce.nii.gz", phantom(i, 2 + i))
+        lines.append(f"P-{i}\t{2 + i}")
+    (folder / "mri" / "participants.tsv").write_text("\n".join(lines) + "\n")
+    encoder = load_encoder()
+    with CaseIndex.create(folder / "index", encoder, keep_ids=True) as index:
+        assert ingest(index, [folder / "mri"], encoder).cases == 3
+    return folder
 
 
 @pytest.mark.both
@@ -148,9 +166,12 @@ def test_a_query_answers_with_every_format(indexed, cbir, tmp_path):
         (["nonsense"], 2, "nonsense"),
     ],
 )
-def test_mistakes_end_in_one_line_without_a_traceback(indexed, cbir, tmp_path, arguments, code, told):
+def test_mistakes_end_in_one_line_without_a_traceback(
+    kept, cbir, tmp_path, monkeypatch, arguments, code, told
+):
+    monkeypatch.setenv("CBIR_INDEX", str(kept / "index"))
     scan = write_nifti(tmp_path / "scan_t1ce.nii.gz", phantom(500, 4))
-    names = {"scan": scan, "tmp": tmp_path, "root": indexed[0]}
+    names = {"scan": scan, "tmp": tmp_path, "root": kept / "mri"}
     got, out, err = cbir(*[a.format(**names) for a in arguments])
     assert got == code
     assert out == ""
