@@ -459,7 +459,7 @@ def _config(
     """The ``cbir.json`` for a folder; a wrong one is told once, and what it is for is left out."""
 
     def obeyed(path: Path) -> bool:
-        if path.is_relative_to(home):
+        if path.is_relative_to(home) or path.stat().st_size <= len("{}"):  # which says nothing
             return True
         why = foreign(path)
         note = f"{path} lies above {home} and is " + ("used" if why is None else f"not used: {why}")
