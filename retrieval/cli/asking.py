@@ -144,9 +144,7 @@ def evaluate(
 
     Example: `cbir eval --label tumour --by scan --folds fold --plot precision.svg`
     """
-    from indexer import roots
-    from indexer.case_index import CaseIndex
-    from retrieval.crossmatch import CrossMatch
+    from cbir import open_index
     from retrieval.figures import comparison
 
     try:
@@ -157,33 +155,33 @@ def evaluate(
         raise typer.BadParameter(f"ranks go from 1 to {LAST_RANK}")
     if by not in ("case", "scan"):
         raise typer.BadParameter("--by is case or scan")
-    with CaseIndex.open(index) as opened, spinner("comparing all with all"):
-        items = CrossMatch.of(opened.snapshot(), by)
-        result, by_class = items.evaluate(label, ks=ks, folds=folds, bootstrap=bootstrap, seed=seed)
-        notes = roots.notes(opened)
-    for note in notes:
+    with open_index(index, lazy=True) as opened, spinner("comparing all with all"):
+        found = opened.evaluate(label, by=by, ks=ks, folds=folds, bootstrap=bootstrap, seed=seed)
+    result = found.ranking
+    for note in found.notes:
         say(note)
-    seen = items.asked_in_sample(result.queries)
-    if seen:
+    if found.asked_in_sample:
         say(
-            f"the encoder was trained on {seen} of the {result.patients} patients who ask: "
+            f"the encoder was trained on {found.asked_in_sample} of the {result.patients} patients who ask: "
             "these figures are in-sample and say nothing about a new patient"
         )
     if plot:
         result.plot(plot)
     if as_json:
-        baseline = by_class.to_dict()["metrics"]
-        found = {**result.to_dict(), "by": by, "in_sample_patients": seen, "notes": notes}
-        show_json({**found, "rank_by_predicted_class": baseline})
+        show_json(found.to_dict())
         return
     split = "each fold among the others" if folds else "among all other patients"
     show(f"{label}: {len(result.queries)} {by}s of {result.patients} patients ask, {split}")
-    if not seen and (n := int(items.in_sample.sum())):
-        show(f"{n} {by}s of patients whom the encoder was trained on answer, and do not ask")
+    if found.in_sample and not found.asked_in_sample:
+        show(f"{found.in_sample} {by}s of patients whom the encoder was trained on answer, and do not ask")
     for reason, n in result.excluded.items():
         if n:
             show(f"left out: {n} {reason}")
-    tables = [result.table(), result.class_table(), comparison({by: result, "predicted class": by_class})]
+    tables = [
+        result.table(),
+        result.class_table(),
+        comparison({by: result, "predicted class": found.by_class}),
+    ]
     for table in tables:
         show()
         show_table(list(table[0]), [list(row) for row in table[1:]])

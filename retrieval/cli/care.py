@@ -33,22 +33,10 @@ def info(
 
     Example: `cbir info --check`
     """
-    from indexer.case_index import CaseIndex
+    from cbir import open_index
 
-    with CaseIndex.open(index) as opened:
-        about = opened.about()
-        if check:
-            about |= opened.check()
-        if cases:
-            contents = opened.catalog.contents()
-            about["cases_list"] = [
-                {"case_id": case, "patient_id": patient, "labels": labels}
-                for case, patient, labels in zip(
-                    contents.case_ids, contents.patient_ids, contents.labels, strict=True
-                )
-            ]
-        if failures:
-            about["failures"] = opened.catalog.failed()
+    with open_index(index, lazy=True) as opened:
+        about = opened.info(check=check, cases=cases, failures=failures)
     if as_json:
         show_json({"schema": 1, **about})
         return
@@ -71,14 +59,10 @@ def verify(
 
     Example: `cbir verify --repair`
     """
-    from indexer.case_index import CaseIndex
+    from cbir import open_index
 
-    with CaseIndex.open(index) as opened:
-        if repair:
-            with opened.writing("verify --repair"):
-                problems = opened.verify(repair=True)
-        else:
-            problems = opened.verify()
+    with open_index(index, lazy=True) as opened:
+        problems = opened.verify(repair=repair)
     unsound = [p for p in problems if not (p.sound or p.mended)]
     if as_json:
         show_json({"schema": 1, "sound": not unsound, "problems": [vars(p) for p in problems]})
@@ -127,13 +111,10 @@ def compact(index: IndexOption = DEFAULT_INDEX, as_json: JsonOption = False) -> 
 
     Example: `cbir compact`
     """
-    from indexer.case_index import CaseIndex
+    from cbir import open_index
 
-    with CaseIndex.open(index) as opened, opened.writing("compact"):
-        before = _size(index)
-        opened.compact()
-        after = _size(index)
-        opened.catalog.log("compact", {"bytes_before": before, "bytes_after": after})
+    with open_index(index, lazy=True) as opened:
+        before, after = opened.compact()
     if as_json:
         show_json({"schema": 1, "bytes_before": before, "bytes_after": after})
     else:
@@ -152,15 +133,12 @@ def copy(
 
     Example: `cbir copy cbir-index big-index --engine milvus --uri http://host:19530`
     """
-    from indexer.case_index import CaseIndex
-    from indexer.transfer import transfer
+    from cbir import open_index
 
     named = engines(engine, uri, catalog)
     chosen: dict[str, Any] = {option: wanted for option, wanted in named.items() if wanted is not None}
-    with CaseIndex.open(index) as opened, spinner("copying"):
-        transfer(opened, to.absolute(), **chosen)
-    with CaseIndex.open(to) as opened:
-        about = opened.about()
+    with open_index(index, lazy=True) as opened, spinner("copying"):
+        about = opened.copy(to, **chosen)
     if as_json:
         show_json({"schema": 1, "index": str(to), **about})
     else:
@@ -174,7 +152,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_plain(part)}" for name, part in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +23,7 @@ from retrieval.cli.printing import say, show, show_json, show_table
 from retrieval.cli.progress import ingest_bar, spinner
 
 if TYPE_CHECKING:
-    from indexer.discovery import Planned
+    from cbir import Index
     from indexer.encoder import Encoder
     from indexer.ingest import Workers
     from indexer.labels import Table
@@ -78,11 +78,7 @@ def index(
 
     Example: `cbir index ./mri --labels grades.csv`
     """
-    from cbir import Index
-    from indexer import places, reference
-    from indexer.case_index import CaseIndex
-    from indexer.encoder import DEFAULT, load_encoder
-    from indexer.ingest import ingest
+    from indexer import places
     from indexer.labels import load_tables
     from indexer.remote import is_address
     from indexer.stores import LOCAL
@@ -100,48 +96,30 @@ def index(
     for address in named.values():
         if address not in (None, LOCAL):
             places.name(address)
-    existing = CaseIndex.open(index) if (index / "manifest.json").exists() else None
-    if existing:
-        if keep_ids and not existing.manifest.keep_ids:
-            raise CaseIndexError(index, "was made without --keep-ids", "index again into another folder")
-        for option, wanted in named.items():
-            held = getattr(existing.manifest, option)
-            if wanted not in (None, held):
-                raise CaseIndexError(
-                    index,
-                    f"was made with {option} {held or 'none'}, not {wanted}",
-                    "move it with `cbir copy`",
-                )
-        model = load_encoder(encoder) if encoder else existing.load_encoder()
-    else:
-        model = load_encoder(encoder or DEFAULT)
-        if with_reference:  # before there is a folder
-            reference.require(model)
-    chosen: dict[str, Any] = {option: wanted for option, wanted in named.items() if wanted is not None}
     with (
-        _workers(ray, model) as workers,  # before there is a folder
-        existing or CaseIndex.create(index, model, keep_ids=keep_ids, **chosen) as case_index,
+        _opened(index, encoder, keep_ids=keep_ids, with_reference=with_reference, named=named, ray=ray) as (
+            opened,
+            workers,
+        ),
         ingest_bar() as progress,
     ):
         try:
-            report = ingest(
-                case_index,
+            report = opened.add(
                 roots,
-                model,
                 labels=tables,
                 prune=prune,
                 all_images=all_images,
                 with_reference=with_reference,
+                calibrate=False,
                 workers=workers,
                 progress=progress,
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt("what was committed stays, run it again to go on") from None
         learnt = None
-        filled = Index(case_index, model, lazy=True)
-        if filled.calibration_due:
+        if opened.calibration_due:
             with spinner("learning what the votes are worth"):
-                learnt = filled.calibrate()
+                learnt = opened.calibrate()
     for failure in report.failed:
         say(f"not indexed: {failure['source']}: {failure['reason']}")
     for note in report.notes:
@@ -166,6 +144,51 @@ def index(
     raise typer.Exit(1 if nothing or (strict and report.failed) else 0)
 
 
+@contextmanager
+def _opened(
+    folder: Path,
+    encoder: str | None,
+    *,
+    keep_ids: bool,
+    with_reference: bool,
+    named: Mapping[str, str | None],
+    ray: str | None,
+) -> Iterator[tuple[Index, Workers | None]]:
+    """The index that was asked for, made where there is none, and who reads and embeds for it."""
+    from cbir import create_index, open_index
+    from indexer import reference
+    from indexer.encoder import DEFAULT, load_encoder
+
+    if (folder / "manifest.json").exists():
+        with open_index(folder, load_encoder(encoder) if encoder else None, lazy=True) as opened:
+            _agree(opened, folder, keep_ids=keep_ids, named=named)
+            with _workers(ray, opened.encoder) as workers:
+                yield opened, workers
+        return
+    model = load_encoder(encoder or DEFAULT)
+    if with_reference:
+        reference.require(model)
+    chosen: dict[str, Any] = {option: wanted for option, wanted in named.items() if wanted is not None}
+    with (
+        _workers(ray, model) as workers,  # before there is a folder
+        create_index(folder, encoder=model, keep_ids=keep_ids, **chosen) as made,
+    ):
+        yield made, workers
+
+
+def _agree(opened: Index, folder: Path, *, keep_ids: bool, named: Mapping[str, str | None]) -> None:
+    """Refuse what an index that is there was not made with."""
+    manifest = opened.case_index.manifest
+    if keep_ids and not manifest.keep_ids:
+        raise CaseIndexError(folder, "was made without --keep-ids", "index again into another folder")
+    for option, wanted in named.items():
+        held = getattr(manifest, option)
+        if wanted not in (None, held):
+            raise CaseIndexError(
+                folder, f"was made with {option} {held or 'none'}, not {wanted}", "move it with `cbir copy`"
+            )
+
+
 def _show_plan(
     roots: Sequence[Path | str],
     labels: Sequence[Table],
@@ -175,34 +198,29 @@ def _show_plan(
     as_json: bool,
 ) -> None:
     """What ``cbir index`` would do."""
-    from indexer import sandbox
+    from cbir import Plan, plan
     from indexer.case_index import CaseIndex
-    from indexer.discovery import summary
     from indexer.roots import takes_all
 
-    planned: list[Planned] = []
+    plans = []
     for root in roots:
-        if isinstance(root, str):
-            raise CbirError(root, "cannot be planned: it is in a store", "plan a local copy of a part")
-        tables, notes = sandbox.find_tables(root, given=labels)
+        every = bool(all_images)
         if all_images is None and held is not None:
             with CaseIndex.open(held) as opened:
                 every = takes_all(opened, root)
-        else:
-            every = bool(all_images)
-        found = sandbox.discover(root, tables, all_images=every)
-        planned += found.planned()
+        plans.append(plan([root], labels, all_images=every))
+    for found in plans:
         for failure in found.failures:
             say(f"not read: {failure}")
-        for note in (*found.notes, *notes, *found.joined.notes):
+        for note in found.notes:
             say(note)
-    for warning in summary.warnings(planned):
+    whole = Plan([e for p in plans for e in p.entries], [], [])
+    for warning in whole.warnings:
         say(f"warning: {warning}")
     if as_json:
-        show_json({"schema": 1, "sources": [each.to_dict() for each in planned]})
+        show_json(whole.to_dict())
     else:
-        rows = summary.table(planned, Path.cwd())
-        show_table(["what", "number", "example"], [list(row) for row in rows])
+        show_table(["what", "number", "example"], [list(row) for row in whole.table(Path.cwd())])
 
 
 @contextmanager

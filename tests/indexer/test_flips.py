@@ -27,7 +27,7 @@ def sound(tmp_path_factory):
         )
         index.catalog.remove_cases(["c7"])
         index.catalog.set_failures(["/x"], {"/x/broken": "cannot be read"})
-        index.catalog.set_labels_file("/mri", "/mri/labels.csv")
+        index.catalog.set_root("/mri", '{"labels": ["/mri/labels.csv"]}')
         index.catalog.log("index", {"found": 60})
         index.file_vectors()
         Calibration({}, "1", 1, 0, 40, 60, 60, {"grade": {"2": 20}}).save(folder)
@@ -47,7 +47,7 @@ def everything(folder):
             index.catalog.embeddings(contents.slice_ids).tolist(),
             scores.tolist(), ids.tolist(), {n: v for n, v in index.about().items() if n != "catalog"},
             index.catalog.failed(),
-            index.catalog.labels_file("/mri"), index.pseudonym("patient", "x"), Calibration.read(folder),
+            index.catalog.root("/mri"), index.pseudonym("patient", "x"), Calibration.read(folder),
             index.catalog.fingerprints(), [index.catalog.record(path) for path in contents.scan_source],
         ))  # fmt: skip
 
