@@ -24,12 +24,13 @@ pytestmark = pytest.mark.slow
 
 RUN = """
 import sys
-import indexer.case_index, indexer.encoder, indexer.ingest, indexer.policy
+import indexer.case_index, indexer.encoder, indexer.ingest, indexer.policy, retrieval.calibration
 from tests.support.encoders import TinyEncoder
 indexer.encoder.load_encoder = indexer.case_index.load_encoder = lambda name="tiny": TinyEncoder()
 indexer.ingest.GROUP = 8             # many commits
 early = indexer.policy.SearchPolicy(exact_below=200)
 indexer.case_index.SearchPolicy = lambda: early # and a partition
+retrieval.calibration.POLICY = early
 from retrieval.cli import main
 sys.argv = ["cbir", *sys.argv[1:]]
 main()
