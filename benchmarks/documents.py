@@ -663,7 +663,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "readers": lambda: measured("readers", readers),
     "help": cli_help,
     "cohorts": layouts,
-    "cohorts, speed": layout_speed,
+    "cohorts speed": layout_speed,
     "sample": sample,
 }
 
