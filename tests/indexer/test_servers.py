@@ -130,7 +130,7 @@ def test_a_copy_that_fails_leaves_nothing_and_a_killed_one_is_cleared(create, se
     assert (server.collections("cbir_"), schemas(source)) == before
     assert {path.name for path in tmp_path.iterdir()} == {"index"}
     with monkeypatch.context() as killed:
-        killed.setattr(transfer, "_discard", lambda folder: None)
+        killed.setattr(transfer, "_discard", lambda *_: None)
         with pytest.raises(RuntimeError):
             transfer.transfer(source, tmp_path / "to", **where)
     assert schemas(source) != before[1]
@@ -202,7 +202,8 @@ def test_entries_that_were_lost_or_spoilt_are_told_and_mended(create):
 
 def test_a_reader_answers_from_the_new_state_where_a_writer_took_cases_out(create, images):
     tiny = TinyEncoder()
-    with Index(filled(create, images, tiny), tiny, policy=LISTS) as reader:
+    folder = filled(create, images, tiny).folder
+    with Index(CaseIndex.open(folder, LISTS), tiny) as reader:
         query = images / "P-00" / "P-00_t1.nii"
         first = reader.query(query, 8).hits
         with CaseIndex.open(reader.case_index.folder) as writer, writer.writing("remove"):
@@ -228,7 +229,7 @@ def test_a_server_that_is_lost_and_comes_back(create, images, servers, monkeypat
     monkeypatch.setattr(ingest, "GROUP", 20)
     monkeypatch.setattr(case_index, "load_encoder", lambda name: tiny)
     index = filled(create, images, tiny)
-    reader = Index(CaseIndex.open(index.folder), tiny, policy=LISTS)
+    reader = Index(CaseIndex.open(index.folder, LISTS), tiny)
     ask = partial(reader.query, images / "P-00" / "P-00_t1.nii", 5)
     before = [hit.case_id for hit in ask().hits]
     more = images.with_name("more")
@@ -270,7 +271,7 @@ def test_a_server_that_is_lost_and_comes_back(create, images, servers, monkeypat
 
     server.start()
     monkeypatch.setattr(milvus, "PATIENCE", 60)
-    with Index(CaseIndex.open(index.folder), tiny, policy=LISTS) as fresh:
+    with Index(CaseIndex.open(index.folder, LISTS), tiny) as fresh:
         now = fresh.query(images / "P-00" / "P-00_t1.nii", 5)
     # a reader whose state cannot be had any more answers from what was committed meanwhile
     assert [hit.case_id for hit in ask().hits] in (before, [hit.case_id for hit in now.hits])
