@@ -11,6 +11,8 @@ import pytest
 from indexer.case_index import CaseIndex
 from retrieval.cli.app import run
 
+pytestmark = pytest.mark.slow
+
 CALLS = ("open", "write", "fsync", "replace", "rename", "unlink", "fchmod", "mkdir")
 
 

@@ -14,6 +14,8 @@ from retrieval.calibration import Calibration
 from tests.indexer.test_case_index import EARLY, Four, unit
 from tests.indexer.test_catalog import entry
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):

@@ -15,6 +15,8 @@ from indexer.case_index import CaseIndex
 from indexer.ingest import ingest
 from retrieval.cli.app import run
 
+pytestmark = pytest.mark.slow
+
 WRONG = [
     None, True, -1, 0, 2**31, 2**63, 10**400, 1.5, 1e308, "", "x" * 5000, "../../precious", "/etc/passwd",
     "a\nb", "\x1b[2J", "\ud800", [], {}, [[]], {"a": None}, "s3://planted/x", "http://203.0.113.1/x",
