@@ -26,8 +26,6 @@ import os, sys
 from pathlib import Path
 import tests.indexer.test_readers_beside as beside
 import indexer.stores.faiss.store, sqlalchemy.dialects.sqlite.pysqlite
-
-pytestmark = pytest.mark.slow
 os.setgid(65534); os.setuid(65534)
 beside.read(Path(sys.argv[1]), int(sys.argv[2]))
 """
