@@ -57,7 +57,9 @@ def test_a_drawn_lesion_has_its_measures() -> None:
     assert found.size == pytest.approx(2 * RADIUS, rel=0.12)
     assert found.enhancing == pytest.approx((CORE / RADIUS) ** 3, abs=0.1)
     assert found.necrotic + found.oedema + found.enhancing == pytest.approx(1, abs=1e-6)
-    assert found.t2 > 1.5 and found.flair > 1.5 and found.t1 < -0.5
+    assert found.t2 > 1.5
+    assert found.flair > 1.5
+    assert found.t1 < -0.5
     place = 2 * (MIDDLE - (5, 5, 5)) / (89, 109, 49) - 1
     assert found.place == pytest.approx((-place[0], place[1], place[2]), abs=0.08)
 
@@ -82,7 +84,8 @@ def test_an_image_that_was_standardised_is_taken_as_it_is() -> None:
     found = measure(prepared(crop, WHOLE), ("flair",))
     assert found.flair == pytest.approx(2.0, abs=0.2)
     assert all(np.isnan(found.place))
-    assert np.isnan(found.enhancing) and np.isnan(found.t1ce)
+    assert np.isnan(found.enhancing)
+    assert np.isnan(found.t1ce)
 
 
 def test_a_region_that_is_given_bounds_what_is_measured() -> None:
@@ -115,7 +118,8 @@ def test_an_unknown_sequence_says_nothing() -> None:
 def test_vectors_keep_all_and_refuse_other_versions() -> None:
     found = measure(prepared_composite(study(), 160))
     vector = found.as_vector()
-    assert vector.dtype == np.float32 and len(vector) == len(NAMES) + 1
+    assert vector.dtype == np.float32
+    assert len(vector) == len(NAMES) + 1
     assert astuple(Measures.from_vector(vector)) == pytest.approx(astuple(found), rel=1e-6, nan_ok=True)
     vector[0] += 1
     with pytest.raises(ValueError, match="version"):
