@@ -153,7 +153,8 @@ def _inside(boxes: Floats, side: int) -> NDArray[np.bool_]:
     middle = (np.arange(side) + 0.5) / side
     x0, y0, x1, y1 = boxes[:, :, None].transpose(1, 0, 2)
     across, down = (middle >= x0) & (middle < x1), (middle >= y0) & (middle < y1)
-    return down[:, :, None] & across[:, None, :]
+    inside: NDArray[np.bool_] = down[:, :, None] & across[:, None, :]
+    return inside
 
 
 def _reduced(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -213,14 +214,8 @@ def _measured(
         brightness.append(float(shown.mean()) if shown.size else np.nan)
     if not np.isfinite(values[:, CHANNELS.index("t1ce")]).any():  # enhancement is seen there alone
         enhancing = necrotic = oedema = np.nan
-    return Measures(
-        float(size),
-        float(enhancing),
-        float(necrotic),
-        float(oedema),
-        *brightness,
-        *_place(lesion, values, ready, whole, pixels),
-    )
+    place = _place(lesion, values, ready, whole, pixels)
+    return Measures(*map(float, (size, enhancing, necrotic, oedema, *brightness, *place)))
 
 
 def _place(
@@ -229,7 +224,7 @@ def _place(
     """The middle of the lesion in the box of the head, -1 to 1 along each of the patient's axes."""
     frame = ready.frame
     head = np.isfinite(values).any(1)
-    spans = [np.flatnonzero(head.any(axes))[[0, -1]] for axes in ((1, 2), (0, 2), (0, 1))]
+    spans = [np.flatnonzero(np.moveaxis(head, i, 0).any((1, 2)))[[0, -1]] for i in range(3)]
     extent = [(high - low + 1) * pixels * frame.spacing for low, high in spans[1:]]
     if frame.axis is None or not min(extent) >= HEAD:
         return np.nan, np.nan, np.nan
