@@ -223,8 +223,8 @@ def _place(
 ) -> tuple[float, float, float]:
     """The middle of the lesion in the box of the head, -1 to 1 along each of the patient's axes."""
     frame = ready.frame
-    head = np.isfinite(values).any(1)
-    spans = [np.flatnonzero(np.moveaxis(head, i, 0).any((1, 2)))[[0, -1]] for i in range(3)]
+    head: NDArray[np.bool_] = np.isfinite(values).any(1)
+    spans = [(int(at.min()), int(at.max())) for at in np.nonzero(head)]
     extent = [(high - low + 1) * pixels * frame.spacing for low, high in spans[1:]]
     if frame.axis is None or not min(extent) >= HEAD:
         return np.nan, np.nan, np.nan
