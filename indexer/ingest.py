@@ -28,7 +28,7 @@ from indexer.discovery import summary
 from indexer.encoder import Composer, Encoder, look, trained_on
 from indexer.errors import LabelsError, PoisonError, ReadError
 from indexer.journal import Journal, journal
-from indexer.labels import Joined, Labels, Table, listed, load_tables
+from indexer.labels import Joined, Labels, Table, listed
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
 from indexer.reading import Read, ReadScan
@@ -505,7 +505,7 @@ def remembered_tables(index: CaseIndex, path: Path) -> list[Table]:
     tables: list[Table] = []
     for name in dict.fromkeys(names):
         with suppress(LabelsError):
-            tables += load_tables(Path(name))
+            tables += sandbox.load_tables(Path(name))
     return tables
 
 
@@ -515,7 +515,7 @@ def _held(index: CaseIndex, root: Path | str, labels: Sequence[Table]) -> list[T
     tables: list[Table] = []
     for name in dict.fromkeys(name for above in around(index, root) for name in above.labels):
         try:
-            tables += (table for table in load_tables(Path(name)) if table.path not in again)
+            tables += (table for table in sandbox.load_tables(Path(name)) if table.path not in again)
         except LabelsError as error:
             if Path(error.where).is_file():
                 raise
