@@ -223,7 +223,7 @@ def _place(
 ) -> tuple[float, float, float]:
     """The middle of the lesion in the box of the head, -1 to 1 along each of the patient's axes."""
     frame = ready.frame
-    head: NDArray[np.bool_] = np.isfinite(values).any(1)
+    head = np.logical_or.reduce(np.isfinite(values), 1)
     spans = [(int(at.min()), int(at.max())) for at in np.nonzero(head)]
     extent = [(high - low + 1) * pixels * frame.spacing for low, high in spans[1:]]
     if frame.axis is None or not min(extent) >= HEAD:
