@@ -255,10 +255,18 @@ class CaseIndex:
             # another writer may have come and gone since the index was opened
             self.manifest = Manifest.load(self.folder / MANIFEST)
             self.store.reach()  # before any work is done
-            for leftover in leftovers(self.folder):
-                leftover.unlink(missing_ok=True)
+            self._tidy()
             self._complete()
             yield
+
+    def _tidy(self) -> None:
+        """Take away what a writer left that was ended: what it was writing, and what it had replaced."""
+        held = self.manifest.vectors
+        self.store.keep(held)
+        kept = held.partition if held else None
+        for path in (*leftovers(self.folder), *self.folder.glob("partition-*.npz")):
+            if path.name != kept:
+                path.unlink(missing_ok=True)
 
     def _complete(self) -> None:
         """Take down the checksums that an earlier version did not."""
@@ -389,11 +397,8 @@ class CaseIndex:
         filed = replace(filed, partition=file, partition_sha256=checksum, fitted_on=fitted_on)
         self.manifest = replace(self.manifest, vectors=filed)
         self.manifest.save(self.folder / MANIFEST)
-        self.store.keep(filed)
         _log.info("%d vectors filed, %s", count, "by a partition" if partition else "to be compared exactly")
-        for path in self.folder.glob("partition-*.npz"):
-            if path.name != file:
-                path.unlink()
+        self._tidy()
 
     def _save_partition(self, partition: Partition, revision: int) -> tuple[str, str]:
         """Write it beside others, which may still be read; the file's name and checksum."""

@@ -99,12 +99,12 @@ class FaissStore:
             ),
         )
 
-    def keep(self, filed: Filed) -> None:
+    def keep(self, filed: Filed | None) -> None:
         """Take away all other files of vectors."""
-        named = {name for name, _ in filed.files()}
+        named = {name for name, _ in filed.files()} if filed else set()
         for path in self._site.folder.glob("vectors-*"):
             if path.name not in named:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def drop(self) -> None:
         """Take away all files of vectors."""

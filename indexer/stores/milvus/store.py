@@ -94,10 +94,10 @@ class MilvusStore:
             entries=server.count(name),
         )
 
-    def keep(self, filed: Filed) -> None:
+    def keep(self, filed: Filed | None) -> None:
         """Take away all other collections of the index."""
         for name in self.server.collections(self._site.name):
-            if name != filed.file:
+            if filed is None or name != filed.file:
                 self.server.drop(name)
 
     def drop(self) -> None:
