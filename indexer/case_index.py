@@ -262,7 +262,8 @@ class CaseIndex:
     def _tidy(self) -> None:
         """Take away what a writer left that was ended: what it was writing, and what it had replaced."""
         held = self.manifest.vectors
-        self.store.keep(held)
+        if held is not None:
+            self.store.keep(held)
         kept = held.partition if held else None
         for path in (*leftovers(self.folder), *self.folder.glob("partition-*.npz")):
             if path.name != kept:

@@ -140,7 +140,7 @@ class Store(Protocol):
         Readers of the last state are not disturbed. What is returned says nothing of the partition.
         """
 
-    def keep(self, filed: Filed | None) -> None:
+    def keep(self, filed: Filed) -> None:
         """Take away everything of this index that is not what was filed."""
 
     def drop(self) -> None:

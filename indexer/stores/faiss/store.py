@@ -66,7 +66,10 @@ class FaissStore:
             key = (str(files[name]), str(files.get(rows or "")))
             held = self._parts.get(key) if self._filed_by(partition) else None
             parts[key] = held or Part.read(
-                self._site.folder / name, partition, None if rows is None else self._site.folder / rows
+                self._site.folder / name,
+                partition,
+                None if rows is None else self._site.folder / rows,
+                self._site.dimension,
             )
         vectors = Vectors(self._site.dimension, partition, self._site.policy, parts.values())
         self._parts, self._opened = parts, (state, vectors)
@@ -99,9 +102,9 @@ class FaissStore:
             ),
         )
 
-    def keep(self, filed: Filed | None) -> None:
+    def keep(self, filed: Filed) -> None:
         """Take away all other files of vectors."""
-        named = {name for name, _ in filed.files()} if filed else set()
+        named = {name for name, _ in filed.files()}
         for path in self._site.folder.glob("vectors-*"):
             if path.name not in named:
                 path.unlink(missing_ok=True)

@@ -94,10 +94,10 @@ class MilvusStore:
             entries=server.count(name),
         )
 
-    def keep(self, filed: Filed | None) -> None:
+    def keep(self, filed: Filed) -> None:
         """Take away all other collections of the index."""
         for name in self.server.collections(self._site.name):
-            if filed is None or name != filed.file:
+            if name != filed.file:
                 self.server.drop(name)
 
     def drop(self) -> None:

@@ -34,7 +34,11 @@ def main() -> int:
     if options.record:
         from benchmarks import results
 
-        results.save(f"faults-{options.kind}", found, command=f"python -m tests.support.faults {' '.join(sys.argv[1:])}")
+        results.save(
+            f"faults-{options.kind}",
+            found,
+            command=f"python -m tests.support.faults {' '.join(sys.argv[1:])}",
+        )
     print(json.dumps({**found, "wrong": len(found["wrong"])}))
     return 1 if found["wrong"] else 0
 

@@ -104,28 +104,51 @@ class Said:
 
 def command(arguments: list[str], folder: Path, fault: Fault | None = None, seconds: float = 120) -> Said:
     """Run ``cbir`` in a child; a fault may meet it at its calls in a folder."""
-    handles = os.memfd_create("out"), os.memfd_create("err")
+    handles = _outputs()
 
     def work() -> None:
-        from retrieval.cli import main
-
         _redirect(handles)
-        sys.argv = ["cbir", *arguments]
-        try:
-            main()
-        except SystemExit as done:
-            code = done.code if isinstance(done.code, int) else 0 if done.code is None else 1
-        sys.stdout.flush()
-        sys.stderr.flush()
+        code = _main(arguments)
         os._exit(code)
 
     watched = watch(work, folder, fault, seconds) if fault else _unwatched(work, seconds)
-    texts = []
+    return Said(watched.status, *_texts(handles), watched)
+
+
+def here(arguments: list[str]) -> Said:
+    """Run ``cbir`` in this process, which is a child that does some more."""
+    handles, before = _outputs(), (os.dup(1), os.dup(2))
+    _redirect(handles)
+    code = _main(arguments)
+    _redirect(before)
+    return Said(code, *_texts(handles), Watched())
+
+
+def _outputs() -> tuple[int, int]:
+    return os.memfd_create("out"), os.memfd_create("err")
+
+
+def _texts(handles: tuple[int, int]) -> tuple[str, str]:
+    found = []
     for handle in handles:
         os.lseek(handle, 0, os.SEEK_SET)
         with os.fdopen(handle, "rb") as file:
-            texts.append(file.read().decode(errors="replace"))
-    return Said(watched.status, *texts, watched)
+            found.append(file.read().decode(errors="replace"))
+    return found[0], found[1]
+
+
+def _main(arguments: list[str]) -> int:
+    from retrieval.cli import main
+
+    sys.argv = ["cbir", *arguments]
+    try:
+        main()
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
 
 
 def apart(work: Callable[[], Any], seconds: float = 120) -> Any:

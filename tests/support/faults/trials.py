@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from indexer.files import ASIDE
 from tests.support.faults.calls import Fault
-from tests.support.faults.fork import Said, apart, command
+from tests.support.faults.fork import Said, apart, command, here
 from tests.support.images import phantom, write_nifti
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
@@ -39,11 +40,14 @@ class Verb:
     arguments : list of str
     reads : bool
         Nothing is written.
+    weight : float
+        How often it is tried.
     """
 
     start: str
     arguments: list[str]
     reads: bool = False
+    weight: float = 1
 
 
 @dataclass
@@ -82,10 +86,12 @@ class Bench:
         index, work = self.work / "index", self.work
         at, (mri, more, less) = ["--index", str(index)], map(str, self.cohorts.values())
         self.verbs = {
-            "index": Verb("", ["index", mri, "--keep-ids", *at]),
-            "index more": Verb("index", ["index", more, *at]),
+            "index": Verb("", ["index", mri, "--keep-ids", *at], weight=2),
+            "index more": Verb("index", ["index", more, *at], weight=2),
             "index --prune": Verb("pruned", ["index", less, "--prune", *at]),
-            "index --with-reference": Verb("index", ["index", mri, "--labels", str(folder / "labels.csv"), *at]),
+            "index --with-reference": Verb(
+                "index", ["index", mri, "--labels", str(folder / "labels.csv"), *at]
+            ),
             "remove": Verb("index", ["remove", "P-01", *at]),
             "compact": Verb("index", ["compact", *at]),
             "verify --repair": Verb("damaged", ["verify", "--repair", *at]),
@@ -94,8 +100,8 @@ class Bench:
             "query --report": Verb(
                 "index", ["query", f"{mri}/P-02", "--report", str(work / "report.html"), *at]
             ),
-            "token": Verb("tokens", ["token", "new", "--tokens", str(work / "tokens.jsonl")]),
-            "demo": Verb("", ["demo", str(work / "demo"), "--patients", "3"]),
+            "token": Verb("tokens", ["token", "new", "--tokens", str(work / "tokens.jsonl")], weight=0.3),
+            "demo": Verb("", ["demo", str(work / "demo"), "--patients", "3"], weight=0.1),
             "query": Verb("index", ["query", f"{mri}/P-02", *at], reads=True),
             "eval": Verb("index", ["eval", "--label", "grade", *at], reads=True),
             "info": Verb("index", ["info", "--check", *at], reads=True),
@@ -122,7 +128,10 @@ class Bench:
     def _indexes(self) -> None:
         self.starts.mkdir()
         made = self.verbs["index"].arguments
-        for start, arguments in {"index": made, "pruned": ["index", str(self.cohorts["less"]), *made[2:]]}.items():
+        for start, arguments in {
+            "index": made,
+            "pruned": ["index", str(self.cohorts["less"]), *made[2:]],
+        }.items():
             self.begin("")
             if command(arguments, self.work).status:
                 raise RuntimeError(f"{start} cannot be made")
@@ -170,6 +179,11 @@ class Bench:
         if self.after[name].unsound:
             raise RuntimeError(f"{name}: {self.after[name].unsound}")
 
+    def drawn(self, rng: random.Random, *, reads: bool = False) -> str:
+        """A verb; one with many calls more often than one with few."""
+        names = [name for name, verb in self.verbs.items() if reads or not verb.reads]
+        return rng.choices(names, [self.verbs[name].weight for name in names])[0]
+
     def tried(self, name: str, fault: Fault) -> tuple[str, list[str]]:
         """Let a fault meet a verb; the call it met, and what is wrong with what followed."""
         self.expect(name, reading=fault.reading)
@@ -178,21 +192,24 @@ class Bench:
         said = command(verb.arguments, self.work, fault)
         wrong = list(_of_message(said, fault))
         try:
-            found = self.look()
-            wrong += self._of_state(name, said, found)
-            again = command(verb.arguments, self.work)
-            done = found.held == self.after[name].held
-            if again.status and not (done and name in ("remove", "copy", "token", "demo")):
-                wrong.append(f"again: {again.status} {again.err or again.out}")
-            end = self.look()
+            found, again, end = apart(lambda: self._gone_on_with(verb))
         except RuntimeError as error:
             return said.watched.met, [*wrong, str(error)]
+        wrong += self._of_state(name, said, found)
+        done = found.held == self.after[name].held
+        if again.status and not (done and name in ("remove", "copy", "token", "demo")):
+            wrong.append(f"again: {again.status} {again.err or again.out}")
         if end.held != self.after[name].held:
             wrong.append(f"the second run ends otherwise: {_differ(end.held, self.after[name].held)}")
         wrong += end.unsound
         if left := end.files - self.after[name].files:
             wrong.append(f"left: {sorted(left)}")
         return said.watched.met, wrong
+
+    def _gone_on_with(self, verb: Verb) -> tuple[Seen, Said, Seen]:
+        """What is there, how the same verb ends after that, and what is there then."""
+        found = _seen(self.work, self.folder / "tmp")
+        return found, here(verb.arguments), _seen(self.work, self.folder / "tmp")
 
     def _of_state(self, name: str, said: Said, found: Seen) -> Iterator[str]:
         before, after = self.before[name].held, self.after[name].held
@@ -225,7 +242,7 @@ def _of_message(said: Said, fault: Fault) -> Iterator[str]:
 
 def kills(bench: Bench, rng: random.Random) -> tuple[str, Fault]:
     """A verb, and where it is killed; perhaps in the middle of a write."""
-    name = rng.choice([name for name, verb in bench.verbs.items() if not verb.reads])
+    name = bench.drawn(rng)
     bench.expect(name)
     at = rng.randint(1, bench.calls[name, False])
     return name, Fault(at=at, signal=signal.SIGKILL, torn=rng.random() < 0.5)
@@ -233,7 +250,7 @@ def kills(bench: Bench, rng: random.Random) -> tuple[str, Fault]:
 
 def errors(bench: Bench, rng: random.Random) -> tuple[str, Fault]:
     """A verb, and where a call of it fails: that one, or all from then on; perhaps after half of a write."""
-    name = rng.choice([name for name, verb in bench.verbs.items() if not verb.reads])
+    name = bench.drawn(rng)
     bench.expect(name)
     at, error = rng.randint(1, bench.calls[name, False]), rng.choice(ERRORS)
     torn = error in ERRORS[:2] and rng.random() < 0.3
@@ -242,7 +259,7 @@ def errors(bench: Bench, rng: random.Random) -> tuple[str, Fault]:
 
 def interrupts(bench: Bench, rng: random.Random) -> tuple[str, Fault]:
     """A verb, and where Ctrl-C comes."""
-    name = rng.choice(list(bench.verbs))
+    name = bench.drawn(rng, reads=True)
     bench.expect(name, reading=True)
     at = rng.randint(1, bench.calls[name, True])
     return name, Fault(at=at, signal=signal.SIGINT, reading=True)
@@ -293,7 +310,7 @@ def _seen(work: Path, temporary: Path) -> Seen:
         if path.exists():
             found.held[path.name] = _of_file(path)
     for path in sorted((work / "demo").rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.suffix != ASIDE:
             found.held[str(path.relative_to(work))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
