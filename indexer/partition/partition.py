@@ -388,7 +388,7 @@ class Partition:
         _require(1 < self.fuzzifier < math.inf and self.border > 0, "fuzzifier")
         _require(-math.inf < self.low < self.high < math.inf, "range")
         _require(self.sizes.shape == (c,) and self.sizes.dtype == np.int64, "sizes")
-        _require((0 <= self.sizes).all() and (self.sizes < 2**40).all(), "sizes")
+        _require((self.sizes >= 0).all() and (self.sizes < 2**40).all(), "sizes")
         _require(isinstance(self.reason, str) and self.reason.isprintable(), "reason")
         _require(len(self.probings) < 1000, "probings")
         for p in self.probings:

@@ -1,7 +1,7 @@
 """System calls of a child process: at a chosen one it fails, is cut short, or a signal comes.
 
 The kernel asks this process what to do with each call that changes the disk (``SECCOMP_RET_USER_NOTIF``),
-so nothing is put in a function's place: what Python, SQLite and FAISS write is treated alike. Linux on x86-64.
+so nothing is put in a function's place: Python, SQLite and what else writes are treated alike. On Linux, x86-64.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def _answer(listener: int, child: int, folder: str, fault: Fault, found: Watched
         fcntl.ioctl(listener, _SEND, struct.pack("QqiI", number, value, refused, flags))
 
 
-class _gone:  # noqa: N801, used like a function
+class _gone:
     """Who asked may have been killed meanwhile."""
 
     def __enter__(self) -> None:
@@ -197,13 +197,15 @@ def _path(process: int, name: str, arguments: list[int]) -> str:
         if name in BY_NAME_AT:
             path = _text(process, arguments[1])
             at = ctypes.c_int(arguments[0] & 0xFFFFFFFF).value
-            return path if path.startswith("/") or at < 0 else os.readlink(f"/proc/{process}/fd/{at}")
+            return (
+                path if path.startswith("/") or at < 0 else str(Path(f"/proc/{process}/fd/{at}").readlink())
+            )
         handle = ctypes.c_int(arguments[0] & 0xFFFFFFFF).value
         if name == "close":  # of what was only read it does not fail
             told = Path(f"/proc/{process}/fdinfo/{handle}").read_text()
             if not int(told.partition("flags:")[2].split()[0], 8) & CHANGES:
                 return ""
-        return os.readlink(f"/proc/{process}/fd/{handle}")
+        return str(Path(f"/proc/{process}/fd/{handle}").readlink())
     except OSError:
         return ""
 

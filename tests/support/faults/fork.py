@@ -18,7 +18,6 @@ from typing import Any
 
 from tests.support.faults.calls import Fault, Watched, watch
 
-
 EARLY = 40
 """Slices from which on there is a partition."""
 
@@ -80,7 +79,7 @@ def warm(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     gc.collect()
     gc.freeze()
-    if len(os.listdir("/proc/self/task")) != 1:
+    if len(list(Path("/proc/self/task").iterdir())) != 1:
         raise RuntimeError("threads are alive, which no child would have")
 
 

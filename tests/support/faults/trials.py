@@ -108,7 +108,6 @@ class Bench:
             "verify": Verb("index", ["verify", *at], reads=True),
             "index --dry-run": Verb("index", ["index", mri, "--dry-run", *at], reads=True),
         }
-        self.verbs["index labels"] = self.verbs.pop("index --with-reference")
         self._indexes()
         self.before: dict[str, Seen] = {}
         self.after: dict[str, Seen] = {}
@@ -233,9 +232,8 @@ def _of_message(said: Said, fault: Fault) -> Iterator[str]:
     if fault.signal == signal.SIGKILL:
         if said.watched.met and said.status != -signal.SIGKILL:
             yield f"was killed, and ended with {said.status}"
-    elif said.status not in (0, 1, 130) or (said.status == 130) != (fault.signal == signal.SIGINT):
-        if said.status:
-            yield f"ended with {said.status}: {said.err}"
+    elif said.status and said.status != (130 if fault.signal else 1):
+        yield f"ended with {said.status}: {said.err}"
     if said.status in (1, 130) and len(lines) != 1 and "Traceback" not in said.err:
         yield f"{len(lines)} lines: {said.err}{said.out}"
 
