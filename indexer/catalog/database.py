@@ -17,6 +17,8 @@ from indexer.errors import CaseIndexError
 from indexer.files import disk_full
 from indexer.text import printable
 
+DEFENSIVE = 1010
+"""SQLITE_DBCONFIG_DEFENSIVE, which Python's older modules do not name."""
 EXAMPLE = "name one such as postgresql://user@host/database"
 
 
@@ -168,7 +170,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     if hasattr(connection, "setconfig"):  # Python 3.12
-        connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
+        connection.setconfig(DEFENSIVE, True)
     connection.execute("PRAGMA trusted_schema=OFF")  # a file of strangers calls no functions
     connection.execute("PRAGMA cell_size_check=ON")
     connection.execute("PRAGMA foreign_keys=ON")

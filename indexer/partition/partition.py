@@ -366,7 +366,8 @@ class Partition:
             If there is no such file.
         """
         try:
-            values = {n: a if a.ndim else a.item() for n, a in _arrays(Path(path)).items()}
+            held = _arrays(Path(path)).items()
+            values: dict[str, Any] = {name: array if array.ndim else array.item() for name, array in held}
             table = [values.pop(PROBING + f.name).tolist() for f in fields(Probing)]
             found = cls(**values, probings=tuple(Probing(*row) for row in zip(*table, strict=True)))
             found._require_sound()

@@ -163,7 +163,8 @@ class _Held:
         self.require(
             self.header(dimension, metric) == (dimension, count), "has another number of vectors than it says"
         )
-        return self.vector("<f4", count * dimension).astype(np.float32).reshape(count, dimension)
+        x: Floats = self.vector("<f4", count * dimension).astype(np.float32).reshape(count, dimension)
+        return x
 
     def sizes(self, count: int) -> list[int]:
         """How long the lists are: of all, or of those that hold anything."""

@@ -1,7 +1,8 @@
 """System calls of a child process: at a chosen one it fails, is cut short, or a signal comes.
 
 The kernel asks this process what to do with each call that changes the disk (``SECCOMP_RET_USER_NOTIF``),
-so nothing is put in a function's place: Python, SQLite and what else writes are treated alike. On Linux, x86-64.
+so nothing is put in a function's place: Python, SQLite and what else writes are treated alike.
+On Linux, x86-64.
 """
 
 from __future__ import annotations
