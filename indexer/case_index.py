@@ -136,7 +136,7 @@ class CaseIndex:
                     raise CaseIndexError(
                         folder, "is not empty and holds no index", "name a new folder with --index"
                     )
-                inspect(folder)
+                inspect(folder, writing=True)
                 undo.callback(clear, folder, held)
                 lay_down(folder, encoder)
                 manifest = Manifest(
@@ -250,7 +250,7 @@ class CaseIndex:
         DiskFullError
             If there is no room in it.
         """
-        inspect(self.folder)
+        inspect(self.folder, writing=True)
         with needing_room(self.folder), locked(self.folder), signed(self.folder, command):
             # another writer may have come and gone since the index was opened
             self.manifest = Manifest.load(self.folder / MANIFEST)

@@ -74,7 +74,8 @@ class Catalog:
             raise CaseIndexError(path, "the catalog is missing", "restore it from a backup, or index again")
         if create:
             make_private(path)
-        writable = not immutable and os.access(path.parent, os.W_OK)
+        # what has a second name is a backup's, too
+        writable = not immutable and os.access(path.parent, os.W_OK) and path.lstat().st_nlink == 1
         catalog = cls(database.sqlite(path, writable=writable, immutable=immutable), dimension)
         catalog._prepare(create=create, writable=writable)
         catalog._log_is_kept = writable

@@ -42,9 +42,9 @@ def refuse_journal(path: Path) -> None:
     except OSError as error:
         raise CaseIndexError(journal, f"cannot be read ({error.strerror})", "move it away") from error
     with os.fdopen(handle, "rb") as file:
-        size = os.fstat(handle).st_size
-        file.seek(max(0, size - 512))
-        if ABROAD in file.read():
+        begin = file.read(len(ABROAD))  # a journal's own beginning is the same
+        file.seek(max(len(begin), os.fstat(handle).st_size - len(ABROAD)))
+        if file.read() == ABROAD:
             raise CaseIndexError(journal, "leads to another file, as no journal of cbir does", "move it away")
 
 

@@ -9,12 +9,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support.faults import calls, fork, trials
+from tests.support.faults import calls, folders, fork, trials
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=[*trials.KINDS])
+    parser.add_argument("kind", choices=[*trials.KINDS, "folders"])
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first")
@@ -28,8 +28,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="cbir-faults-", dir=memory if memory.is_dir() else None) as name:
         folder = Path(name).resolve()
         fork.warm(folder)
-        bench = trials.Bench(folder)
-        found = trials.run(options.kind, bench, options.count, options.seed, say)
+        settings = (options.count, options.seed, say)
+        if options.kind == "folders":
+            found = folders.run(folder, *settings, first=options.first)
+        else:
+            found = trials.run(options.kind, trials.Bench(folder), *settings, first=options.first)
     found["seconds"] = round(time.monotonic() - start)
     if options.record:
         from benchmarks import results

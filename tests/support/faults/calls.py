@@ -17,7 +17,7 @@ import signal
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 WRITING = {
@@ -33,6 +33,8 @@ ROOM = {"write", "pwrite64", "writev", "ftruncate", "mkdir", "mkdirat", "openat"
         "fdatasync", "rename", "renameat", "renameat2"}  # fmt: skip
 """Calls that a full disk refuses."""
 CHANGES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+OWN = ("/memfd:", "/dev/null", "/var/tmp/etilqs_")
+"""Beginnings of what is no file of anybody: nothing, memory, and what SQLite works with when it tidies."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _SECCOMP, _PIDFD_GETFD, _NO_NEW_PRIVILEGES = 317, 438, 38
@@ -93,15 +95,26 @@ class Watched:
         That it made in the folder.
     met : str
         Which call the fault came at; empty if there were fewer.
+    abroad : list of str
+        Calls that change something else than what they may.
     """
 
     status: int = 0
     calls: int = 0
     met: str = ""
+    abroad: list[str] = field(default_factory=list)
 
 
-def watch(work: Callable[[], None], folder: Path, fault: Fault, seconds: float = 120) -> Watched:
+def watch(
+    work: Callable[[], None],
+    folder: Path,
+    fault: Fault,
+    seconds: float = 120,
+    allowed: tuple[Path, ...] | None = None,
+) -> Watched:
     """Fork a child that does the work while calls on what lies in a folder are watched.
+
+    What it changes elsewhere than in the `allowed` folders is taken down, if these are given.
 
     Raises
     ------
@@ -139,14 +152,21 @@ def watch(work: Callable[[], None], folder: Path, fault: Fault, seconds: float =
                 raise TimeoutError(f"it took more than {seconds} s")
             if not events[0][1] & select.POLLIN:
                 break
-            _answer(listener, child, str(folder), fault, found)
+            _answer(listener, child, str(folder), fault, found, allowed)
     finally:
         found.status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         os.close(listener)
     return found
 
 
-def _answer(listener: int, child: int, folder: str, fault: Fault, found: Watched) -> None:
+def _answer(
+    listener: int,
+    child: int,
+    folder: str,
+    fault: Fault,
+    found: Watched,
+    allowed: tuple[Path, ...] | None,
+) -> None:
     """Say what becomes of a call."""
     asked = bytearray(80)
     try:
@@ -158,7 +178,11 @@ def _answer(listener: int, child: int, folder: str, fault: Fault, found: Watched
     number, process, _, call, _, _, *arguments = struct.unpack("QIIiIQ6Q", asked)
     name = NAMES[call]
     value, refused, flags = 0, 0, _CONTINUE
-    if _path(process, name, arguments).startswith(folder):
+    path = _path(process, name, arguments)
+    if allowed is not None and path.startswith("/") and not path.startswith(OWN):
+        if name != "close" and not any(Path(path).is_relative_to(one) for one in allowed):
+            found.abroad.append(f"{name} {path}")
+    if path.startswith(folder):
         found.calls += 1
         now = found.calls == fault.at
         if now:

@@ -270,12 +270,14 @@ KINDS: Mapping[str, Callable[[Bench, random.Random], tuple[str, Fault]]] = {
 }
 
 
-def run(kind: str, bench: Bench, count: int, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
+def run(
+    kind: str, bench: Bench, count: int, seed: int, say: Callable[[str], None], *, first: int = 0
+) -> dict[str, Any]:
     """Try so many; how many met which call, and what went wrong."""
     met: Counter[str] = Counter()
     verbs: Counter[str] = Counter()
     wrong: list[str] = []
-    for number in range(count):
+    for number in range(first, first + count):
         rng = random.Random(f"{kind} {seed} {number}")
         name, fault = KINDS[kind](bench, rng)
         call, found = bench.tried(name, fault)
