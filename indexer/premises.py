@@ -27,7 +27,6 @@ COPYING = "copying.json"
 """Says which copy has been begun: what a killed one left is known by it."""
 REMOVING = "removing.json"
 """Says which cases are being removed, until they are."""
-REMEDY = "write to a copy of the folder (cp -r)"
 _BEING_WRITTEN = re.compile(rf".+\.[0-9a-f]+{re.escape(ASIDE)}")
 
 
@@ -54,13 +53,12 @@ def inspect(folder: Path, *, writing: bool = False) -> None:
                     what = "a link" if stat.S_ISLNK(held.st_mode) else "no plain file"
                     raise CaseIndexError(entry.path, f"is {what}, and no file of an index is", "move it away")
                 if held.st_uid not in known:
-                    raise CaseIndexError(
-                        entry.path, "belongs to another user than the folder", "copy the index, if it is right"
-                    )
-                if writing and held.st_nlink > 1:
-                    raise CaseIndexError(
-                        entry.path, "has another name elsewhere, and would change there, too", REMEDY
-                    )
+                    what = "belongs to another user than the folder"
+                    raise CaseIndexError(entry.path, what, "copy the index, if it is right")
+                beside = entry.name.startswith(f"{CATALOG}-")  # who only reads writes these, too
+                if held.st_nlink > 1 and (writing or beside):
+                    what = "has another name elsewhere, and would change there, too"
+                    raise CaseIndexError(entry.path, what, "use a copy of the folder (cp -r)")
     except FileNotFoundError:
         return  # whoever opens it says what is missing
     except NotADirectoryError:

@@ -8,6 +8,8 @@ kinds of index only: ``IndexIDMap`` of ``IndexFlatIP``, and ``IndexIVFScalarQuan
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from indexer.files import opened
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -123,8 +127,10 @@ class _Held:
     """The bytes of a file, taken from the beginning on; more than there are cannot be asked for."""
 
     def __init__(self, path: Path) -> None:
-        size = path.stat().st_size
-        self._bytes: Bytes = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
+        with os.fdopen(opened(path), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            held = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
+        self._bytes: Bytes = np.frombuffer(held, np.uint8)
         self._at = 0
 
     def require(self, true: bool | np.bool_, what: str) -> None:
@@ -135,7 +141,7 @@ class _Held:
         dtype = np.dtype(dtype)
         end = self._at + count * dtype.itemsize
         self.require(0 <= count <= len(self._bytes) and end <= len(self._bytes), "is cut short")
-        found = self._bytes[self._at : end].view(np.ndarray).view(dtype)
+        found: NDArray[Any] = self._bytes[self._at : end].view(dtype)
         self._at = end
         return found
 

@@ -179,9 +179,8 @@ def _answer(
     name = NAMES[call]
     value, refused, flags = 0, 0, _CONTINUE
     path = _path(process, name, arguments)
-    if allowed is not None and path.startswith("/") and not path.startswith(OWN):
-        if name != "close" and not any(Path(path).is_relative_to(one) for one in allowed):
-            found.abroad.append(f"{name} {path}")
+    if allowed is not None and name != "close" and path.startswith("/") and not path.startswith(OWN):
+        found.abroad += [f"{name} {path}"] * (not any(Path(path).is_relative_to(one) for one in allowed))
     if path.startswith(folder):
         found.calls += 1
         now = found.calls == fault.at
