@@ -25,7 +25,7 @@ from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
 from indexer.composite import beside
 from indexer.discovery import summary
-from indexer.encoder import Composer, Encoder, look, trained_on
+from indexer.encoder import Composer, Encoder, look
 from indexer.errors import LabelsError, PoisonError, ReadError
 from indexer.journal import Journal, journal
 from indexer.labels import Joined, Labels, Table, listed, load_tables
@@ -34,7 +34,7 @@ from indexer.readers import Source
 from indexer.reading import Read, ReadScan
 from indexer.roots import Root, around, recall, remember, takes_all
 from indexer.sequences import COMPOSITE
-from indexer.studies import composites
+from indexer.studies import Belonging, belonging, composites, remaining
 from indexer.text import printable
 
 GROUP = 256
@@ -354,19 +354,57 @@ def ingest_sources(
         persons = {index.patient(p): row for p, row in given.persons.items()}
         visits = {index.case(*v): row for v, row in given.visits.items()}
         with Threads(encoder) as able:
-            _file(index, sources, persons, visits, encoder, able, report, lambda done, total, slices: None)
+            _file(index, sources, persons, visits, encoder, able, report)
             if isinstance(encoder, Composer) and encoder.composite_size:
                 together, stale = composites(index, sources)
                 index.catalog.remove_sources(stale)
-                _file(
-                    index, together, persons, visits, encoder, able, report, lambda done, total, slices: None
-                )
+                _file(index, together, persons, visits, encoder, able, report)
         index.catalog.set_labels(persons)
         index.catalog.set_visit_labels(visits)
-        if index.lag() > 0.05 or index.unfiled() > UNFILED:
-            index.file_vectors()
+        _file_lagging(index)
         _finish(index, report, start)
     return report
+
+
+def remove_sources(index: CaseIndex, names: Collection[str], encoder: Encoder) -> int:
+    """Take single sources out of a living index, such as series that are gone from a PACS.
+
+    The composites of their visits are made anew of what stays, before anything is taken out: who is stopped
+    in between begins again.
+
+    Parameters
+    ----------
+    index : CaseIndex
+    names : collection of str
+    encoder : Encoder
+
+    Returns
+    -------
+    int
+        Sources there were.
+
+    Raises
+    ------
+    CaseIndexError
+        If another process writes to the index.
+    EncoderError
+        If the index was made by another encoder.
+    """
+    index.require(encoder)
+    with index.writing("remove"):
+        whose, together, stale = remaining(index, names)
+        with Threads(encoder) as able:
+            _file(index, together, {}, {}, encoder, able, IngestReport(), known=whose)
+        gone = index.catalog.remove_sources(names)
+        index.catalog.remove_sources(stale)
+        _file_lagging(index)
+    return gone
+
+
+def _file_lagging(index: CaseIndex) -> None:
+    """Bring the vectors file up to date, if it lags by more than opening the index should have to do."""
+    if index.lag() > 0.05 or index.unfiled() > UNFILED:
+        index.file_vectors()
 
 
 def _file(
@@ -377,9 +415,15 @@ def _file(
     encoder: Encoder,
     workers: Workers,
     report: IngestReport,
-    progress: Callable[[int, int, int], None],
+    progress: Callable[[int, int, int], None] = lambda done, total, slices: None,
+    known: Mapping[str, Belonging] | None = None,
 ) -> None:
-    """Read, embed and commit what is new or changed."""
+    """Read, embed and commit what is new or changed; `known` says whose sources without ids are."""
+    known = known or {}
+
+    def whose(source: Source) -> Belonging:
+        return known.get(source.name) or belonging(index, encoder, source)
+
     held = index.catalog.fingerprints_of(source.name for source in sources if source.name.isprintable())
     fresh: list[tuple[Source, str]] = []
     for source in sources:
@@ -390,7 +434,7 @@ def _file(
                 raise ReadError(
                     source.name, "its patient or study id holds control characters", "mend its header"
                 )
-            fingerprint = _fingerprint(index, source)
+            fingerprint = _fingerprint(source, whose(source))
         except ReadError as error:
             report.failed.append(_failure(error.where, error))
             continue
@@ -407,7 +451,7 @@ def _file(
     def land() -> None:
         nonlocal done
         landing = flying.popleft()
-        entries = _landed(index, encoder, landing, report)
+        entries = _landed(index, landing, whose, report)
         embedded = [scan for entry in entries for scan in entry.scans]
         of_patients = {scan.patient_id: tables.get(scan.patient_id) for scan in embedded}
         of_visits = {scan.case_id: visits.get(scan.case_id) for scan in embedded}
@@ -564,10 +608,9 @@ def _known(rows: Mapping[str, Mapping[str, str] | None]) -> dict[str, Mapping[st
     return {name: row for name, row in rows.items() if row is not None}
 
 
-def _fingerprint(index: CaseIndex, source: Source) -> str:
+def _fingerprint(source: Source, whose: Belonging) -> str:
     """Changes with the files, and when a labels table gives them to another patient."""
-    case = index.case(source.patient_id, source.study_id)
-    return hashlib.sha256(f"{source.fingerprint()}\0{case}".encode()).hexdigest()
+    return hashlib.sha256(f"{source.fingerprint()}\0{whose.case_id}".encode()).hexdigest()
 
 
 def _gone(
@@ -674,7 +717,9 @@ def _sent(index: CaseIndex, workers: Workers, group: list[_Fresh], pending: Coll
     return _Flying(group, known, fresh, found)
 
 
-def _landed(index: CaseIndex, encoder: Encoder, flying: _Flying, report: IngestReport) -> list[Entry]:
+def _landed(
+    index: CaseIndex, flying: _Flying, whose: Callable[[Source], Belonging], report: IngestReport
+) -> list[Entry]:
     """The entries of a group, once the network has seen it."""
     found = flying.found.result()
     _log.debug("%d sources, %d scans embedded in %.2f s", len(flying.group), len(found.parts), found.seconds)
@@ -691,7 +736,7 @@ def _landed(index: CaseIndex, encoder: Encoder, flying: _Flying, report: IngestR
             fingerprint=one.fingerprint,
             record=one.source.record(),
             scans=[
-                _filed(index, encoder, one.source, scan, known[scan.digest], next(of_region))
+                _filed(index, one.source, whose(one.source), scan, known[scan.digest], next(of_region))
                 for scan in one.read.scans
             ],
         )
@@ -701,8 +746,8 @@ def _landed(index: CaseIndex, encoder: Encoder, flying: _Flying, report: IngestR
 
 def _filed(
     index: CaseIndex,
-    encoder: Encoder,
     source: Source,
+    whose: Belonging,
     read: ReadScan,
     whole: Sequence[NDArray[np.float32]],
     region: Sequence[NDArray[np.float32]],
@@ -710,8 +755,8 @@ def _filed(
     scan = read.scan
     embeddings, weights, _ = (np.concatenate(parts) for parts in zip(whole, region, strict=True))
     return EmbeddedScan(
-        case_id=index.case(source.patient_id, source.study_id),
-        patient_id=index.patient(source.patient_id),
+        case_id=whose.case_id,
+        patient_id=whose.patient_id,
         series_id=index.pseudonym("series", scan.series_id or source.name),
         sequence=scan.sequence,
         modality=scan.modality,
@@ -722,7 +767,7 @@ def _filed(
         views=read.views,
         weights=weights,
         embeddings=embeddings,
-        in_sample=trained_on(encoder, source.patient_id),
+        in_sample=whose.in_sample,
         strangeness=float(np.average(whole[2], weights=whole[1])),
-        visit=index.visit(source.patient_id, source.study_id),
+        visit=whose.visit,
     )

@@ -169,7 +169,7 @@ def _file(
     taken.embedded += report.embedded
     taken.failed += [failure["reason"] for failure in report.failed]
     taken.patients |= {index.case_index.pseudonym("patient", patient) for patient in patients}
-    take_out(index.case_index, [Path(failure["source"]) for failure in report.failed])
+    take_out(index.case_index, [Path(failure["source"]) for failure in report.failed], index.encoder)
 
 
 def _said(patients: Iterable[str], labels: Mapping[str, str] | None, table: Labels) -> Labels:

@@ -154,13 +154,13 @@ def test_a_series_is_taken_out_by_its_pseudonym_and_nothing_else_is(index, tiny)
     ]
     sources = spool(index, scans)
     ingest_sources(index, sources, tiny)
-    assert unspool(index, index.pseudonym("series", "1.2.3")) == 2
+    assert unspool(index, index.pseudonym("series", "1.2.3"), tiny) == 2
     assert kept(index) == [sources[2].path.name]
     assert index.catalog.count()["scans"] == 1
-    assert unspool(index, index.pseudonym("series", "9.9")) == 0
-    assert unspool(index, "") == 0
+    assert unspool(index, index.pseudonym("series", "9.9"), tiny) == 0
+    assert unspool(index, "", tiny) == 0
     assert kept(index) == [sources[2].path.name]
-    take_out(index, [sources[2].path])
+    take_out(index, [sources[2].path], tiny)
     assert kept(index) == []
 
 
