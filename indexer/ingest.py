@@ -125,7 +125,7 @@ class Workers(Protocol):
     ahead: int
     groups: int
 
-    def read(self, source: Source) -> Future[Read]:
+    def read(self, source: Source, preprocessing: Preprocessing) -> Future[Read]:
         """Read and prepare a source; the future raises `ReadError` if that cannot be."""
         ...
 
@@ -142,7 +142,6 @@ class Threads:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._preprocessing = Preprocessing.of(encoder)
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
 
     def __enter__(self) -> Threads:
@@ -151,9 +150,9 @@ class Threads:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def read(self, source: Source) -> Future[Read]:
+    def read(self, source: Source, preprocessing: Preprocessing) -> Future[Read]:
         """See :meth:`Workers.read`."""
-        return self._pool.submit(sandbox.prepare, source, self._preprocessing)
+        return self._pool.submit(sandbox.prepare, source, preprocessing)
 
     def embed(self, picks: Sequence[Pick]) -> Future[Embedding]:
         """See :meth:`Workers.embed`."""
@@ -460,8 +459,9 @@ def _file(
         done += len(entries)
         progress(done + len(report.failed) - failed, len(fresh), report.embedded)
 
+    how = index.preprocessing(encoder)
     with journal(index.folder) as begun:
-        for group in _groups(_read_ahead(fresh, workers, report, begun)):
+        for group in _groups(_read_ahead(fresh, workers, how, report, begun)):
             flying.append(_sent(index, workers, group, {digest for each in flying for digest in each.fresh}))
             if len(flying) >= workers.groups:
                 land()
@@ -651,7 +651,11 @@ def embed(encoder: Encoder, picks: Sequence[Pick]) -> Embedding:
 
 
 def _read_ahead(
-    fresh: Iterable[tuple[Source, str]], workers: Workers, report: IngestReport, begun: Journal
+    fresh: Iterable[tuple[Source, str]],
+    workers: Workers,
+    preprocessing: Preprocessing,
+    report: IngestReport,
+    begun: Journal,
 ) -> Iterator[_Fresh]:
     """Have sources read, in order, a few of them ahead; what may have ended a run before, alone."""
     waiting: deque[tuple[Source, str, Future[Read]]] = deque()
@@ -679,7 +683,7 @@ def _read_ahead(
         while waiting and (alone or len(waiting) > workers.ahead):
             yield from result(*waiting.popleft())
         begun.begin(source.name, fingerprint)
-        waiting.append((source, fingerprint, workers.read(source)))
+        waiting.append((source, fingerprint, workers.read(source, preprocessing)))
         if alone:
             yield from result(*waiting.popleft())
     while waiting:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -186,18 +187,24 @@ def _embedded(
     notes: list[str],
 ) -> tuple[list[QueryScan], set[int]]:
     """The scans and their composites as queries, and the cases that hold the very same."""
-    how = Preprocessing.of(encoder)
-    asking: list[tuple[Scan, ScanRef, Prepared]] = [
-        (scan, ref, prepared(scan, how)) for scan, ref in zip(scans, refs, strict=True)
-    ]
+    how, held = Preprocessing.of(encoder), case_index.preprocessing(encoder)
+    asking: list[tuple[Scan, ScanRef, Prepared]] = []
+    digests: list[str] = []
+
+    def take(scan: Scan, ref: ScanRef, prepare: Callable[[Preprocessing], Prepared]) -> None:
+        asking.append((scan, ref, ready := prepare(how)))
+        # an index of old may hold more planes, and be asked with fewer
+        digests.append(input_hash(ready if held == how else prepare(held)))
+
+    for scan, ref in zip(scans, refs, strict=True):
+        take(scan, ref, partial(prepared, scan))
     if how.composite_size and state.has_composites:
         for group in groups(scans, how.composite_size):
-            ready = prepared_composite(group.scans, how.composite_size)
-            asking.append((composite(group), _planes_of(group, scans, refs), ready))
+            take(composite(group), _planes_of(group, scans, refs), partial(_together, group))
             notes += group.notes
-    embedded, identical = [], set()
+    identical = {case for digest in digests for case in state.cases_with(case_index.catalog.scans_of(digest))}
+    embedded = []
     for scan, ref, ready in asking:
-        identical |= state.cases_with(case_index.catalog.scans_of(input_hash(ready)))
         rows = np.flatnonzero(ready.views == view)
         if not len(rows):
             raise QueryError(scan.source, "the region is empty", "mark a part of the image")
@@ -213,6 +220,10 @@ def _embedded(
             )
         )
     return embedded, identical
+
+
+def _together(group: Group, how: Preprocessing) -> Prepared:
+    return prepared_composite(group.scans, how.composite_size, how.apart)
 
 
 def _planes_of(group: Group, scans: Sequence[Scan], refs: Sequence[ScanRef]) -> ScanRef:

@@ -81,6 +81,7 @@ def spool(index: CaseIndex, scans: Sequence[Scan]) -> list[Source]:
                 sequence=scan.sequence,
                 region_files=() if scan.region is None else (region,),
                 modality=scan.modality,
+                frame=index.pseudonym("frame", scan.frame) if scan.frame else "",
             )
         )
     kept = {source.path for source in sources}
