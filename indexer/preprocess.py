@@ -9,7 +9,7 @@
    Slices that are empty beside the fullest one are skipped, and so are those between which others lie
    near enough, if the encoder says how near that is.
 3. *Scale.* The scan's darkest and brightest foreground (percentiles) become 1 and 255; background
-   becomes 0.
+   becomes 0. Of a scan that was resampled they are those that it had before.
 4. *Size.* Pixels are made square in millimetres; the longer side of the box fills the image, and the
    shorter one is centred on background.
 """
@@ -285,7 +285,7 @@ class _Planes:
 
     def __init__(self, scan: Scan) -> None:
         slices = list(scan.slices())
-        self._source, self._dtype = scan.source, scan.voxels.dtype
+        self._source, self._dtype, self._window = scan.source, scan.voxels.dtype, scan.window
         self._planes = [s.pixels for s in slices]
         background = background_of(scan)
         self.masks = [background.foreground(plane) for plane in self._planes]
@@ -293,18 +293,23 @@ class _Planes:
 
     def scale(self, box: Box) -> None:
         """Let the darkest and the brightest foreground within a box become 1 and 255."""
+        darkest, self._brightest = np.array(self._window or self.window(box), np.float32)
+        # one value alone is bright
+        self._darkest = min(darkest, np.nextafter(self._brightest, np.float32(-np.inf)))
+        # small integers are looked up, which is several times faster
+        small = self._dtype in (np.uint8, np.uint16)
+        self._table = self._grey(np.arange(np.iinfo(self._dtype).max + 1)) if small else None
+
+    def window(self, box: Box) -> tuple[float, float]:
+        """The darkest and the brightest foreground within a box."""
         every, step = _grid([plane[box] for plane in self._planes])
         thinned = tuple(slice(span.start, span.stop, step) for span in box)
         pairs = zip(self._planes[::every], self.masks[::every], strict=True)
         shown = np.concatenate([plane[thinned][mask[thinned]] for plane, mask in pairs])
         if not shown.size:
             raise ReadError(self._source, "it shows almost nothing", "leave it out")
-        darkest, self._brightest = np.percentile(shown, WINDOW).astype(np.float32)
-        # one value alone is bright
-        self._darkest = min(darkest, np.nextafter(self._brightest, np.float32(-np.inf)))
-        # small integers are looked up, which is several times faster
-        small = self._dtype in (np.uint8, np.uint16)
-        self._table = self._grey(np.arange(np.iinfo(self._dtype).max + 1)) if small else None
+        darkest, brightest = np.percentile(shown, WINDOW).tolist()
+        return darkest, brightest
 
     def _grey(self, values: NDArray[Any]) -> NDArray[np.uint8]:
         clipped = np.clip(values.astype(np.float32), self._darkest, self._brightest)
@@ -319,6 +324,20 @@ class _Planes:
         plane = self._planes[i][part]
         shades = self._grey(plane) if self._table is None else np.take(self._table, plane)
         return squared(shades * self.masks[i][part], spacing, size)
+
+
+def window_of(scan: Scan) -> tuple[float, float]:
+    """The intensities of a scan that become the darkest and the brightest grey.
+
+    Raises
+    ------
+    ReadError
+        If it shows nothing, or has values that are not finite.
+    """
+    if scan.window is not None:
+        return scan.window
+    planes = _Planes(scan)
+    return planes.window(extent(planes.masks)[0])
 
 
 def background_of(scan: Scan) -> Background:
