@@ -14,7 +14,7 @@ from indexer.discovery import Planned, summary
 from indexer.encoder import Encoder
 from indexer.errors import CbirError, QueryError
 from indexer.ingest import IngestReport, Options, ingest, ingest_sources
-from indexer.labels import Labels, Table, load_tables
+from indexer.labels import Labels, Table
 from indexer.readers import Source
 from indexer.remote import is_address
 
@@ -158,5 +158,5 @@ def tables_of(labels: Tables) -> list[Table]:
     """Labels tables, read where only their files are named."""
     found: list[Table] = []
     for each in [labels] if isinstance(labels, str | os.PathLike) else labels:
-        found += [each] if isinstance(each, Table) else load_tables(Path(each))
+        found += [each] if isinstance(each, Table) else sandbox.load_tables(Path(each))
     return found

@@ -6,10 +6,12 @@ import secrets
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
+from benchmarks import results
 from indexer.case_index import CaseIndex
 from indexer.catalog import Catalog
 from indexer.sandbox.pool import InProcess, using
@@ -37,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--folders", type=int, default=60, help="hostile index folders, each for every verb")
     parser.addoption("--fuzz", type=int, default=200, help="mutated files that the fuzz test reads")
     parser.addoption("--fuzz-seed", type=int, default=0, help="number of the first of them")
+    parser.addoption("--record", action="store_true", help="keep figures for the documents")
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +85,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("real"):
                 item.add_marker(pytest.mark.skip(reason="no ../shared/data beside the checkout"))
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str, dict[str, Any]], None]:
+    """Called with a name and figures; with ``--record`` they are kept for the documents."""
+
+    def keep(name: str, figures: dict[str, Any]) -> None:
+        if request.config.getoption("--record"):
+            path = results.RESULTS / "hostility.json"
+            before = results.load("hostility")["results"] if path.exists() else {}
+            results.save("hostility", {**before, name: {**figures, **results.provenance()}})
+
+    return keep
 
 
 @pytest.fixture(scope="session")

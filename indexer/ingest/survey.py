@@ -12,7 +12,7 @@ from indexer.case_index import CaseIndex
 from indexer.discovery import summary
 from indexer.errors import LabelsError, ReadError
 from indexer.ingest.report import IngestReport, failure
-from indexer.labels import Joined, Table, listed, load_tables
+from indexer.labels import Joined, Table, listed
 from indexer.readers import Source
 from indexer.roots import Root, around, recall, takes_all
 
@@ -118,7 +118,7 @@ def remembered_tables(index: CaseIndex, path: Path) -> list[Table]:
     tables: list[Table] = []
     for name in dict.fromkeys(names):
         with suppress(LabelsError):
-            tables += load_tables(Path(name))
+            tables += sandbox.load_tables(Path(name))
     return tables
 
 
@@ -128,7 +128,7 @@ def _held(index: CaseIndex, root: Path | str, labels: Sequence[Table]) -> list[T
     tables: list[Table] = []
     for name in dict.fromkeys(name for above in around(index, root) for name in above.labels):
         try:
-            tables += (table for table in load_tables(Path(name)) if table.path not in again)
+            tables += (table for table in sandbox.load_tables(Path(name)) if table.path not in again)
         except LabelsError as error:
             if Path(error.where).is_file():
                 raise

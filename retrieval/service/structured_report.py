@@ -33,6 +33,8 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 from pydicom.valuerep import validate_value
 
+from indexer import sandbox
+from indexer.errors import ReadError
 from indexer.readers.quiet import quiet
 from retrieval.answer import Answer, Evidence
 
@@ -77,22 +79,30 @@ def structured_report(
     -------
     bytes
         A DICOM file: Comprehensive 3D SR in a series of its own.
+
+    Raises
+    ------
+    ReadError
+        If the images do not say which ones they are.
     """
-    images = [_with_required(pydicom.dcmread(file, stop_before_pixels=True)) for file in files]
+    images = list(map(_header, sandbox.belonging(files)))
     content = _content(answer, encoder, where or {})
-    report = Comprehensive3DSR(
-        evidence=images,
-        content=content[0],
-        series_instance_uid=generate_uid(),
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer="cbir",
-        series_description=f"Similar cases ({answer.notice})",
-        is_complete=False,
-        is_final=False,
-        is_verified=False,
-    )
+    try:
+        report = Comprehensive3DSR(
+            evidence=images,
+            content=content[0],
+            series_instance_uid=generate_uid(),
+            series_number=SERIES_NUMBER,
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer="cbir",
+            series_description=f"Similar cases ({answer.notice})",
+            is_complete=False,
+            is_final=False,
+            is_verified=False,
+        )
+    except (KeyError, ValueError, TypeError, AttributeError) as error:  # such as an image of no known class
+        raise ReadError("the series", f"no report can belong to it ({type(error).__name__})") from None
     report.SpecificCharacterSet = "ISO_IR 192"
     report.CodingSchemeIdentificationSequence = [_scheme()]
     _empty_invalid(report)
@@ -197,11 +207,11 @@ def _scheme() -> Dataset:
     return scheme
 
 
-def _with_required(image: Dataset) -> Dataset:
-    """The header of an image, with empty elements where a report must have some and the image has none."""
-    for keyword in _REQUIRED:
-        if keyword not in image:
-            setattr(image, keyword, None)
+def _header(said: Mapping[str, str]) -> Dataset:
+    """The header of an image as far as a report repeats it, with empty elements where it must have some."""
+    image = Dataset()
+    for keyword in (*_REQUIRED, *said):
+        setattr(image, keyword, said.get(keyword))
     return image
 
 
