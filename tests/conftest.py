@@ -16,7 +16,7 @@ from indexer.case_index import CaseIndex
 from indexer.catalog import Catalog
 from indexer.sandbox.pool import InProcess, using
 from tests.support.encoders import TinyAnalyser, TinyEncoder
-from tests.support.images import phantom, write_nifti
+from tests.support.images import write_cohort
 from tests.support.network import leave
 from tests.support.paths import REAL
 from tests.support.servers import Milvus, Postgres, missing, started
@@ -128,15 +128,7 @@ def cohort(tmp_path: Path) -> Callable[..., Path]:
     """Write a cohort of phantoms: `cohort(n)` gives its folder."""
 
     def write(n: int = 6, sequences: tuple[str, ...] = ("t1ce",), folder: str = "mri") -> Path:
-        root = tmp_path / folder
-        lines = ["participant_id\twho_grade\tsite"]
-        for i in range(n):
-            grade = 2 + i % 3
-            lines.append(f"P-{i:02}\t{grade}\tn/a")
-            for s, sequence in enumerate(sequences):
-                write_nifti(root / f"P-{i:02}" / f"P-{i:02}_{sequence}.nii.gz", phantom(10 * i + s, grade))
-        (root / "participants.tsv").write_text("\n".join(lines) + "\n")
-        return root
+        return write_cohort(tmp_path / folder, n, sequences)
 
     return write
 
