@@ -39,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--folders", type=int, default=60, help="hostile index folders, each for every verb")
     parser.addoption("--fuzz", type=int, default=200, help="mutated files that the fuzz test reads")
     parser.addoption("--fuzz-seed", type=int, default=0, help="number of the first of them")
+    parser.addoption("--planted", type=int, default=300, help="identifiers that are planted, at least")
     parser.addoption("--record", action="store_true", help="keep figures for the documents")
 
 

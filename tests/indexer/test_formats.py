@@ -368,3 +368,17 @@ def test_a_format_of_another_package_is_one_entry_point(
 
 
 TOY = toy_format()
+
+
+def test_a_slice_whose_label_is_lost_is_one_failure(tmp_path: Path) -> None:
+    for name in ("1.mat", "2.mat", "3.mat"):
+        slice_of(tmp_path / name, "100360", 1)
+    with h5py.File(tmp_path / "2.mat", "r+") as file:
+        del file["cjdata/label"]
+    with h5py.File(tmp_path / "3.mat", "r+") as file:
+        del file["cjdata/label"]
+        file["cjdata/label"] = np.array([[np.nan]])
+    found = discover(tmp_path)
+    assert [source.path.name for source in found.sources] == ["1.mat", "3.mat"]
+    (failure,) = found.failures
+    assert "holds no cjdata/label" in str(failure)
