@@ -93,11 +93,12 @@ class LeaveOneOut:
     def part(self, rows: NDArray[np.bool_], items: NDArray[np.bool_] | None = None) -> LeaveOneOut:
         """Some of the questions, asked of some of the items, or of all."""
         chosen = np.ones(len(self.gallery.patients), bool) if items is None else items
-        places, cells = np.flatnonzero(rows), np.ix_(rows, chosen)
+        places, cells = np.flatnonzero(rows).tolist(), np.ix_(rows, chosen)
         return replace(
             self,
             gallery=Gallery(
-                self.gallery.patients[chosen], [self.gallery.labels[i] for i in np.flatnonzero(chosen)]
+                self.gallery.patients[chosen],
+                [self.gallery.labels[i] for i in np.flatnonzero(chosen).tolist()],
             ),
             patients=self.patients[rows],
             labels=[self.labels[i] for i in places],

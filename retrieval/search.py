@@ -348,7 +348,7 @@ def _evidence(
     state: State, ranked: Ranked, silent: set[str], asking: Asking, *, strange: bool
 ) -> dict[str, Evidence]:
     """The vote on each label, of the nearest case of each patient who has one."""
-    contents, learnt = state.contents, state.calibration
+    contents, learnt, marked = state.contents, state.calibration, asking.view == REGION
     patients = [contents.patient_ids[c] for c in ranked.cases]
     voters = [place for place in first_of_each(patients) if patients[place] not in silent]
     if strange:  # whoever is nearest is not like the query: the prior is all there is to say
@@ -356,15 +356,14 @@ def _evidence(
     evidence = {}
     for name, counts in state.population.classes(silent).items():
         prior = {value: n / sum(counts.values()) for value, n in counts.items()}
-        how = {"scans": len(asking.scans), "region": asking.view == REGION}
-        known = learnt.open_set(name, **how) if learnt else None
+        known = learnt.open_set(name, len(asking.scans), region=marked) if learnt else None
         unheld = not strange and known is not None and known.refuses(state.nearness(ranked, silent, name))
         able = [] if unheld else voters
         values = [contents.labels[ranked.cases[place]].get(name) for place in able]
         said = vote(ranked.scores[able], values, prior, state.ranking)
         if strange or unheld:
             said = replace(said, reason=STRANGE if strange else UNHELD)
-        elif fit := learnt.fit(name, **how) if learnt else None:
+        elif fit := learnt.fit(name, len(asking.scans), region=marked) if learnt else None:
             said = fit(said)
         if state.stale and not said.abstain:
             said = replace(said, reason=f"not calibrated: {state.stale}")
