@@ -118,6 +118,31 @@ _APART = re.compile(r"-every (\d+(?:\.\d+)?) mm$")
 
 
 @dataclass(frozen=True)
+class Frame:
+    """What greys, pixels and planes of prepared images are in the patient.
+
+    Attributes
+    ----------
+    spacing : float
+        Side of a pixel in mm; NaN where the scan does not say.
+    thickness : float
+        From plane to plane in mm; NaN where the scan does not say.
+    axis : int, optional
+        Along which the planes lie, 0 to 2 for sagittal, coronal, axial; None where nothing is known of
+        their orientation.
+    levels : ndarray of float32, shape (channels, 2)
+        A pixel of grey g, which is no background, lies ``levels[c, 0] * g + levels[c, 1]`` standard
+        deviations above the mean of what the scan shows. An image that was standardised by whoever
+        cut it is left as it is, for it may show little but the lesion. NaN for a channel that lacks.
+    """
+
+    spacing: float
+    thickness: float
+    axis: int | None
+    levels: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A scan as an encoder takes it: its whole slices in order, then its regions in order.
 
@@ -135,6 +160,8 @@ class Prepared:
     boxes : ndarray of float32, shape (n, 4)
         x0, y0, x1, y1 of a region as shares of the side of the whole slice's image; NaN for a whole
         slice.
+    frame : Frame
+        Of the images that are whole slices.
     """
 
     pixels: NDArray[np.uint8]
@@ -142,6 +169,7 @@ class Prepared:
     weights: NDArray[np.float32]
     views: NDArray[np.uint8]
     boxes: NDArray[np.float32]
+    frame: Frame
 
 
 @dataclass(frozen=True)
@@ -205,6 +233,7 @@ def prepared(scan: Scan, preprocessing: Preprocessing) -> Prepared:
         np.concatenate([shares[whole], areas[marked] / areas.max(initial=1)]).astype(np.float32),
         np.repeat(np.array([0, 1], np.uint8), (len(whole), len(marked))),
         np.array(boxes, np.float32),
+        _frame(scan, box, size, [planes]),
     )
 
 
@@ -271,6 +300,19 @@ def prepared_composite(scans: Sequence[Scan | None], size: int, apart: float = 0
         np.concatenate([shares[whole], areas[marked] / areas.max(initial=1)]).astype(np.float32),
         np.repeat(np.array([0, 1], np.uint8), (len(whole), len(marked))),
         np.array([np.full(4, np.nan)] * len(whole) + places, np.float32),
+        _frame(next(scan for scan in scans if scan is not None), box, size, channels),
+    )
+
+
+def _frame(scan: Scan, box: Box, size: int, channels: Sequence[_Planes | None]) -> Frame:
+    lengths = [(part.stop - part.start) * mm for part, mm in zip(box, pixel_spacing(scan), strict=True)]
+    levels = [(np.nan, np.nan) if planes is None else planes.levels for planes in channels]
+    known = scan.spacing is not None
+    return Frame(
+        spacing=max(lengths) / size if known else np.nan,
+        thickness=scan.spacing[scan.axis] if scan.spacing is not None else np.nan,
+        axis=scan.axis if scan.affine is not None else None,
+        levels=np.array(levels, np.float32),
     )
 
 
@@ -281,7 +323,11 @@ class _Planes:
     ----------
     masks : list of ndarray of bool, shape (rows, columns)
     regions : list of ndarray of bool or None
+    levels : tuple of float
+        See :class:`Frame`; once they are scaled.
     """
+
+    levels = (np.nan, np.nan)
 
     def __init__(self, scan: Scan) -> None:
         slices = list(scan.slices())
@@ -289,27 +335,39 @@ class _Planes:
         self._planes = [s.pixels for s in slices]
         background = background_of(scan)
         self.masks = [background.foreground(plane) for plane in self._planes]
+        self._padded = background.low == background.high or background.low > background.high
         self.regions = [s.region for s in slices]
 
     def scale(self, box: Box) -> None:
         """Let the darkest and the brightest foreground within a box become 1 and 255."""
-        darkest, self._brightest = np.array(self._window or self.window(box), np.float32)
+        shown = self._shown(box)
+        darkest, self._brightest = np.array(self._window or np.percentile(shown, WINDOW), np.float32)
         # one value alone is bright
         self._darkest = min(darkest, np.nextafter(self._brightest, np.float32(-np.inf)))
+        standardised = self._padded and float(shown.min()) < 0
+        mean, deviation = (0.0, 1.0) if standardised else (float(shown.mean()), float(shown.std()) or 1.0)
+        step_up = (float(self._brightest) - float(self._darkest)) / 254 / deviation
+        self.levels = (step_up, (float(self._darkest) - mean) / deviation - step_up)
         # small integers are looked up, which is several times faster
         small = self._dtype in (np.uint8, np.uint16)
         self._table = self._grey(np.arange(np.iinfo(self._dtype).max + 1)) if small else None
 
-    def window(self, box: Box) -> tuple[float, float]:
-        """The darkest and the brightest foreground within a box."""
+    def window(self) -> tuple[float, float]:
+        """The darkest and the brightest foreground."""
+        if self._window is not None:
+            return self._window
+        darkest, brightest = np.percentile(self._shown(extent(self.masks)[0]), WINDOW).tolist()
+        return darkest, brightest
+
+    def _shown(self, box: Box) -> NDArray[Any]:
+        """Intensities of the foreground within a box, of some voxels."""
         every, step = _grid([plane[box] for plane in self._planes])
         thinned = tuple(slice(span.start, span.stop, step) for span in box)
         pairs = zip(self._planes[::every], self.masks[::every], strict=True)
         shown = np.concatenate([plane[thinned][mask[thinned]] for plane, mask in pairs])
         if not shown.size:
             raise ReadError(self._source, "it shows almost nothing", "leave it out")
-        darkest, brightest = np.percentile(shown, WINDOW).tolist()
-        return darkest, brightest
+        return shown
 
     def _grey(self, values: NDArray[Any]) -> NDArray[np.uint8]:
         clipped = np.clip(values.astype(np.float32), self._darkest, self._brightest)
@@ -334,10 +392,7 @@ def window_of(scan: Scan) -> tuple[float, float]:
     ReadError
         If it shows nothing, or has values that are not finite.
     """
-    if scan.window is not None:
-        return scan.window
-    planes = _Planes(scan)
-    return planes.window(extent(planes.masks)[0])
+    return _Planes(scan).window()
 
 
 def background_of(scan: Scan) -> Background:

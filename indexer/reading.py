@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer import readers
+from indexer import readers, watch
 from indexer.composite import composite, groups
 from indexer.errors import CbirError, ReadError
 from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite
@@ -75,10 +75,11 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
     """
     several = source.kind == COMPOSITE
     try:
-        with source.local() as here:
+        with source.local() as here, watch.heard() as notes:
             scans = _scans(here)
             found = [] if several else [(scan, prepared(scan, preprocessing)) for scan in scans]
-            notes: list[str] = []
+            if several:  # what is said of each of them, its own source says
+                notes.clear()
             for group in groups(scans, preprocessing.composite_size) if preprocessing.composite_size else ():
                 with suppress(ReadError):  # what shows too little beside the others is filed without them
                     ready = prepared_composite(group.scans, preprocessing.composite_size, preprocessing.apart)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from indexer import sandbox
 from indexer.discovery import Discovery
-from indexer.discovery.visits import day, in_time
+from indexer.discovery.visits import day
 from indexer.errors import CbirError, QueryError, ReadError
 from indexer.labels import Table
 from indexer.readers import Source
@@ -63,7 +63,7 @@ def asked(
     failures: list[CbirError] = list(found.failures)
     for source in sources:
         try:
-            scans += sandbox.read(source)
+            scans += sandbox.read(source, notes)
         except ReadError as error:
             failures.append(error)
     if not scans:
@@ -98,7 +98,7 @@ def _one_visit(path: Path, found: Discovery, visit: str | None) -> tuple[list[So
             f"holds {len(patients)} patients",
             "a query is one patient's scan: name a file or a subfolder",
         )
-    visits = in_time(found.sources)
+    visits = sandbox.in_time(found.sources)
     named = [name or "without a name" for name in visits]
     if visit is not None:
         chosen = [v for v in visits if v == visit or (v and day(visit) is not None and day(v) == day(visit))]

@@ -26,12 +26,14 @@ from indexer.scan import Scan, ScanRef
 from indexer.sequences import LEADERS, is_composite
 from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.asked import asked
-from retrieval.evidence import vote
+from retrieval.evidence import SCALES, vote
+from retrieval.open_set import OpenSet
 from retrieval.question import Question
 from retrieval.state import REGION, WHOLE, QueryScan, Ranked, State, first_of_each
 
 _log = logging.getLogger(__name__)
 
+UNHELD = "the index holds no case of the kind this may be"
 STRANGE = "nothing similar here: this scan is unlike almost every one that is known"
 
 
@@ -357,7 +359,7 @@ def _evidence(
     state: State, ranked: Ranked, silent: set[str], asking: Asking, *, strange: bool
 ) -> dict[str, Evidence]:
     """The vote on each label, of the nearest case of each patient who has one."""
-    contents, learnt = state.contents, state.calibration
+    contents, learnt, marked = state.contents, state.calibration, asking.view == REGION
     patients = [contents.patient_ids[c] for c in ranked.cases]
     voters = [place for place in first_of_each(patients) if patients[place] not in silent]
     if strange:  # whoever is nearest is not like the query: the prior is all there is to say
@@ -365,11 +367,33 @@ def _evidence(
     evidence = {}
     for name, counts in state.population.classes(silent).items():
         prior = {value: n / sum(counts.values()) for value, n in counts.items()}
-        values = [contents.labels[ranked.cases[place]].get(name) for place in voters]
-        said = vote(ranked.scores[voters], values, prior, state.ranking)
-        fit = learnt.fit(name, len(asking.scans), region=asking.view == REGION) if learnt else None
-        said = replace(said, reason=STRANGE) if strange else fit(said) if fit else said
+        known = learnt.open_set(name, len(asking.scans), region=marked) if learnt else None
+        unheld = not strange and known is not None and known.refuses(state.nearness(ranked, silent, name))
+        able = [] if unheld else voters
+        values = [contents.labels[ranked.cases[place]].get(name) for place in able]
+        said = vote(ranked.scores[able], values, prior, state.ranking)
+        if strange or unheld:
+            said = replace(said, reason=STRANGE if strange else UNHELD)
+        elif fit := learnt.fit(name, len(asking.scans), region=marked) if learnt else None:
+            said = fit(said)
         if state.stale and not said.abstain:
             said = replace(said, reason=f"not calibrated: {state.stale}")
-        evidence[name] = replace(said, values=state.cases.values(name))
+        held = state.population.values(name)
+        evidence[name] = replace(
+            said,
+            values=list(state.cases.values(name)),
+            held=held,
+            lacks=[value for value in SCALES.get(name.lower(), ()) if value not in state.cases.values(name)],
+            others=_others(known),
+        )
     return evidence
+
+
+def _others(known: OpenSet | None) -> str:
+    """Whether a case of a kind that the index does not hold would be noticed, in words."""
+    if known is None or known.missed is None:
+        return "whether it would notice a kind that it does not hold is not known"
+    return (
+        "a case of a kind that it does not hold may get a vote: with each kind left out in turn, "
+        f"{known.missed:.0%} of its cases did"
+    )

@@ -108,6 +108,28 @@ class Composer(Encoder, Protocol):
 
 
 @runtime_checkable
+class Segmenter(Encoder, Protocol):
+    """An encoder that also tells the tissues of a lesion apart, in the composites of a :class:`Composer`.
+
+    Attributes
+    ----------
+    composite_size : int
+        As for a :class:`Composer`.
+    """
+
+    composite_size: int
+
+    def segment(
+        self, batch: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Chance of necrosis, oedema and enhancement in each cell of composites, shape (n, 3, h, w).
+
+        Parameters as of :meth:`Composer.compose`; a cell is a whole number of pixels.
+        """
+        ...
+
+
+@runtime_checkable
 class Explainer(Encoder, Protocol):
     """An encoder that also says where a similarity comes from."""
 

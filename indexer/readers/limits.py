@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer import watch
 from indexer.errors import ReadError
 
 MAX_VOXELS = 2**29
@@ -35,10 +35,8 @@ MAX_VOLUMES = 8
 SHEARED = ("its slices are not stacked at right angles (tilted gantry)", "resample it to a straight grid")
 """Why, and what helps, where slices do not lie one above the other."""
 
-_log = logging.getLogger(__name__)
 
-
-def volumes_kept(where: str | os.PathLike[str], count: int) -> int:
+def volumes_kept(count: int) -> int:
     """How many of several volumes that nothing names are scans: the first ones.
 
     Up to `MAX_VOLUMES`, each may show something else. More are a time series or a diffusion series, whose
@@ -46,15 +44,11 @@ def volumes_kept(where: str | os.PathLike[str], count: int) -> int:
 
     Parameters
     ----------
-    where : path-like
-        The file or series, for the note that says what is left out.
     count : int
     """
     if count <= MAX_VOLUMES:
         return count
-    _log.warning(
-        "%s: of its %d volumes (a time series, or diffusion directions) the first is taken", where, count
-    )
+    watch.say(f"of its {count} volumes (a time series, or diffusion directions) the first is taken")
     return 1
 
 

@@ -112,7 +112,7 @@ def load(path: Path, channels: Sequence[str] = ()) -> tuple[NDArray[Any], NDArra
             end = start + math.prod(shape) * dtype.itemsize
             _refuse_vectors(path, header, named=shape[3] == len(channels))
             if shape[3] != len(channels):
-                shape = (*shape[:3], volumes_kept(path, shape[3]))
+                shape = (*shape[:3], volumes_kept(shape[3]))
             refuse_size(path, shape[:3], shape[3])
             if end > longest:
                 raise ReadError(path, f"is truncated: it declares {end:,} bytes", "copy it again")

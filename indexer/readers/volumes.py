@@ -113,7 +113,7 @@ def kept(file: Path, shape: Sequence[int], channels: Sequence[str]) -> tuple[int
     x, y, z = (*declared, 1, 1, 1)[:3]
     count = beyond[0] if beyond else 1
     if count != len(channels):
-        count = volumes_kept(file, count)
+        count = volumes_kept(count)
     refuse_size(file, (x, y, z), count)
     return x, y, z, count
 

@@ -25,18 +25,22 @@ from indexer.labels import Table
 from indexer.preprocess import Preprocessing
 from indexer.readers.source import Source
 from indexer.reading import Read
-from indexer.sandbox.pool import Limits, Sandbox, shared, within
+from indexer.sandbox.pool import Limits, Sandbox, refuse_late, shared, within
 from indexer.scan import Scan
 from indexer.sequences import COMPOSITE
 
 __all__ = [
     "Limits",
     "Sandbox",
+    "belonging",
     "discover",
     "find_tables",
+    "in_time",
+    "load_tables",
     "prepare",
     "read",
     "read_mask",
+    "refuse_late",
     "shared",
     "within",
 ]
@@ -56,17 +60,49 @@ def find_tables(
     return found
 
 
-def read(source: Source | Path) -> list[Scan]:
-    """As :func:`indexer.discovery.read`; each source of a path has limits of its own."""
+def load_tables(path: Path) -> list[Table]:
+    """As :func:`indexer.labels.load_tables`."""
+    tables: list[Table] = shared().call("load_tables", path, where=path, size=_size([path]))
+    return tables
+
+
+def in_time(sources: Sequence[Source]) -> list[str]:
+    """As :func:`indexer.discovery.visits.in_time`."""
+    if not sources:
+        return []
+    visits: list[str] = shared().call("in_time", tuple(sources), where=sources[0].path, size=0)
+    return visits
+
+
+def belonging(files: Sequence[Path]) -> list[dict[str, str]]:
+    """As :func:`indexer.readers.dicom.belonging.belonging`."""
+    said: list[dict[str, str]] = shared().call(
+        "belonging", tuple(files), where=files[0].parent, size=_size(files)
+    )
+    return said
+
+
+def read(source: Source | Path, notes: list[str] | None = None) -> list[Scan]:
+    """As :func:`indexer.discovery.read`; each source of a path has limits of its own.
+
+    Parameters
+    ----------
+    source : Source or Path
+    notes : list of str, optional
+        To which is added what the user should know of it.
+    """
     if isinstance(source, Source):
-        scans: list[Scan] = shared().call(
+        scans: list[Scan]
+        scans, said = shared().call(
             "read", source, where=source.path, size=_size([*source.files, *source.region_files])
         )
+        if notes is not None:
+            notes += said
         return scans
     found: Discovery = shared().discover("discover_labelled", source)
     if found.failures:
         raise found.failures[0]
-    return [scan for each in found.sources for scan in read(each)]
+    return [scan for each in found.sources for scan in read(each, notes)]
 
 
 def read_mask(path: Path, scan: Scan) -> NDArray[np.bool_]:

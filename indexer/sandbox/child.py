@@ -26,8 +26,11 @@ from numpy.typing import NDArray
 
 from indexer import readers, reading, runtime, watch
 from indexer.discovery import Discovery, discover
+from indexer.discovery.visits import in_time
 from indexer.errors import CbirError, ReadError
-from indexer.labels import Table, find_tables
+from indexer.labels import Table, find_tables, load_tables
+from indexer.readers.dicom.belonging import belonging
+from indexer.readers.source import Source
 from indexer.sandbox.protocol import (
     ANSWER,
     COMMAND,
@@ -154,15 +157,23 @@ def _discover(root: Path, tables: Sequence[Table], options: Mapping[str, Any]) -
     return discover(root, tables, **options)
 
 
+def _read(source: Source) -> tuple[list[Scan], list[str]]:
+    with watch.heard() as notes:
+        return readers.read(source), notes
+
+
 def _mask(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64] | None, source: Path) -> Any:
     return readers.read_mask(path, Scan(np.broadcast_to(np.uint8(0), shape), source, affine=affine))
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
+    "belonging": belonging,
     "discover": _discover,
     "discover_labelled": _discover_labelled,
+    "in_time": in_time,
+    "load_tables": load_tables,
     "mask": _mask,
     "prepare": reading.read,
-    "read": readers.read,
+    "read": _read,
     "tables": find_tables,
 }

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer.errors import CbirError, PoisonError
+from indexer.errors import CbirError, PoisonError, ReadError
 from indexer.sandbox.child import OPERATIONS
 from indexer.sandbox.protocol import COMMAND, END, FORK, NAME, NUMBER, PAGE, Request, exactly
 from indexer.sandbox.wire import Malformed, unpacked
@@ -37,6 +37,7 @@ QUIET = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS":
 """No threads in the children: they are forked, and memory of threads counts."""
 
 CHECK = "check the file, or export it again"
+LATE = "takes longer to read than it may"
 
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
@@ -49,6 +50,23 @@ def within(seconds: float) -> Iterator[None]:
         yield
     finally:
         _deadline.reset(token)
+
+
+def refuse_late(where: str) -> None:
+    """Refuse to go on in a context whose time is over (see :func:`within`); for work that is done here.
+
+    Parameters
+    ----------
+    where : str
+        What takes so long.
+
+    Raises
+    ------
+    ReadError
+    """
+    until = _deadline.get()
+    if until is not None and time.monotonic() > until:
+        raise ReadError(where, LATE)
 
 
 @dataclass(frozen=True)
@@ -230,7 +248,7 @@ class _Death:
 
 def _reason(status: int | None, request: Request, late: bool) -> str:
     if late:
-        return "takes longer to read than it may"
+        return LATE
     number = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
     if number == signal.SIGXCPU:
         return f"takes more than {request.seconds:.0f} s of the processor to read"

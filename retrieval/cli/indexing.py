@@ -78,13 +78,12 @@ def index(
 
     Example: `cbir index ./mri --labels grades.csv`
     """
-    from indexer import places
-    from indexer.labels import load_tables
+    from indexer import places, sandbox
     from indexer.remote import is_address
     from indexer.stores import LOCAL
 
     named = engines(engine, uri, catalog)
-    tables = [table for path in labels or () for table in load_tables(path)]
+    tables = [table for path in labels or () for table in sandbox.load_tables(path)]
     roots = [path if is_address(path) else Path(path).absolute() for path in paths]
     for path, root in zip(paths, roots, strict=True):
         if isinstance(root, Path) and not root.exists() and not prune:

@@ -48,7 +48,6 @@ def train(
     """
     from indexer import sandbox
     from indexer.errors import LabelsError
-    from indexer.labels import load_tables
     from indexer.learning.cohort import cohorts
     from indexer.learning.fitting import fit
     from indexer.learning.recipe import Recipe
@@ -61,7 +60,7 @@ def train(
     for folder in folders:
         if not folder.exists():
             raise CbirError(folder, "does not exist", "name a folder of images")
-    named = [load_tables(path) for path in labels or []]
+    named = [sandbox.load_tables(path) for path in labels or []]
     tables = [
         named[i % len(named)] if named else sandbox.find_tables(folder)[0] for i, folder in enumerate(folders)
     ]

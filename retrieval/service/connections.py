@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import h11
@@ -30,6 +30,9 @@ TAKEN = 64 * 2**10
 class Connections:
     """The connections of a server.
 
+    What is closed before there was a request that could be answered is told as refused: 400 what is no
+    HTTP, 408 who does not end a request or take an answer, 503 whom there is no room for.
+
     Where there is no room for another one, the one that has kept us waiting for a request the longest is
     closed: first one that never asked anything. Where all are being answered, the new one is closed.
 
@@ -37,12 +40,21 @@ class Connections:
     ----------
     proxies : collection of address
         Addresses that many clients come from.
+    refused : callable, optional
+        Told the status of what is refused, and the address of the connection.
     most, of_one : int
         Connections at a time, and of them from one address.
     """
 
-    def __init__(self, proxies: Collection[Address] = (), *, most: int = MOST, of_one: int = OF_ONE) -> None:
-        self._proxies = proxies
+    def __init__(
+        self,
+        proxies: Collection[Address] = (),
+        refused: Callable[[int, str], None] = lambda status, address: None,
+        *,
+        most: int = MOST,
+        of_one: int = OF_ONE,
+    ) -> None:
+        self._proxies, self.refused = proxies, refused
         self._most, self._of_one = most, of_one
         self._open: dict[Connection, str] = {}
         self._of: Counter[str] = Counter()
@@ -76,7 +88,7 @@ class Connections:
             return False
         longest = min(waiting, key=lambda each: (each.has_asked, each.waits_since or 0.0))
         self.drop(longest)
-        longest.end()
+        longest.refuse(503)
         return True
 
 
@@ -113,7 +125,7 @@ class Connection(H11Protocol):
         if self._all.admit(self, self.client[0] if self.client else ""):
             self._wait()
         else:
-            self.end()
+            self.refuse(503)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let it go."""
@@ -130,6 +142,11 @@ class Connection(H11Protocol):
         if self.cycle is not before and not self.cycle.response_complete:
             self.has_asked, self.waits_since = True, None
             self._set_deadline(None)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        self._tell(400)
+        super().send_400_response(msg)
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or for the rest of this one."""
@@ -158,16 +175,32 @@ class Connection(H11Protocol):
         def look() -> None:
             now = self.transport.get_write_buffer_size()
             if now > left - TAKEN:
-                self.end()
+                self.refuse(408)
             else:
                 self._look_again(now)
 
         self._stuck = self.loop.call_later(WRITE, look)
 
+    def refuse(self, status: int) -> None:
+        """Close it at once, and tell why."""
+        self._tell(status)
+        self.end()
+
     def end(self) -> None:
         """Close it at once."""
         if self.transport is not None:
             self.transport.abort()
+
+    def _tell(self, status: int) -> None:
+        address = parsed(self.client[0]) if self.client else None
+        self._all.refused(status, "" if address is None else str(address))
+
+    def _late(self) -> None:
+        """The time is over: who has begun a request is refused, who has not was merely silent."""
+        if self.conn.trailing_data[0] and self.conn.their_state is h11.IDLE:
+            self.refuse(408)
+        else:
+            self.end()
 
     def _wait(self, seconds: float = HEADERS) -> None:
         self.waits_since = self.loop.time()
@@ -176,4 +209,4 @@ class Connection(H11Protocol):
     def _set_deadline(self, seconds: float | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        self._deadline = None if seconds is None else self.loop.call_later(seconds, self.end)
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, self._late)

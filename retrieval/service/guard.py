@@ -28,8 +28,8 @@ FORM = 2**20
 LOCAL = "local"
 """Name of who calls a service without tokens, in the audit trail."""
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
-REFUSED = (401, 403, 408, 413, 429)
-"""Statuses that have their line among what was refused, beside what is refused here."""
+REFUSED = (401, 403, 405, 408, 413, 429)
+"""Statuses that have their line among what was refused, beside what is refused here and what is nowhere."""
 
 HEADERS = {
     "content-security-policy": (
@@ -89,8 +89,9 @@ class Guard:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                if here or message["status"] in REFUSED:
-                    self._tell_refused(scope, message["status"])
+                status = message["status"]
+                if here or status in REFUSED or (status == 404 and "route" not in scope):
+                    self._tell_refused(scope, status)
                 held = {name.lower() for name, _ in message["headers"]}
                 extra = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in held]
                 message = {**message, "headers": [*message["headers"], *extra]}
@@ -102,6 +103,7 @@ class Guard:
         except ValueError:  # a Host, Origin or Content-Length that is none
             refusal = 400, "a header is damaged"
         except CbirError as error:  # of the tokens
+            here = True
             await _answer(sending, 500, error.explanation)
             return
         if refusal is not None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from indexer import readers
+from indexer import sandbox
 from indexer.catalog import FiledScan
 from indexer.files import needing_room
 from indexer.readers import Source
@@ -63,7 +63,7 @@ class Kept:
         ReadError
             If its time is over.
         """
-        (scan,) = readers.read(self.sources[number])
+        (scan,) = sandbox.read(self.sources[number])
         spatial = self.about[number].spacing is not None
         return scan if spatial else replace(scan, spacing=None, affine=None)
 

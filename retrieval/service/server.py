@@ -45,7 +45,11 @@ def serve(settings: Settings, encoder: Encoder | None = None) -> None:
         if settings.tokens is not None:
             Tokens.load(settings.tokens)  # before an index is made
         service = Service(settings, encoder)  # here, because uvicorn would tell a traceback
-        served = functools.partial(Connection, connections=Connections(settings.trusted))
+        refusals = service.audit.refusals
+        connections = Connections(
+            settings.trusted, lambda status, at: refusals.record("", status, address=at)
+        )
+        served = functools.partial(Connection, connections=connections)
         config = uvicorn.Config(
             create_app(settings, service=service),
             log_config=None,

@@ -28,11 +28,14 @@ from highdicom.sr import (
     TextContentItem,
     TrackingIdentifier,
 )
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 from pydicom.valuerep import validate_value
 
+from indexer import sandbox
+from indexer.errors import ReadError
 from indexer.readers.quiet import quiet
 from retrieval.answer import Answer, Evidence
 
@@ -52,6 +55,7 @@ _REQUIRED = (
     "AccessionNumber",
     "ReferringPhysicianName",
 )
+_ALLOWED = {"PatientSex": ("M", "F", "O"), "PatientIdentityRemoved": ("YES", "NO")}
 _IDENTITY = ("PatientID", "PatientName")
 _TEXTS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UC", "UT")
 
@@ -77,22 +81,30 @@ def structured_report(
     -------
     bytes
         A DICOM file: Comprehensive 3D SR in a series of its own.
+
+    Raises
+    ------
+    ReadError
+        If the images do not say which ones they are.
     """
-    images = [_with_required(pydicom.dcmread(file, stop_before_pixels=True)) for file in files]
+    images = list(map(_header, sandbox.belonging(files)))
     content = _content(answer, encoder, where or {})
-    report = Comprehensive3DSR(
-        evidence=images,
-        content=content[0],
-        series_instance_uid=generate_uid(),
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer="cbir",
-        series_description=f"Similar cases ({answer.notice})",
-        is_complete=False,
-        is_final=False,
-        is_verified=False,
-    )
+    try:
+        report = Comprehensive3DSR(
+            evidence=images,
+            content=content[0],
+            series_instance_uid=generate_uid(),
+            series_number=SERIES_NUMBER,
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer="cbir",
+            series_description=f"Similar cases ({answer.notice})",
+            is_complete=False,
+            is_final=False,
+            is_verified=False,
+        )
+    except (KeyError, ValueError, TypeError, AttributeError) as error:  # such as an image of no known class
+        raise ReadError("the series", f"no report can belong to it ({type(error).__name__})") from None
     report.SpecificCharacterSet = "ISO_IR 192"
     report.CodingSchemeIdentificationSequence = [_scheme()]
     _empty_invalid(report)
@@ -197,12 +209,24 @@ def _scheme() -> Dataset:
     return scheme
 
 
-def _with_required(image: Dataset) -> Dataset:
-    """The header of an image, with empty elements where a report must have some and the image has none."""
-    for keyword in _REQUIRED:
-        if keyword not in image:
-            setattr(image, keyword, None)
+def _header(said: Mapping[str, str]) -> Dataset:
+    """The header of an image as far as a report repeats it, with empty elements where it must have some."""
+    image = Dataset()
+    for keyword in (*_REQUIRED, *said):
+        value = said.get(keyword, "")
+        setattr(image, keyword, value if _is_valid(keyword, value) else None)
     return image
+
+
+def _is_valid(keyword: str, value: str) -> bool:
+    """Whether the standard allows a value; names and ids are repeated as they are, to be filed with them."""
+    if keyword in _ALLOWED:
+        return value in _ALLOWED[keyword]
+    try:
+        validate_value(dictionary_VR(keyword), value, pydicom.config.RAISE)
+    except ValueError:
+        return keyword in _IDENTITY
+    return True
 
 
 def _empty_invalid(report: Dataset) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from indexer import sandbox
 from indexer.errors import CbirError
 from retrieval.service.settings import Settings
 
@@ -102,10 +103,12 @@ def _unzip(upload: IO[bytes], folder: Path, settings: Settings) -> None:
             members = list(_members(archive, settings))
             left = settings.max_unpacked
             for info, path in members:
+                sandbox.refuse_late("upload")
                 target = folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(info) as packed, target.open("xb") as file:
                     while block := packed.read(BLOCK):
+                        sandbox.refuse_late("upload")
                         left -= len(block)
                         if left < 0:
                             raise TooLarge("upload", "the archive is too large when unpacked", "split it")

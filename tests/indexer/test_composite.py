@@ -611,6 +611,7 @@ def state_of(net: CompositeNetwork) -> dict[str, NDArray[Any]]:
     return {name: value.numpy() for name, value in net.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_the_seed_decides() -> None:
     samples = exclusive(8)
     before = torch.random.get_rng_state()
@@ -626,6 +627,7 @@ def test_the_seed_decides() -> None:
     assert not np.array_equal(first["stem.conv.weight"], other["stem.conv.weight"])
 
 
+@pytest.mark.slow
 def test_the_same_loop_trains_composites(tmp_path: Path) -> None:
     """By hand, in two epochs of one step; and taken up after the first."""
     samples, recipe = exclusive(8), replace(QUICK, epochs=2, batch=8)
@@ -776,6 +778,7 @@ def test_a_label_that_all_composites_share_teaches_them_nothing(tmp_path: Path) 
     assert found.classes == found.targets == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("several", [True, False])
 def test_a_fit_writes_both_networks_for_the_same_patients(
     tmp_path: Path,

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 
 from cbir import create_index
 from retrieval.service.audit_message import message
+from retrieval.service.connections import OF_ONE
 from retrieval.service.tokens import add_token
 from tests.support.attack import ask, attacked, connection
 from tests.support.images import phantom, write_nifti
@@ -148,6 +150,36 @@ def test_who_asks_is_not_closed_for_who_waits(running: tuple[int, Path]) -> None
         assert reply(asking).startswith(b"HTTP/1.1 200"), "those that never asked went first"
         for one in held:
             one.close()
+
+
+def test_what_is_closed_before_it_is_a_request_has_its_line(running: tuple[int, Path]) -> None:
+    """What is no HTTP, headers that never end, connections beyond the limit of an address, no place."""
+    port, folder = running
+    with connection(port, "127.88.0.1") as one:
+        one.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        assert one.recv(100).startswith(b"HTTP/1.1 400")
+    with connection(port, "127.88.0.2") as one:
+        one.sendall(b"GET /health HTTP/1.1\r\nX-Slow: ")
+        assert closed(one, 25)
+    held = [connection(port, "127.88.0.3") for _ in range(OF_ONE + 3)]
+    for one in held[:3]:
+        assert closed(one, 10)
+    for one in held:
+        one.close()
+    with connection(port, "127.88.0.4") as one:
+        one.sendall(b"GET /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert one.recv(100).startswith(b"HTTP/1.1 404")
+    with connection(port, "127.88.0.5") as one:  # it was silent, and asked for nothing
+        assert closed(one, 25)
+    lines = [json.loads(line) for line in (folder / "audit" / "refused.jsonl").read_text().splitlines()]
+    found = Counter((line["address"], line["status"]) for line in lines if "address" in line)
+    assert {key: n for key, n in found.items() if key[0].startswith("127.88.0.")} == {
+        ("127.88.0.1", 400): 1,
+        ("127.88.0.2", 408): 1,
+        ("127.88.0.3", 503): 3,
+        ("127.88.0.4", 404): 1,
+    }
+    assert whole(folder / "audit")
 
 
 # ---- the attack ----------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def read(source: Source) -> list[Scan]:
     Several echoes, time points, diffusion weightings or acquisitions in one series become a scan each
     where they cover the same places and a tag, or the order of their instance numbers, tells them apart;
     otherwise the series is refused. Of many volumes the first is taken (see `limits.MAX_VOLUMES`). A last
-    volume that was interrupted is left out; a note in the log says so.
+    volume that was interrupted is left out; a note says so (:func:`indexer.watch.say`).
 
     A series is also refused if its headers announce more images than are there:
     NumberOfSeriesRelatedInstances, InConcatenationTotalNumber, for PET NumberOfSlices, and

@@ -7,7 +7,6 @@ or where all planes together lie unevenly.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer import watch
 from indexer.errors import ReadError
 from indexer.readers.dicom.headers import EXPORT
 from indexer.readers.dicom.planes import Geometry, Plane
@@ -28,8 +28,6 @@ GAP_TOLERANCE = 0.05
 """Gaps between slices may differ from their mean by this share of it (positions are rounded in headers)."""
 
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes run to the patient's Left, Posterior, Superior
-
-_log = logging.getLogger(__name__)
 
 # What tells images at the same place apart.
 _KEYS: tuple[Callable[[Plane], Hashable], ...] = (
@@ -109,7 +107,7 @@ def volumes(where: Path, planes: list[Plane], incomplete: Incomplete | None = No
         first = group[0]
         kind = first.component, first.kind, first.text("EchoNumbers"), first.text("EffectiveEchoTime")
         kinds.setdefault(kind, []).append(group)
-    kept = [group for several in kinds.values() for group in several[: volumes_kept(where, len(several))]]
+    kept = [group for several in kinds.values() for group in several[: volumes_kept(len(several))]]
     return [_ordered(where, group) for group in sorted(kept, key=lambda group: groups.index(group))]
 
 
@@ -183,9 +181,9 @@ class _Split:
         if len(complete) < 2 or len(there) < len(last):
             return []
         self.lacking, self.size = len(covered) - len(there), len(covered)
-        _log.warning(
-            "%s: its last volume, number %d, was interrupted (%d of %d slices) and is left out",
-            *(self.where, len(parts), len(there), len(covered)),
+        watch.say(
+            f"its last volume, number {len(parts)}, was interrupted ({len(there)} of {len(covered)} slices) "
+            "and is left out"
         )
         return complete
 

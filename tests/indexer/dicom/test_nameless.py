@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.discovery.plan import discover
+from indexer.discovery import discover
 from tests.support.images import write_dicom
 
 VOLUME = np.random.default_rng(0).random((8, 8, 4)).astype(np.float32)

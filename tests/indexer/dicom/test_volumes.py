@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydicom.dataset import Dataset
 
 from benchmarks import series
 from benchmarks.series import image
+from indexer import watch
 from indexer.discovery import discover, read
 from indexer.errors import ReadError
 from indexer.readers import dicom, limits
@@ -106,13 +106,10 @@ INTERRUPTED: dict[str, Callable[[int], list[Dataset]]] = {
 
 @pytest.mark.parametrize("kept", [1, 5])
 @pytest.mark.parametrize("case", INTERRUPTED)
-def test_an_interrupted_last_volume_is_left_out(
-    tmp_path: Path, case: str, kept: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING, "indexer"):
+def test_an_interrupted_last_volume_is_left_out(tmp_path: Path, case: str, kept: int) -> None:
+    with watch.heard() as notes:
         assert numbers(scans(tmp_path, INTERRUPTED[case](kept))) == [0, 1, 2]
-    (note,) = caplog.messages
-    assert note.startswith(f"{tmp_path}: its last volume, number 4, was interrupted ({kept} of 6 slices)")
+    assert notes == [f"its last volume, number 4, was interrupted ({kept} of 6 slices) and is left out"]
 
 
 def test_slices_missing_of_two_echoes_are_no_interruption(tmp_path: Path) -> None:
@@ -300,9 +297,7 @@ def nifti(folder: Path, volumes: list[np.ndarray]) -> list[Scan]:
 
 @pytest.mark.parametrize("count", [2, limits.MAX_VOLUMES, limits.MAX_VOLUMES + 1, 13])
 @pytest.mark.parametrize("shape", ["by numbers", "by time points", "diffusion", "enhanced"])
-def test_the_same_scans_in_both_formats(
-    tmp_path: Path, shape: str, count: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_same_scans_in_both_formats(tmp_path: Path, shape: str, count: int) -> None:
     datasets = {
         "by numbers": lambda: series.series(6, count),
         "by time points": lambda: series.times(6, count),
@@ -313,11 +308,11 @@ def test_the_same_scans_in_both_formats(
         ],
         "enhanced": lambda: series.enhanced(6, count),
     }[shape]()
-    with caplog.at_level(logging.WARNING, "indexer"):
+    with watch.heard() as notes:
         found = scans(tmp_path / "dicom", datasets)
     expected = count if count <= limits.MAX_VOLUMES else 1
     assert numbers(found) == list(range(expected))
-    assert len(caplog.messages) == (expected != count)
+    assert len(notes) == (expected != count)
     other = nifti(
         tmp_path / "nifti", [np.array(scan.voxels) for scan in found for _ in range(count // len(found))]
     )

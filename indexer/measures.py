@@ -1,0 +1,238 @@
+"""What a lesion looks like in numbers: size, tissues, brightness of each sequence, and place.
+
+They are taken from where an encoder sees tissues of a lesion (:class:`indexer.encoder.Segmenter`); for
+another encoder from plain rules on the brightness of the sequences, which are cruder. Index and query
+go through the one function :func:`measure`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.encoder.protocols import Encoder, Segmenter
+from indexer.preprocess import Prepared
+from indexer.sequences import CHANNELS
+
+VERSION = 1
+"""Counts the changes of what :meth:`Measures.as_vector` holds."""
+
+HEAD = 80.0
+"""Millimetres that a head measures at least: what is less is a crop, and says no place."""
+
+SURE = 0.5
+"""Chance of being of a lesion above which a cell is counted."""
+
+SWOLLEN, ENHANCED, DARK = 1.0, 1.0, -0.5
+"""By the rules: FLAIR (else T2) above the first is lesion; T1 after contrast agent above the second
+enhances, and below the third is necrotic. In standard deviations of the brain."""
+
+SIDE = 80
+"""Cells along each side in which the rules look."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """A lesion in numbers; NaN where nothing says.
+
+    Attributes
+    ----------
+    size : float
+        Diameter in mm of the sphere of its volume; where there is one plane, or the distance of planes
+        is unknown, of the circle of its largest area. 0 where no lesion is found.
+    enhancing, necrotic, oedema : float
+        Shares of the lesion, 0 to 1.
+    t1, t1ce, t2, flair : float
+        Mean inside the lesion, in standard deviations above the mean of the brain.
+    right_left, posterior_anterior, inferior_superior : float
+        Its middle in the box of the head, from -1 (right, posterior, inferior) to 1.
+    """
+
+    size: float = np.nan
+    enhancing: float = np.nan
+    necrotic: float = np.nan
+    oedema: float = np.nan
+    t1: float = np.nan
+    t1ce: float = np.nan
+    t2: float = np.nan
+    flair: float = np.nan
+    right_left: float = np.nan
+    posterior_anterior: float = np.nan
+    inferior_superior: float = np.nan
+
+    @property
+    def place(self) -> tuple[float, float, float]:
+        """Its middle in the box of the head: right to left, posterior to anterior, inferior to superior."""
+        return self.right_left, self.posterior_anterior, self.inferior_superior
+
+    def as_vector(self) -> Floats:
+        """All of them in the order of :data:`NAMES`, after the version."""
+        return np.array([VERSION, *(getattr(self, name) for name in NAMES)], np.float32)
+
+    @classmethod
+    def from_vector(cls, vector: Floats) -> Measures:
+        """What :meth:`as_vector` gave.
+
+        Raises
+        ------
+        ValueError
+            If it is of another version.
+        """
+        if vector.shape != (len(NAMES) + 1,) or vector[0] != VERSION:
+            raise ValueError(f"these are no measures of version {VERSION}")
+        return cls(*map(float, vector[1:]))
+
+
+NAMES = tuple(field.name for field in fields(Measures))
+"""The measures, in the order in which a vector holds them."""
+
+
+def measure(
+    ready: Prepared, sequences: Sequence[str | None] = CHANNELS, encoder: Encoder | None = None
+) -> Measures:
+    """Measure the lesion that prepared images show.
+
+    Where the images have regions (views of 1), only these are looked at.
+
+    Parameters
+    ----------
+    ready : Prepared
+        A scan or a composite.
+    sequences : sequence of str or None
+        One a channel of the images: `CHANNELS` for a composite, the one sequence of a scan.
+    encoder : Encoder, optional
+        A :class:`~indexer.encoder.Segmenter` says where the tissues are; for others, rules do.
+
+    Returns
+    -------
+    Measures
+        All NaN where no channel is of a known sequence.
+    """
+    found = [(CHANNELS.index(s), i) for i, s in enumerate(sequences) if s in CHANNELS]
+    whole = np.flatnonzero(ready.views == 0)
+    images = ready.pixels[whole] if ready.pixels.ndim == 4 else ready.pixels[whole][:, None]
+    found = [(channel, i) for channel, i in found if images[:, i].any()]
+    if not found:
+        return Measures()
+    levels = np.full((len(CHANNELS), 2), np.nan, np.float32)
+    laid = np.zeros((len(images), len(CHANNELS), *images.shape[2:]), np.uint8)
+    for channel, i in found:
+        laid[:, channel], levels[channel] = images[:, i], ready.frame.levels[i]
+    boxes = _boxes(ready, whole)
+    if isinstance(encoder, Segmenter) and encoder.composite_size:
+        tissues = encoder.segment(_reduced(laid, encoder.composite_size), boxes)
+        values = _values(laid, levels, tissues.shape[-1])
+    else:
+        values = _values(laid, levels, min(SIDE, laid.shape[-1]))
+        tissues = _by_rule(values)
+    if boxes is not None:
+        tissues = tissues * _inside(boxes, tissues.shape[-1])[:, None]
+    return _measured(tissues, values, ready, whole, images.shape[-1] / tissues.shape[-1])
+
+
+def _boxes(ready: Prepared, whole: NDArray[np.intp]) -> Floats | None:
+    """The region of each whole slice: NaN where it has none; None where none has."""
+    marked = np.flatnonzero(ready.views == 1)
+    if not len(marked):
+        return None
+    boxes = np.full((len(whole), 4), np.nan, np.float32)
+    row = {int(position): i for i, position in enumerate(ready.positions[whole])}
+    for i in marked:
+        if (at := row.get(int(ready.positions[i]))) is not None:
+            boxes[at] = ready.boxes[i]
+    return boxes
+
+
+def _inside(boxes: Floats, side: int) -> NDArray[np.bool_]:
+    """The cells, shape (n, side, side), of a box of each slice; none where there is no box."""
+    middle = (np.arange(side) + 0.5) / side
+    x0, y0, x1, y1 = boxes[:, :, None].transpose(1, 0, 2)
+    across, down = (middle >= x0) & (middle < x1), (middle >= y0) & (middle < y1)
+    inside: NDArray[np.bool_] = down[:, :, None] & across[:, None, :]
+    return inside
+
+
+def _reduced(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Images at another side, of which theirs is a multiple."""
+    factor = images.shape[-1] // side
+    n, channels = images.shape[:2]
+    if factor == 1:
+        return images
+    cells = images.reshape(n, channels, side, factor, side, factor)
+    return np.asarray(cells.mean((3, 5)), np.uint8)
+
+
+def _values(images: NDArray[np.uint8], levels: Floats, side: int) -> Floats:
+    """Mean in each cell in standard deviations of the brain, (n, channels, side, side); NaN outside it."""
+    factor = images.shape[-1] // side
+    n, channels = images.shape[:2]
+    cells = images.reshape(n, channels, side, factor, side, factor).astype(np.float32)
+    shown = (cells > 0).sum((3, 5))
+    mean = cells.sum((3, 5)) / np.maximum(shown, 1)
+    values = mean * levels[:, 0, None, None] + levels[:, 1, None, None]
+    return np.where(2 * shown >= factor**2, values, np.nan).astype(np.float32)
+
+
+def _by_rule(values: Floats) -> Floats:
+    """Necrosis, oedema and enhancement as :data:`SWOLLEN`, :data:`ENHANCED` and :data:`DARK` tell them."""
+    _, t1ce, t2, flair = values.transpose(1, 0, 2, 3)
+    swollen = np.where(np.isnan(flair), t2, flair) > SWOLLEN
+    enhanced = t1ce > ENHANCED
+    if np.isnan(flair).all() and np.isnan(t2).all():
+        swollen = enhanced
+    dark = swollen & (t1ce < DARK)
+    enhancing = swollen & enhanced
+    return np.stack([dark, swollen & ~dark & ~enhancing, enhancing], 1).astype(np.float32)
+
+
+def _measured(
+    tissues: Floats, values: Floats, ready: Prepared, whole: NDArray[np.intp], pixels: float
+) -> Measures:
+    """Sums over the cells that are of a lesion; a cell is so many pixels wide."""
+    frame = ready.frame
+    lesion = tissues.sum(1) > SURE
+    areas = lesion.sum((1, 2))
+    if not areas.any():
+        return Measures(size=0.0)
+    cell, steps = pixels * frame.spacing, np.diff(ready.positions[whole])
+    if len(whole) > 1 and np.isfinite(frame.thickness):
+        volume = areas.sum() * cell**2 * frame.thickness * float(np.median(steps))
+        size = (6 * volume / np.pi) ** (1 / 3)
+    else:
+        size = 2 * cell * np.sqrt(areas.max() / np.pi)
+    inside = tissues.transpose(1, 0, 2, 3)[:, lesion]
+    necrotic, oedema, enhancing = (inside / inside.sum(0)).mean(1)
+    brightness = []
+    for of_channel in values.transpose(1, 0, 2, 3):
+        shown = of_channel[lesion]
+        shown = shown[np.isfinite(shown)]
+        brightness.append(float(shown.mean()) if shown.size else np.nan)
+    if not np.isfinite(values[:, CHANNELS.index("t1ce")]).any():  # enhancement is seen there alone
+        enhancing = necrotic = oedema = np.nan
+    place = _place(lesion, values, ready, whole, pixels)
+    return Measures(*map(float, (size, enhancing, necrotic, oedema, *brightness, *place)))
+
+
+def _place(
+    lesion: NDArray[np.bool_], values: Floats, ready: Prepared, whole: NDArray[np.intp], pixels: float
+) -> tuple[float, float, float]:
+    """The middle of the lesion in the box of the head, -1 to 1 along each of the patient's axes."""
+    frame = ready.frame
+    head = np.logical_or.reduce(np.isfinite(values), 1)
+    spans = [(int(at.min()), int(at.max())) for at in np.nonzero(head)]
+    extent = [(high - low + 1) * pixels * frame.spacing for low, high in spans[1:]]
+    if frame.axis is None or not min(extent) >= HEAD:
+        return np.nan, np.nan, np.nan
+    plane, row, column = (
+        2 * float(at.mean() - low) / max(float(high - low), 1.0) - 1
+        for at, (low, high) in zip(np.nonzero(lesion), spans, strict=True)
+    )
+    if len(whole) == 1:
+        plane = np.nan
+    # planes are displayed with the patient's right, or front, at the left, and front or head at the top
+    return ((-plane, -column, -row), (column, plane, -row), (column, -row, plane))[frame.axis]

@@ -1,0 +1,131 @@
+"""Measures of lesions that are drawn, so that each is known."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from indexer.measures import NAMES, Measures, measure
+from indexer.preprocess import Preprocessing, prepared, prepared_composite
+from indexer.scan import Scan
+from indexer.sequences import CHANNELS
+
+SHAPE = (100, 120, 60)
+MIDDLE = np.array([65.0, 45.0, 40.0])
+RADIUS, CORE = 14.0, 9.0
+WHOLE = Preprocessing(160, crops=False)
+
+
+def ball(middle: NDArray[np.float64], radius: float) -> NDArray[np.bool_]:
+    grid = np.indices(SHAPE).transpose(1, 2, 3, 0)
+    found: NDArray[np.bool_] = ((grid - middle) ** 2).sum(-1) < radius**2
+    return found
+
+
+def head() -> NDArray[np.bool_]:
+    inside = np.zeros(SHAPE, bool)
+    inside[5:95, 5:115, 5:55] = True
+    return inside
+
+
+def study(*, affine: bool = True) -> list[Scan | None]:
+    """A head with a ball of oedema and a core that enhances, in noise of a deviation of 10."""
+    dice = np.random.default_rng(0)
+    scans: list[Scan | None] = []
+    for name, lesion, core in (("t1", 80, 80), ("t1ce", 80, 220), ("t2", 160, 160), ("flair", 170, 160)):
+        voxels = dice.normal(100, 10, SHAPE)
+        voxels[ball(MIDDLE, RADIUS)] += lesion - 100
+        voxels[ball(MIDDLE, CORE)] += core - lesion
+        scans.append(
+            Scan(
+                np.where(head(), voxels, 0),
+                Path(f"p_{name}.nii.gz"),
+                spacing=(1.0, 1.0, 1.0),
+                affine=np.eye(4) if affine else None,
+                sequence=name,
+            )
+        )
+    return scans
+
+
+def test_a_drawn_lesion_has_its_measures() -> None:
+    found = measure(prepared_composite(study(), 160))
+    assert found.size == pytest.approx(2 * RADIUS, rel=0.12)
+    assert found.enhancing == pytest.approx((CORE / RADIUS) ** 3, abs=0.1)
+    assert found.necrotic + found.oedema + found.enhancing == pytest.approx(1, abs=1e-6)
+    assert found.t2 > 1.5
+    assert found.flair > 1.5
+    assert found.t1 < -0.5
+    place = 2 * (MIDDLE - (5, 5, 5)) / (89, 109, 49) - 1
+    assert found.place == pytest.approx((-place[0], place[1], place[2]), abs=0.08)
+
+
+def test_brightness_is_in_deviations_of_the_brain() -> None:
+    scans = study()
+    flair = scans[3]
+    assert flair is not None
+    shown = flair.voxels[head()]
+    found = measure(prepared_composite(scans, 160))
+    inside = ball(MIDDLE, RADIUS - 1)  # what lies at its border is partly brain
+    truth = (flair.voxels[inside].mean() - shown.mean()) / shown.std()
+    assert found.flair == pytest.approx(truth, rel=0.15)
+
+
+def test_an_image_that_was_standardised_is_taken_as_it_is() -> None:
+    """A crop that is mostly lesion has no brain to compare with, but for what its author did."""
+    dice = np.random.default_rng(1)
+    voxels = dice.normal(2.0, 0.5, (32, 32, 32))
+    voxels[:8] = dice.normal(-0.5, 0.5, (8, 32, 32))
+    crop = Scan(voxels, Path("crop_flair.nii.gz"), (1.0, 1.0, 1.0), np.eye(4), "flair")
+    found = measure(prepared(crop, WHOLE), ("flair",))
+    assert found.flair == pytest.approx(2.0, abs=0.2)
+    assert all(np.isnan(found.place))
+    assert np.isnan(found.enhancing)
+    assert np.isnan(found.t1ce)
+
+
+def test_a_region_that_is_given_bounds_what_is_measured() -> None:
+    scans = study()
+    other = ball(np.array([25.0, 80.0, 40.0]), 6.0)
+    for scan in scans:
+        assert scan is not None
+        scan.voxels[other] += 80
+    marked = [None if s is None else replace(s, region=ball(MIDDLE, RADIUS + 1)) for s in scans]
+    with_other, alone = (measure(prepared_composite(s, 160)) for s in (scans, marked))
+    assert alone.size < with_other.size
+    assert alone.size == pytest.approx(2 * RADIUS, rel=0.12)
+
+
+def test_where_there_is_no_lesion_the_size_is_nought() -> None:
+    brain = np.where(np.indices(SHAPE)[0] < 40, 50.0, 100.0) + np.random.default_rng(2).normal(0, 1, SHAPE)
+    scan = Scan(np.where(head(), brain, 0), Path("p_flair.nii.gz"), (1.0, 1.0, 1.0), np.eye(4), "flair")
+    found = measure(prepared_composite([None, None, None, scan], 160))
+    assert found.size == 0
+    assert np.isnan(astuple(found)[1:]).all()
+
+
+def test_an_unknown_sequence_says_nothing() -> None:
+    scan = study()[0]
+    assert scan is not None
+    found = measure(prepared(scan, WHOLE), (None,))
+    assert np.isnan(astuple(found)).all()
+
+
+def test_vectors_keep_all_and_refuse_other_versions() -> None:
+    found = measure(prepared_composite(study(), 160))
+    vector = found.as_vector()
+    assert vector.dtype == np.float32
+    assert len(vector) == len(NAMES) + 1
+    assert astuple(Measures.from_vector(vector)) == pytest.approx(astuple(found), rel=1e-6, nan_ok=True)
+    vector[0] += 1
+    with pytest.raises(ValueError, match="version"):
+        Measures.from_vector(vector)
+
+
+def test_planes_of_unknown_orientation_have_no_place() -> None:
+    assert all(np.isnan(measure(prepared_composite(study(affine=False), 160)).place))
+    assert len(CHANNELS) == 4
