@@ -517,6 +517,33 @@ class Catalog:
             names = {*_values(connection, labels.c.name), *_values(connection, visit_labels.c.name)}
         return sorted(names)
 
+    def people(self) -> Contents:
+        """Cases with their labels, as if they had no scans."""
+        with self._transaction() as connection:
+            return contents.people(connection)
+
+    def cases_among(self, case_ids: Iterable[str]) -> set[str]:
+        """Those of the cases that are there."""
+        return self._named(cases.c.case_id, case_ids)
+
+    def cases_of_patients(self, patients: Iterable[str]) -> set[str]:
+        """All cases of these patients."""
+        return self._named(cases.c.patient_id, patients)
+
+    def _named(self, column: sa.Column[str], values: Iterable[str]) -> set[str]:
+        found: set[str] = set()
+        with self._transaction() as connection:
+            for block in blocks(values):
+                found |= set(connection.scalars(sa.select(cases.c.case_id).where(column.in_(block))))
+        return found
+
+    def scans_until(self, last: int) -> tuple[int, int]:
+        """How many scans there are, composites too, and how many of them have an id up to `last`."""
+        with self._transaction() as connection:
+            every = sa.select(sa.func.count(), sa.func.count().filter(scans.c.id <= last)).select_from(scans)
+            total, until = connection.execute(every).one()
+            return int(total), int(until)
+
     def slices_until(self, last: int) -> tuple[int, int]:
         """How many slices there are, and how many of them have an id up to `last`."""
         with self._transaction() as connection:

@@ -102,4 +102,10 @@ def run(above: Path, count: int, seed: int, say: Callable[[str], None]) -> dict[
             elif everything(folder) != before:
                 wrong.append(f"{path.name}, byte {at}, bit {bit}")
                 say(wrong[-1])
-    return {"trials": tried.total(), "seed": seed, "files": dict(tried), "noticed": dict(seen), "wrong": wrong}
+    return {
+        "trials": tried.total(),
+        "seed": seed,
+        "files": dict(tried),
+        "noticed": dict(seen),
+        "wrong": wrong,
+    }
