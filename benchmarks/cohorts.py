@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from benchmarks import results
+from benchmarks import crops, results
 from indexer import readers
 from indexer.encoder import SHIPPED, TrainedEncoder, load_weights
 from indexer.labels import load_tables
@@ -199,11 +199,12 @@ def composites() -> Samples:
     found = load_composites(
         [
             Cohort(data / "brats-lesions", lesions, grade, thinned, version),
-            Cohort(data / "brats-slices", lesions, grade, volumes_told_apart, version, 2.0, TISSUES),
-            Cohort(data / "brats-slices", lesions, (), slices_told_apart, version, 2.0, TISSUES),
-            Cohort(data / "brats-slices", lesions, (), outlined_t1ce, version, 2.0),
-            Cohort(data / "volumes", lesions, (), volumes_told_apart, version, 4.0, TISSUES),
-            Cohort(data / "volumes-2mm", lesions, grade, volumes_told_apart, version, 4.0, TISSUES),
+            Cohort(data / "brats-lesions", lesions, (), crops.labelled, "1", 4, TISSUES),
+            Cohort(data / "brats-slices", lesions, (), volumes_told_apart, version, 4, TISSUES),
+            Cohort(data / "brats-slices", lesions, (), slices_told_apart, version, 1, TISSUES),
+            Cohort(data / "brats-slices", lesions, (), outlined_t1ce, version, 1),
+            Cohort(data / "volumes", lesions, (), volumes_told_apart, version, 4, TISSUES),
+            Cohort(data / "volumes-2mm", lesions, grade, volumes_told_apart, version, 4, TISSUES),
             Cohort(
                 data / "tcga-lgg",
                 load_tables(data / "tcga-lgg" / "participants.tsv"),
