@@ -1,6 +1,6 @@
 // The page. What is asked stands in the address after #, so that back, forward and links work:
 //
-//   #series=UID | #query=ID | #like=CASE&like=CASE   and   &k=20&where=label=value&region=x0,y0,x1,y1@slice&hit=CASE
+//   #series=UID | #study=UID | #query=ID | #like=CASE&like=CASE   and   &k=20&where=label=value&region=x0,y0,x1,y1@slice&hit=CASE
 //
 // Whatever comes from the service is put into the page as text, never as markup.
 
@@ -15,7 +15,7 @@ const WHOLE = { x: 0, y: 0, zoom: 1 };
 const $ = (selector) => document.querySelector(selector);
 const panes = { query: new Pane($("#query-pane"), "Query"), hit: new Pane($("#hit-pane"), "Hit") };
 const answers = new Map(); // question to answer
-const series = new Map(); // series to the id of its kept query
+const sent = new Map(); // series or study of the PACS to the id of its kept query
 const filed = new Map(); // question to the PACS's id of the report on it; null while that is on its way
 const state = {
   question: "", // the one whose answer is shown
@@ -48,7 +48,7 @@ const pairs = (question, ...names) => names.flatMap((name) => question.getAll(na
 
 /** The address of a question, always in the same order. */
 const address = (question) =>
-  new URLSearchParams(pairs(question, "series", "query", "like", "k", "where", "region")).toString();
+  new URLSearchParams(pairs(question, "series", "study", "query", "like", "k", "where", "region")).toString();
 
 /** Go to the present question with changes: name to a value, a list of values, or null. */
 function go(changes, from = here()) {
@@ -87,10 +87,11 @@ async function visit() {
 }
 
 async function ask(question) {
-  const uid = question.get("series");
-  const kept = question.get("query") ?? series.get(uid);
+  const what = question.has("study") ? "study" : "series";
+  const uid = question.get(what);
+  const kept = question.get("query") ?? sent.get(uid);
   const fields = pairs(question, "k", "where", "region", "like");
-  const wait = uid && !kept ? "Fetching the series and comparing…" : "Comparing…";
+  const wait = uid && !kept ? `Fetching the ${what} and comparing…` : "Comparing…";
   return busy(wait, async (signal) => {
     if (kept) {
       try {
@@ -100,8 +101,8 @@ async function ask(question) {
         if (!uid) throw new ServiceError("The service no longer keeps this scan. Open it again.");
       }
     }
-    const answer = await json("query", { ...form(uid ? [["series", uid], ...fields] : fields), signal });
-    if (uid && answer.query.id) series.set(uid, answer.query.id);
+    const answer = await json("query", { ...form(uid ? [[what, uid], ...fields] : fields), signal });
+    if (uid && answer.query.id) sent.set(uid, answer.query.id);
     return answer;
   });
 }
