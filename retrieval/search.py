@@ -101,7 +101,7 @@ def answered(
 
 def has_patient(case_index: CaseIndex, state: State, patient: str) -> bool:
     """Whether a patient is in the index, by the id in the files or in the index."""
-    return not _named(case_index, [patient]).isdisjoint(state.contents.patient_ids)
+    return not _named(case_index, [patient]).isdisjoint(state.census.cases_of)
 
 
 # ---- what asks ---------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Enc
     own: set[str] = set()
     if not question.scans:
         own = _named(case_index, sorted({scan.patient_id for scan in scans} - {""}))
-        own = own & set(state.contents.patient_ids) - silent
+        own = (own & state.census.cases_of.keys()) - silent
         if own:
             notes.append("the patient of the query is in the index, and is left out")
     return Asking(query, embedded, view, own, silent, notes)
@@ -283,7 +283,7 @@ def _answer(question: Question, asking: Asking, state: State, folder: Path) -> A
     where = {name: str(value) for name, value in (question.where or {}).items()}
     eligible = np.ones(len(contents.case_ids), bool)
     for patient in asking.excluded:
-        eligible[state.cases_of.get(patient, [])] = False
+        eligible[state.census.cases_of.get(patient, [])] = False
     matching = eligible & _matching(state, where)
     ranked = state.rank(asking.scans, asking.view, matching, 5 * question.k)
     notes = [*asking.notes, *ranked.notes]
@@ -352,7 +352,7 @@ def _evidence(
     if strange:  # whoever is nearest is not like the query: the prior is all there is to say
         voters = []
     evidence = {}
-    for name, counts in state.population.classes(silent).items():
+    for name, counts in state.census.patients.classes(silent).items():
         prior = {value: n / sum(counts.values()) for value, n in counts.items()}
         values = [contents.labels[ranked.cases[place]].get(name) for place in voters]
         said = vote(ranked.scores[voters], values, prior, state.ranking)
@@ -360,5 +360,5 @@ def _evidence(
         said = replace(said, reason=STRANGE) if strange else fit(said) if fit else said
         if state.stale and not said.abstain:
             said = replace(said, reason=f"not calibrated: {state.stale}")
-        evidence[name] = replace(said, values=state.cases.values(name))
+        evidence[name] = replace(said, values=state.census.cases.values(name))
     return evidence

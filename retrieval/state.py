@@ -17,7 +17,8 @@ from indexer.policy import SearchPolicy
 from indexer.scan import ScanRef
 from indexer.sequences import is_composite
 from retrieval.calibration import POLICY, SIMILARITY, TYPICALITY, Calibration
-from retrieval.evidence import RANKING, Population
+from retrieval.census import Census
+from retrieval.evidence import RANKING
 from retrieval.leave_one_out import familiarity
 from retrieval.ranking import Matches, Ranking, Stacks, grouped, shown_pair
 
@@ -127,6 +128,8 @@ class State:
         That was learnt from answers given so.
     stale : str, optional
         Why there is none, where there is one of other answers.
+    census : Census, optional
+        Of an earlier state: only what has changed since is counted.
     """
 
     def __init__(
@@ -136,23 +139,16 @@ class State:
         policy: SearchPolicy = POLICY,
         calibration: Calibration | None = None,
         stale: str | None = None,
+        census: Census | None = None,
     ) -> None:
         self.contents, self.vectors = snapshot.contents, snapshot.vectors
         self.ranking, self.policy = ranking, policy
         self.calibration, self.stale = calibration, stale
         contents = self.contents
-        names = {name: n for n, name in enumerate(dict.fromkeys(contents.scan_sequence))}
-        self._kinds: dict[str | None, int] = {**names, None: SINGLE}
-        self._scan_kind = np.array([names[s] for s in contents.scan_sequence], np.int64)
-        composites = np.array([is_composite(name) for name in names], bool)
-        self._scan_single = ~composites[self._scan_kind]
+        self.census = Census.of(contents, census)
+        composites = np.array([is_composite(name) for name in self.census.sequences], bool)
+        self._scan_single = ~composites[self.census.scan_sequence]
         self.has_composites = bool(composites.any())
-        self.cases_of: dict[str, list[int]] = {}
-        for case, patient in enumerate(contents.patient_ids):
-            self.cases_of.setdefault(patient, []).append(case)
-        self.population = Population(dict(zip(contents.patient_ids, contents.labels, strict=True)))
-        alone = len(self.cases_of) == len(contents.case_ids)  # no patient has two cases
-        self.cases = self.population if alone else Population(dict(enumerate(contents.labels)))
         self._filed: dict[tuple[int, int], Pool] = {}
 
     def at(self, recall: float | None) -> State:
@@ -238,7 +234,7 @@ class State:
 
     def pool(self, sequence: str | None, view: int, eligible: NDArray[np.bool_], notes: list[str]) -> Pool:
         """Slices that a query slice of this sequence and view is compared with, of the cases that may be."""
-        kind = self._kinds.get(sequence, NOTHING)
+        kind = SINGLE if sequence is None else self.census.sequences.get(sequence, NOTHING)
         there = any(len(self._of(kind, each, eligible)) for each in (WHOLE, REGION))
         if not there and sequence is not None and not is_composite(sequence):
             notes.append(f"no other case has {sequence}: compared with all sequences")
@@ -270,7 +266,7 @@ class State:
         return Pool(filed.filed, filed.ids, but[among(but, filed.filed)])
 
     def _scans_of_kind(self, kind: int) -> NDArray[np.bool_]:
-        return self._scan_single if kind == SINGLE else np.asarray(self._scan_kind == kind)
+        return self._scan_single if kind == SINGLE else np.asarray(self.census.scan_sequence == kind)
 
     def rank(
         self, queries: Sequence[QueryScan], view: int, eligible: NDArray[np.bool_], shortlist: int = 0

@@ -119,7 +119,7 @@ class Vectors:
         self._gone: Ints = np.empty(0, np.int64)  # of the parts
         self._added: Ints = np.empty(0, np.int64)
         self._added_rows: Floats = np.empty((0, dimension), np.float32)
-        self._asked: tuple[tuple[Ints, Kept | None], ...] = ()
+        self._asked: tuple[tuple[Ints, Kept], ...] = ()
 
     @classmethod
     def build(
@@ -283,7 +283,6 @@ class Vectors:
         if twice.any() or (np.diff(new) <= 0).any() or (new < 0).any():
             raise ValueError("ids must be new, distinct and not negative")
         if len(new):
-            self._asked = ()
             self._ids = np.insert(self._ids, at, new)
             at = np.searchsorted(self._added, new)
             self._added = np.insert(self._added, at, new)
@@ -300,7 +299,6 @@ class Vectors:
         if not len(ids):
             return 0
         before = len(self)
-        self._asked = ()
         self._ids = self._ids[~np.isin(self._ids, ids)]
         held = [part.ids[np.isin(part.ids, ids)] for part in self._parts]
         self._gone = np.unique(np.concatenate([self._gone, *held]))
@@ -317,21 +315,22 @@ class Vectors:
         kept = None if keep is None else self._those(keep)
         every = self._ids if kept is None else kept.ids
         but = np.unique(but[among(but, every)])
-        if self.partition is None or self.policy.exact(len(every) - len(but), len(self), k):
-            some = None if kept is None and not len(but) else np.setdiff1d(every, but, assume_unique=True)
-            scores, ids = self._search_exactly(q, k, some)
+        count = min(len(every) - len(but), len(self))
+        if self.partition is None or self.policy.exact(count, len(self), k):
+            some = every if kept is None else every[among(every, self._ids)]
+            some = np.setdiff1d(some, but, assume_unique=True) if len(but) else some
+            scores, ids = self._search_exactly(q, k, None if len(some) == len(self) else some)
         else:
             scores, ids = self._search_lists(q, k, self.partition, kept, but)
         scores[ids < 0] = -np.inf
         return np.minimum(scores, 1, out=scores), ids
 
-    def _those(self, keep: Ints) -> Kept | None:
-        """Which of these ids there are, None for all; those of the last few searches are remembered."""
+    def _those(self, keep: Ints) -> Kept:
+        """These ids, whether or not they are there; those of the last few searches are remembered."""
         for ids, kept in self._asked:
             if ids is keep:
                 return kept
-        there = self._ids[np.isin(self._ids, keep)]
-        kept = None if len(there) == len(self) else Kept(there)
+        kept = Kept(keep if (keep[1:] > keep[:-1]).all() else np.unique(keep))
         self._asked = (*self._asked[1 - REMEMBERED :], (keep, kept))
         return kept
 
@@ -394,10 +393,10 @@ class Vectors:
         self, q: Floats, k: int, partition: Partition, kept: Kept | None, but: Ints
     ) -> tuple[Floats, Ints]:
         every = self._ids if kept is None else kept.ids
-        share = (len(every) - len(but)) / len(self)
+        share = min(1, (len(every) - len(but)) / len(self))
         probes = np.ascontiguousarray(partition.probes_for(q, math.ceil(k / share)))
-        out = but if kept else np.append(self._gone, but)
-        settings = faiss.SearchParametersIVF(nprobe=probes.shape[1], sel=selector(kept, out))
+        gone = self._gone if kept is None else self._gone[among(self._gone, every)]
+        settings = faiss.SearchParametersIVF(nprobe=probes.shape[1], sel=selector(kept, np.append(gone, but)))
         codes, near = coded(q, partition), candidates(k)
         twice = not math.isinf(partition.border)
         wide = 2 * near if twice else near
