@@ -22,6 +22,8 @@ FEW = 12
 """A column with more distinct values is no class label."""
 PROTOCOL_COLUMNS = {"fold", "split", "collection"}
 """Columns that say how an evaluation is organised or where a case is from, and nothing of a patient."""
+SCALES = {"who_grade": ("2", "3", "4"), "grade_group": ("LGG", "HGG")}
+"""Values that labels of gliomas of adults may have (WHO 2021): what an index lacks of them is said."""
 RANKING = Ranking()
 
 
@@ -90,9 +92,9 @@ class Population:
                 found[name] = {v: n - gone[v] for v, n in sorted(counts.items()) if n > gone[v]}
         return found
 
-    def values(self, name: str) -> list[str]:
-        """What there is of a label."""
-        return sorted(self._counts.get(name, ()))
+    def values(self, name: str) -> dict[str, int]:
+        """What there is of a label, and how many have it."""
+        return dict(sorted(self._counts.get(name, {}).items()))
 
 
 def vote(

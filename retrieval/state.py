@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from indexer.sequences import is_composite
 from retrieval.calibration import POLICY, SIMILARITY, TYPICALITY, Calibration
 from retrieval.census import Census
 from retrieval.evidence import RANKING
-from retrieval.leave_one_out import familiarity
-from retrieval.ranking import Matches, Ranking, Stacks, grouped, shown_pair
+from retrieval.leave_one_out import NEAREST, familiarity
+from retrieval.ranking import Matches, Ranking, Stacks, grouped, nearness, shown_pair
 
 WHOLE, REGION = 0, 1
 """Views of a slice: as a whole, and its outlined part."""
@@ -298,7 +299,8 @@ class State:
             stored = self.vectors.gather(self.contents.slice_ids[row])
             cases, stacks = grouped(stored, self.contents.slice_weight[row], self.contents.cases_of(row))
             asking = Stacks.one(query.embeddings, query.weights)
-            matches.append(Matches(cases, self.ranking.scores(asking, stacks)[0]))
+            scores, near = self.ranking.scores(asking, stacks)[0], nearness(asking, stacks)[0]
+            matches.append(Matches(cases, scores, near))
         fused = self.ranking.fuse(matches, [query.sequence for query in queries])
         return Ranked(*fused, queries, matches, compared, list(dict.fromkeys(notes)))
 
@@ -358,6 +360,25 @@ class State:
         values = [value for _, value in typical if not np.isnan(value)]
         foreign = bool(np.mean(values) < -LIMIT) if values else None
         return found if foreign is None else bool(found) or foreign
+
+    def nearness(self, ranked: Ranked, silent: set[str], label: str) -> list[tuple[str | None, float]]:
+        """Sequence and nearness to the nearest patients with a label, of each scan of a query.
+
+        As :func:`retrieval.open_set.nearest`; NaN where there is none.
+        """
+        contents = self.contents
+        told = []
+        for query, found in zip(ranked.queries, ranked.matches, strict=True):
+            best: dict[str, float] = {}
+            for place in np.argsort(-found.nearness, kind="stable"):
+                case = found.cases[place]
+                patient = contents.patient_ids[case]
+                if label in contents.labels[case] and patient not in silent:
+                    best.setdefault(patient, float(found.nearness[place]))
+                if len(best) == NEAREST:
+                    break
+            told.append((query.sequence, float(np.mean(list(best.values()))) if best else math.nan))
+        return told
 
     def _familiarity(self, matches: Matches, silent: set[str]) -> float:
         """That of a query's scan, without some patients."""

@@ -96,11 +96,6 @@ class Contents:
         """Which scan the one at this place is."""
         return ScanRef(self.scan_source[place], int(self.scan_number[place]))
 
-    @cached_property
-    def slice_case(self) -> NDArray[np.int64]:
-        """For each slice the position of its case."""
-        return self.scan_case[self.slice_scan]
-
     def cases_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """For some slices the position of their case."""
         return self.scan_case[self.slice_scan[rows]]

@@ -230,7 +230,16 @@ function evidence(name, vote) {
     make("h3", { textContent: plain(name) }, make("em", { textContent: said })),
     make("ul", {}, ...Object.keys(vote.probabilities).map(share)),
     make("p", { textContent: vote.abstain ? silent : `${plausible} · ${who}` }),
+    make("p", { className: "quiet", textContent: holdings(vote) }),
   );
+}
+
+/** What the index holds of a label, and what it would not notice. */
+function holdings(vote) {
+  const held = Object.entries(vote.held ?? {}).map(([value, n]) => `${value}: ${n}`);
+  const lacks = vote.lacks?.length ? `; none of ${vote.lacks.join(", ")}` : "";
+  const others = vote.others ? ` ${vote.others[0].toUpperCase()}${vote.others.slice(1)}.` : "";
+  return held.length ? `The index holds ${held.join(", ")}${lacks}.${others}` : "";
 }
 
 function card(hit, place) {
