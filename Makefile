@@ -38,7 +38,7 @@ test: $(VENV)/installed-test debian lint  ## install what tests need and run the
 	$(BIN)/python -m pytest
 
 check: $(VENV)/installed-test lint  ## ruff, mypy and all fast tests, in parallel
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical -m "not slow and not real and not engines and not browser and not pacs"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal -m "not slow and not real and not engines and not browser and not pacs"
 
 lint: $(VENV)/installed-test  ## ruff and mypy
 	$(BIN)/ruff check .

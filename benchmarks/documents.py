@@ -7,13 +7,13 @@ A block between ``<!-- begin NAME -->`` and ``<!-- end NAME -->`` belongs to thi
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from typer.testing import CliRunner
 
 from benchmarks import results
 from retrieval.cli.app import app
@@ -500,11 +500,9 @@ def growth(content: dict[str, Any]) -> str:
 
 def help_of(verb: str = "") -> str:
     """What ``cbir VERB --help`` prints, 100 columns wide and without colour."""
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
-    environment.pop("CBIR_INDEX", None)
-    command = [sys.executable, "-m", "retrieval.cli", *verb.split(), "--help"]
-    out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-    return "\n".join(line.rstrip() for line in out.strip().splitlines())
+    environment = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "CBIR_INDEX": None}
+    printed = CliRunner().invoke(app, [*verb.split(), "--help"], env=environment, prog_name="cbir")
+    return "\n".join(line.rstrip() for line in printed.stdout.strip().splitlines())
 
 
 def verbs() -> list[str]:

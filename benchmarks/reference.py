@@ -208,7 +208,7 @@ def asked_by(
     print(f"fold {fold}: {np.count_nonzero(~seen)} patients ask, {np.count_nonzero(seen)} answer", flush=True)
     return {
         kind: (
-            dataclasses.replace(q, similarity=np.where(seen, q.similarity, -np.inf)),
+            q.among(seen),
             {TYPICALITY: -contents.scan_strangeness[q.scans]},
         )
         for kind, q in questions.items()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from indexer import reference, sandbox
 from indexer.case_index import CaseIndex
 from indexer.discovery import Planned, summary
 from indexer.encoder import Encoder
 from indexer.errors import CbirError, QueryError
-from indexer.ingest import IngestReport, Workers, ingest, ingest_sources
+from indexer.ingest import IngestReport, Options, ingest, ingest_sources
 from indexer.labels import Labels, Table
 from indexer.readers import Source
 from indexer.remote import is_address
@@ -100,12 +100,7 @@ def add(
     encoder: Encoder,
     paths: AnyPath | Iterable[AnyPath | Source],
     labels: Tables | Rows,
-    *,
-    prune: bool,
-    all_images: bool | None,
-    with_reference: bool,
-    workers: Workers | None,
-    progress: Callable[[int, int, int], None],
+    **options: Unpack[Options],
 ) -> IngestReport:
     """File images; the arguments are those of :meth:`cbir.Index.add`."""
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
@@ -122,11 +117,7 @@ def add(
         roots(path for path in given if not isinstance(path, Source)),
         encoder,
         labels=tables_of(labels),
-        prune=prune,
-        all_images=all_images,
-        with_reference=with_reference,
-        workers=workers,
-        progress=progress,
+        **options,
     )
 
 

@@ -19,7 +19,7 @@ from indexer.case_index import CaseIndex, Problem
 from indexer.catalog import Contents
 from indexer.encoder import Encoder, Explainer
 from indexer.errors import StaleError
-from indexer.ingest import IngestReport, Workers
+from indexer.ingest import IngestReport, Options
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
 from indexer.scan import Scan, ScanRef
@@ -27,6 +27,7 @@ from indexer.stores import LOCAL
 from retrieval import images, learning, search
 from retrieval.answer import Answer
 from retrieval.calibration import Calibration, due
+from retrieval.census import Census
 from retrieval.crossmatch import CrossMatch, IndexEvaluation
 from retrieval.evidence import RANKING
 from retrieval.explain import Explanation
@@ -70,6 +71,7 @@ class Index:
         self._encoder = encoder
         self._recall = recall
         self._state: State | None = None
+        self._census: Census | None = None
         self._lock = Lock()
         if not lazy:
             self.refresh()
@@ -80,7 +82,10 @@ class Index:
         learnt = Calibration.read(self.case_index.folder)
         stale = learnt.stale(self.case_index, self.ranking) if learnt else None
         learnt = None if stale else learnt
-        self._state = State(snapshot, self.ranking, self.case_index.policy, learnt, stale).at(self._recall)
+        policy = self.case_index.policy
+        state = State(snapshot, self.ranking, policy, learnt, stale, self._census)
+        self._census = state.census
+        self._state = state.at(self._recall)
 
     def close(self) -> None:
         """Release the files."""
@@ -269,12 +274,8 @@ class Index:
         paths: AnyPath | Iterable[AnyPath | Source],
         *,
         labels: Tables | Rows = (),
-        prune: bool = False,
-        all_images: bool | None = None,
-        with_reference: bool = False,
         calibrate: bool = True,
-        workers: Workers | None = None,
-        progress: Callable[[int, int, int], None] = lambda done, total, slices: None,
+        **options: Unpack[Options],
     ) -> IngestReport:
         """Read, embed and file images; then learn what the votes are worth, where that is due.
 
@@ -286,18 +287,10 @@ class Index:
         labels : path, or sequence of paths or tables, optional
             Beside the tables that a path was indexed with before, and those that lie below or beside it
             (see :func:`indexer.labels.find_tables`). With sources, a mapping of patients to their labels.
-        prune : bool
-            Take out what lies below the paths no more.
-        all_images : bool, optional
-            Take maps and copies in another preparation as scans, too; as the last time, if not given.
-        with_reference : bool
-            Add the public graded cases that come with cbir.
         calibrate : bool
             Whether to call :meth:`calibrate` where :attr:`calibration_due`.
-        workers : Workers, optional
-            Who reads and embeds; threads of this process, if not given.
-        progress : callable
-            Called with sources done, sources in all, slices embedded.
+        prune, all_images, with_reference, workers, progress
+            How the run goes: :class:`~indexer.ingest.Options`.
 
         Returns
         -------
@@ -313,17 +306,7 @@ class Index:
         EncoderError
             If the index was made by another encoder.
         """
-        report = filling.add(
-            self.case_index,
-            self.encoder,
-            paths,
-            labels,
-            prune=prune,
-            all_images=all_images,
-            with_reference=with_reference,
-            workers=workers,
-            progress=progress,
-        )
+        report = filling.add(self.case_index, self.encoder, paths, labels, **options)
         if calibrate and self.calibration_due:
             self.calibrate()
         self._changed()

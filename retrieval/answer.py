@@ -124,6 +124,12 @@ class Evidence:
         where that could be.
     values : list of str
         All values that the index holds for the label: it cannot name another.
+    held : dict
+        Each of them to how many patients have it.
+    lacks : list of str
+        Values of the label's scale (:data:`retrieval.evidence.SCALES`) that the index has no case of.
+    others : str, optional
+        Whether a case of a kind that the index does not hold would be noticed.
     """
 
     probabilities: dict[str, float]
@@ -135,6 +141,22 @@ class Evidence:
     calibrated_on: int = 0
     reason: str | None = None
     values: list[str] = field(default_factory=list)
+    held: dict[str, int] = field(default_factory=dict)
+    lacks: list[str] = field(default_factory=list)
+    others: str | None = None
+
+    @property
+    def holdings(self) -> str:
+        """What the index holds of the label, in words.
+
+        Examples
+        --------
+        >>> e = Evidence({}, {}, [], True, 0, held={"2": 40, "3": 46}, lacks=["4"])
+        >>> e.holdings
+        'the index holds 2: 40, 3: 46; none of 4'
+        """
+        held = ", ".join(f"{value}: {n}" for value, n in self.held.items())
+        return f"the index holds {held}" + (f"; none of {', '.join(self.lacks)}" if self.lacks else "")
 
 
 @dataclass(frozen=True)

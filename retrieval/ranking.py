@@ -21,7 +21,7 @@ is asked by it with ``cbir.open_index(folder, ranking=cbir.Ranking("its name"))`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import entry_points
 from typing import Protocol
@@ -267,10 +267,22 @@ class Matches:
     cases : ndarray of int64, shape (c,)
         Cases that hold the sequence, ascending.
     scores : ndarray of float32, shape (c,)
+    nearness : ndarray of float32, shape (c,)
+        Cosine of the query as a whole with each case as a whole (:func:`nearness`), whatever the rule.
     """
 
     cases: NDArray[np.int64]
     scores: NDArray[np.float32]
+    nearness: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+
+
+def nearness(queries: Stacks, cases: Stacks) -> NDArray[np.float32]:
+    """Cosines of the weighted mean embeddings, of single slices too, shape (queries, cases).
+
+    It tells whether a query is of a kind that the cases have (:mod:`retrieval.open_set`). The best match of
+    a slice cannot: in any case there is some slice that looks like a slice of another kind.
+    """
+    return np.asarray(queries.means @ cases.means.T)
 
 
 def grouped(

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,14 @@ from indexer.scan import Scan, ScanRef
 from indexer.sequences import LEADERS, is_composite
 from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.asked import asked
-from retrieval.evidence import vote
+from retrieval.evidence import SCALES, vote
+from retrieval.open_set import OpenSet
 from retrieval.question import Question
 from retrieval.state import REGION, WHOLE, QueryScan, Ranked, State, first_of_each
 
 _log = logging.getLogger(__name__)
 
+UNHELD = "the index holds no case of the kind this may be"
 STRANGE = "nothing similar here: this scan is unlike almost every one that is known"
 
 
@@ -101,7 +104,7 @@ def answered(
 
 def has_patient(case_index: CaseIndex, state: State, patient: str) -> bool:
     """Whether a patient is in the index, by the id in the files or in the index."""
-    return not _named(case_index, [patient]).isdisjoint(state.contents.patient_ids)
+    return not _named(case_index, [patient]).isdisjoint(state.census.cases_of)
 
 
 # ---- what asks ---------------------------------------------------------------------------------
@@ -159,7 +162,7 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Enc
     own: set[str] = set()
     if not question.scans:
         own = _named(case_index, sorted({scan.patient_id for scan in scans} - {""}))
-        own = own & set(state.contents.patient_ids) - silent
+        own = (own & state.census.cases_of.keys()) - silent
         if own:
             notes.append("the patient of the query is in the index, and is left out")
     return Asking(query, embedded, view, own, silent, notes)
@@ -186,18 +189,24 @@ def _embedded(
     notes: list[str],
 ) -> tuple[list[QueryScan], set[int]]:
     """The scans and their composites as queries, and the cases that hold the very same."""
-    how = Preprocessing.of(encoder)
-    asking: list[tuple[Scan, ScanRef, Prepared]] = [
-        (scan, ref, prepared(scan, how)) for scan, ref in zip(scans, refs, strict=True)
-    ]
+    how, held = Preprocessing.of(encoder), case_index.preprocessing(encoder)
+    asking: list[tuple[Scan, ScanRef, Prepared]] = []
+    digests: list[str] = []
+
+    def take(scan: Scan, ref: ScanRef, prepare: Callable[[Preprocessing], Prepared]) -> None:
+        asking.append((scan, ref, ready := prepare(how)))
+        # an index of old may hold more planes, and be asked with fewer
+        digests.append(input_hash(ready if held == how else prepare(held)))
+
+    for scan, ref in zip(scans, refs, strict=True):
+        take(scan, ref, partial(prepared, scan))
     if how.composite_size and state.has_composites:
         for group in groups(scans, how.composite_size):
-            ready = prepared_composite(group.scans, how.composite_size)
-            asking.append((composite(group), _planes_of(group, scans, refs), ready))
+            take(composite(group), _planes_of(group, scans, refs), partial(_together, group))
             notes += group.notes
-    embedded, identical = [], set()
+    identical = {case for digest in digests for case in state.cases_with(case_index.catalog.scans_of(digest))}
+    embedded = []
     for scan, ref, ready in asking:
-        identical |= state.cases_with(case_index.catalog.scans_of(input_hash(ready)))
         rows = np.flatnonzero(ready.views == view)
         if not len(rows):
             raise QueryError(scan.source, "the region is empty", "mark a part of the image")
@@ -213,6 +222,10 @@ def _embedded(
             )
         )
     return embedded, identical
+
+
+def _together(group: Group, how: Preprocessing) -> Prepared:
+    return prepared_composite(group.scans, how.composite_size, how.apart)
 
 
 def _planes_of(group: Group, scans: Sequence[Scan], refs: Sequence[ScanRef]) -> ScanRef:
@@ -283,7 +296,7 @@ def _answer(question: Question, asking: Asking, state: State, folder: Path) -> A
     where = {name: str(value) for name, value in (question.where or {}).items()}
     eligible = np.ones(len(contents.case_ids), bool)
     for patient in asking.excluded:
-        eligible[state.cases_of.get(patient, [])] = False
+        eligible[state.census.cases_of.get(patient, [])] = False
     matching = eligible & _matching(state, where)
     ranked = state.rank(asking.scans, asking.view, matching, 5 * question.k)
     notes = [*asking.notes, *ranked.notes]
@@ -346,19 +359,41 @@ def _evidence(
     state: State, ranked: Ranked, silent: set[str], asking: Asking, *, strange: bool
 ) -> dict[str, Evidence]:
     """The vote on each label, of the nearest case of each patient who has one."""
-    contents, learnt = state.contents, state.calibration
+    contents, learnt, marked = state.contents, state.calibration, asking.view == REGION
     patients = [contents.patient_ids[c] for c in ranked.cases]
     voters = [place for place in first_of_each(patients) if patients[place] not in silent]
     if strange:  # whoever is nearest is not like the query: the prior is all there is to say
         voters = []
     evidence = {}
-    for name, counts in state.population.classes(silent).items():
+    for name, counts in state.census.patients.classes(silent).items():
         prior = {value: n / sum(counts.values()) for value, n in counts.items()}
-        values = [contents.labels[ranked.cases[place]].get(name) for place in voters]
-        said = vote(ranked.scores[voters], values, prior, state.ranking)
-        fit = learnt.fit(name, len(asking.scans), region=asking.view == REGION) if learnt else None
-        said = replace(said, reason=STRANGE) if strange else fit(said) if fit else said
+        known = learnt.open_set(name, len(asking.scans), region=marked) if learnt else None
+        unheld = not strange and known is not None and known.refuses(state.nearness(ranked, silent, name))
+        able = [] if unheld else voters
+        values = [contents.labels[ranked.cases[place]].get(name) for place in able]
+        said = vote(ranked.scores[able], values, prior, state.ranking)
+        if strange or unheld:
+            said = replace(said, reason=STRANGE if strange else UNHELD)
+        elif fit := learnt.fit(name, len(asking.scans), region=marked) if learnt else None:
+            said = fit(said)
         if state.stale and not said.abstain:
             said = replace(said, reason=f"not calibrated: {state.stale}")
-        evidence[name] = replace(said, values=state.cases.values(name))
+        every = state.census.cases.values(name)
+        evidence[name] = replace(
+            said,
+            values=list(every),
+            held=state.census.patients.values(name),
+            lacks=[value for value in SCALES.get(name.lower(), ()) if value not in every],
+            others=_others(known),
+        )
     return evidence
+
+
+def _others(known: OpenSet | None) -> str:
+    """Whether a case of a kind that the index does not hold would be noticed, in words."""
+    if known is None or known.missed is None:
+        return "whether it would notice a kind that it does not hold is not known"
+    return (
+        "a case of a kind that it does not hold may get a vote: with each kind left out in turn, "
+        f"{known.missed:.0%} of its cases did"
+    )

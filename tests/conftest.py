@@ -6,15 +6,17 @@ import secrets
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
+from benchmarks import results
 from indexer.case_index import CaseIndex
 from indexer.catalog import Catalog
 from indexer.sandbox.pool import InProcess, using
 from tests.support.encoders import TinyAnalyser, TinyEncoder
-from tests.support.images import phantom, write_nifti
+from tests.support.images import write_cohort
 from tests.support.network import leave
 from tests.support.paths import REAL
 from tests.support.servers import Milvus, Postgres, missing, started
@@ -37,6 +39,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--folders", type=int, default=60, help="hostile index folders, each for every verb")
     parser.addoption("--fuzz", type=int, default=200, help="mutated files that the fuzz test reads")
     parser.addoption("--fuzz-seed", type=int, default=0, help="number of the first of them")
+    parser.addoption("--planted", type=int, default=300, help="identifiers that are planted, at least")
+    parser.addoption("--record", action="store_true", help="keep figures for the documents")
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +88,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="no ../shared/data beside the checkout"))
 
 
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str, dict[str, Any]], None]:
+    """Called with a name and figures; with ``--record`` they are kept for the documents."""
+
+    def keep(name: str, figures: dict[str, Any]) -> None:
+        if request.config.getoption("--record"):
+            path = results.RESULTS / "hostility.json"
+            before = results.load("hostility")["results"] if path.exists() else {}
+            results.save("hostility", {**before, name: {**figures, **results.provenance()}})
+
+    return keep
+
+
 @pytest.fixture(scope="session")
 def real() -> Path:
     """The real data; only for tests marked `real`."""
@@ -112,15 +129,7 @@ def cohort(tmp_path: Path) -> Callable[..., Path]:
     """Write a cohort of phantoms: `cohort(n)` gives its folder."""
 
     def write(n: int = 6, sequences: tuple[str, ...] = ("t1ce",), folder: str = "mri") -> Path:
-        root = tmp_path / folder
-        lines = ["participant_id\twho_grade\tsite"]
-        for i in range(n):
-            grade = 2 + i % 3
-            lines.append(f"P-{i:02}\t{grade}\tn/a")
-            for s, sequence in enumerate(sequences):
-                write_nifti(root / f"P-{i:02}" / f"P-{i:02}_{sequence}.nii.gz", phantom(10 * i + s, grade))
-        (root / "participants.tsv").write_text("\n".join(lines) + "\n")
-        return root
+        return write_cohort(tmp_path / folder, n, sequences)
 
     return write
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -95,11 +95,10 @@ def make_candidates(
         assert format.series is not None
         said = format.labels
         sources, failures = format.series(members_, home)
+        if said is not None:
+            sources, failures = _labelled(sources, said, failures, found)
         found.failures += failures
         series += sources
-        if said is not None:
-            for source in sources:
-                found.labels.setdefault(source.patient_id, {}).update(said(source))
         used = {file for source in sources for file in source.files}
         refused = {Path(failure.where) for failure in failures}
         no_image = "DICOM, but no image of a patient (report, segmentation, screenshot, presentation state)"
@@ -109,6 +108,25 @@ def make_candidates(
             if file not in used and refused.isdisjoint((file, *file.parents))
         ]
     return volumes, series
+
+
+def _labelled(
+    sources: Sequence[Source],
+    said: Callable[[Source], dict[str, str]],
+    failures: Sequence[ReadError],
+    found: Discovery,
+) -> tuple[list[Source], list[ReadError]]:
+    """The sources whose own labels can be read, and the failures with those that cannot."""
+    kept, refused = [], list(failures)
+    for source in sources:
+        try:
+            labels = said(source)
+        except ReadError as error:
+            refused.append(error)
+        else:
+            found.labels.setdefault(source.patient_id, {}).update(labels)
+            kept.append(source)
+    return kept, refused
 
 
 def _config(

@@ -51,10 +51,13 @@ def table(planned: Sequence[Planned], root: Path) -> list[tuple[str, str, str]]:
 def warnings(planned: Sequence[Planned]) -> list[str]:
     """What of a plan should be looked at before it is believed."""
     sequences: dict[str, set[str | None]] = defaultdict(set)
+    shown: dict[str, str] = {}  # as their files' paths do, which are told anyway
     for each in planned:
         if each.role == "image" and each.patient is not None:
             sequences[each.patient].add(each.sequence)
-    unknown = sorted(patient for patient, held in sequences.items() if held == {None})
+            path = str(each.files[0])
+            shown.setdefault(each.patient, each.patient if each.patient in path else path)
+    unknown = sorted(shown[patient] for patient, held in sequences.items() if held == {None})
     if unknown and len(unknown) < len(sequences):
         who = f"{len(unknown)} of {len(sequences)} patients have only unknown sequences: {_some(unknown)}"
         return [f"{who}; if their files name them, write a cbir.json there, e.g. {RULE}"]

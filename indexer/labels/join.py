@@ -135,7 +135,7 @@ def join(tables: Sequence[Table], sources: Sequence[Discovered]) -> Joined:
             notes.append(f"{family[0][0].name}: {len(family) - 1} more tables like it are joined")
     if left := [table.name for table in unfit if table.given or table.path.suffix.lower() != ".json"]:
         notes.append(f"{len(left)} tables fit no image: {listed(left)}")
-    labels, clashes = values.settled()
+    labels, clashes = values.settled(_shown((patients.get(s.path, s.patient_id), s) for s in sources))
     return Joined(labels, patients, tuple(map(printable, (*notes, *clashes))), tuple(unfit))
 
 
@@ -205,8 +205,14 @@ class _Values:
         """Take a value from a table of this rank; "" is unknown."""
         self._held[target][column].setdefault(rank, set()).add(value)
 
-    def settled(self) -> tuple[Labels, list[str]]:
-        """The labels: of the highest rank that says anything, if that says one thing."""
+    def settled(self, shown: Mapping[Person, str]) -> tuple[Labels, list[str]]:
+        """The labels, of the highest rank that says anything, if that says one thing; and notes.
+
+        Parameters
+        ----------
+        shown : mapping
+            What notes call the persons.
+        """
         persons: dict[Person, dict[str, str]] = {}
         visits: dict[Visit, dict[str, str]] = {}
         clashing: dict[str, list[str]] = defaultdict(list)
@@ -222,7 +228,8 @@ class _Values:
                     row[column] = next(iter(said))
                     replaced[column] += any(values - {""} not in (set(), said) for values in ranks.values())
                 elif said:
-                    clashing[column].append(person if visit is None else f"{person} {rest_of(person, visit)}")
+                    called = shown.get(person, person)
+                    clashing[column].append(called if visit is None else f"{called} {rest_of(person, visit)}")
         notes = [
             f"{column} has several values for {len(who)} patients, who stay without it: {listed(who)}"
             for column, who in clashing.items()
@@ -277,9 +284,10 @@ def _coverage(table: Table, match: Match, scope: Sequence[Discovered]) -> Iterat
     by = table.header[match.column]
     if match.visits is not None:
         by += f" and {table.header[match.visits]}"
-    patients = list(dict.fromkeys(match.merged.get(s.path, s.patient_id) for s in scope))
+    shown = _shown((match.merged.get(s.path, s.patient_id), s) for s in scope)
+    patients = list(shown)
     met = {person for targets in match.targets.values() for person, _ in targets}
-    without = [patient for patient in patients if patient not in met]
+    without = [shown[patient] for patient in patients if patient not in met]
     few = ", fewer than half" if 2 * (len(patients) - len(without)) < len(patients) else ""
     yield (
         f"by column {by} joined {rows} of {len(table.rows)} rows to "
@@ -287,11 +295,25 @@ def _coverage(table: Table, match: Match, scope: Sequence[Discovered]) -> Iterat
     )
     if match.ambiguous:
         several = f"{len(match.ambiguous)} rows might mean several patients and are left out"
-        yield f"{several}: {listed(match.ambiguous)}"
+        yield f"{several}: {_lines(table, match.column, match.ambiguous)}"
     if match.missing:
-        yield f"{len(match.missing)} rows without data: {listed(match.missing)}"
+        yield f"{len(match.missing)} rows without data: {_lines(table, match.column, match.missing)}"
     if without:
         yield f"{len(without)} patients without a row: {listed(without)}"
+
+
+def _lines(table: Table, column: int, cells: Collection[str]) -> str:
+    """Where some cells stand: what is written there may name people who have nothing to do with the data."""
+    held = set(cells)
+    return f"line {listed([str(line) for line, row in table.rows if row[column] in held])}"
+
+
+def _shown(owned: Iterable[tuple[Person, Discovered]]) -> dict[Person, str]:
+    """What notes call persons: as paths of files do, which are told anyway; else by the path of an image."""
+    shown: dict[Person, str] = {}
+    for person, source in owned:
+        shown.setdefault(person, person if person in str(source.path) else str(source.path))
+    return shown
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

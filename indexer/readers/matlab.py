@@ -13,12 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from indexer import watch
 from indexer.errors import ReadError
-from indexer.readers.limits import refuse_size, refuse_values
+from indexer.readers.limits import MAX_VOXELS, refuse_ratio, refuse_size, refuse_values
 from indexer.readers.source import Source
 from indexer.scan import Scan, stacked
 
 TUMOURS = {"1": "meningioma", "2": "glioma", "3": "pituitary tumour"}
+
+MOST_LETTERS = 64
+"""Of a patient's id."""
 
 _SIGNATURE = b"MATLAB 7.3 MAT-file"
 
@@ -42,7 +46,7 @@ def series(files: Sequence[Path], _root: Path) -> tuple[list[Source], list[ReadE
     sources, failures = [], []
     for file in files:
         try:
-            patient = "".join(map(chr, _held(file, "PID").ravel().astype(int)))
+            patient = _patient(file)
         except ReadError as error:
             failures.append(error)
         else:
@@ -52,7 +56,10 @@ def series(files: Sequence[Path], _root: Path) -> tuple[list[Source], list[ReadE
 
 def labels(source: Source) -> dict[str, str]:
     """The tumour that a file names, by number and by name."""
-    number = str(int(_held(source.files[0], "label").ravel()[0]))
+    found = _held(source.files[0], "label")
+    if found.size != 1 or not np.isfinite(found).all():
+        return {}
+    number = str(int(found.item()))
     return {"label": number, **({"tumour": TUMOURS[number]} if number in TUMOURS else {})}
 
 
@@ -85,7 +92,15 @@ def scans(source: Source) -> list[Scan]:
     ]
 
 
+def _patient(file: Path) -> str:
+    letters = _held(file, "PID")
+    if letters.size > MOST_LETTERS or letters.dtype.kind not in "ui":
+        raise ReadError(file, "names no patient (cjdata/PID)", "save it as NIfTI")
+    return "".join(chr(letter) for letter in letters.ravel().tolist() if 0 < letter < 2**16)
+
+
 def _held(file: Path, name: str) -> Any:
+    watch.at(file)
     try:
         import h5py
     except ImportError:
@@ -94,12 +109,25 @@ def _held(file: Path, name: str) -> Any:
         ) from None
     try:
         with h5py.File(file, "r") as held:
-            return np.asarray(held["cjdata"][name])
+            for path in ("cjdata", f"cjdata/{name}"):  # HDF5 would follow links into any file of the disk
+                if not isinstance(held.get(path, getlink=True), h5py.HardLink | None):
+                    raise ReadError(file, "refers to other files", "save it as NIfTI")
+            found = held["cjdata"][name]
+            if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
+                raise ReadError(file, "refers to other files", "save it as NIfTI")
+            if found.dtype.kind not in "iufb":
+                raise ReadError(file, f"its {name} is no array of numbers", "save it as NIfTI")
+            if found.size > MAX_VOXELS:
+                raise ReadError(file, f"declares {found.size:,} values", "save it as NIfTI")
+            refuse_ratio(file, found.size * found.dtype.itemsize, file.stat().st_size)
+            return np.asarray(found)
+    except ReadError:
+        raise
     except KeyError as error:
         raise ReadError(
             file, f"holds no cjdata/{name}, as figshare 1512427 has it", "save it as NIfTI"
         ) from error
     except Exception as error:
         raise ReadError(
-            file, f"is damaged or truncated ({' '.join(str(error).split())[:120]})", "check the file"
+            file, f"is damaged or truncated ({type(error).__name__})", "check the file"
         ) from error

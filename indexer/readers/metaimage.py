@@ -56,8 +56,8 @@ def load(file: Path, channels: Sequence[str] = ()) -> Volumes:
     except OSError as error:
         raise ReadError(file, f"cannot be read ({error.strerror})", "check the file") from error
     except (KeyError, ValueError, IndexError, OverflowError, zlib.error) as error:
-        reason = f"is damaged or truncated ({type(error).__name__}: {error})"
-        raise ReadError(file, reason.replace("\n", " ")[:200], "check the file") from error
+        reason = f"is damaged or truncated ({type(error).__name__})"  # its text quotes the header
+        raise ReadError(file, reason, "check the file") from error
 
 
 def _header(file: Path) -> tuple[dict[str, str], int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ SPACES = {
     "las": (1.0, -1.0, 1.0),
 }
 """What turns axes of a named space into those of LPS; one without a name is taken for LPS, as ITK does."""
+
+_DATA = ("data file", "datafile")
+_SKIPS = ("line skip", "lineskip")
 
 _IN_SPACE = {"domain", "space", "none", "???", "time"}
 """Kinds of axes that ITK takes for axes of the image."""
@@ -53,17 +56,32 @@ def load(file: Path, channels: Sequence[str] = ()) -> Volumes:
             )
             if header["type"] == "block":
                 raise ReadError(file, "holds blocks of bytes", "save one real number a voxel")
-            named = header.get("data file", header.get("datafile"))
-            where = file if named is None else beside(file, str(named))
-            refuse_ratio(file, 8 * math.prod(size), where.stat().st_size)
-            stored = nrrd.read_data(header, stream, str(file))
+            stored = _stored(nrrd, file, stream, header, size)
     except ReadError:
         raise
-    except Exception as error:  # pynrrd raises whatever odd headers lead it to
-        said = " ".join(str(error).split())[:160]
-        raise ReadError(file, f"is damaged or truncated ({said})", "check the file") from error
+    except Exception as error:  # pynrrd raises whatever odd headers lead it to, and quotes them
+        reason = f"is damaged or truncated ({type(error).__name__})"
+        raise ReadError(file, reason, "check the file") from error
     voxels = stored.transpose(*axes, *rest).reshape(x, y, z, -1, order="F")
     return voxels[..., :count], _affine(file, header, axes)
+
+
+def _stored(
+    nrrd: Any, file: Path, stream: IO[bytes], header: Mapping[str, Any], size: Sequence[int]
+) -> NDArray[Any]:
+    """The values of a file, or of that beside it which it names: opened here, so that no other one is."""
+    names = {str(header[field]) for field in _DATA if field in header}
+    if len(names) > 1:
+        raise ReadError(file, "names two files of voxels", "mend its header")
+    where = beside(file, names.pop()) if names else file
+    refuse_ratio(file, 8 * math.prod(size), where.stat().st_size)
+    if any(header.get(field, 0) > where.stat().st_size for field in _SKIPS):
+        raise ReadError(file, "skips more lines than there are", "mend its header")
+    inside = {field: value for field, value in header.items() if field not in _DATA}
+    if where == file:
+        return np.asarray(nrrd.read_data(inside, stream))
+    with where.open("rb") as data:
+        return np.asarray(nrrd.read_data(inside, data))
 
 
 def _axes(file: Path, header: Mapping[str, Any], size: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -208,7 +208,7 @@ def show_answer(answer: Answer) -> None:
     show_table(header, rows)
     for name, evidence in answer.evidence.items():
         if evidence.abstain:
-            show(f"{name}: {evidence.reason or 'no labelled neighbours'}")
+            show(f"{name}: {evidence.reason or 'no labelled neighbours'}; {evidence.holdings}")
             continue
         shares = ", ".join(
             f"{value} {p:.0%} (prior {evidence.prior.get(value, 0):.0%})"
@@ -218,7 +218,9 @@ def show_answer(answer: Answer) -> None:
         if evidence.calibrated:
             told = f"{' or '.join(evidence.set)} plausible" if evidence.set else "less clear than for 9 in 10"
             kind = f"calibrated on {evidence.calibrated_on} known patients: {told}"
-        show(f"{name}: {shares}; {evidence.neighbours} neighbours, {kind}")
+        show(f"{name}: {shares}; {evidence.neighbours} neighbours, {kind}; {evidence.holdings}")
+        if evidence.others:
+            show(f"  {evidence.others}")
     show(answer.notice)
 
 

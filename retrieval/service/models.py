@@ -157,6 +157,13 @@ class Vote(Reply):
     probabilities: Annotated[dict[str, float], Field(examples=[{"2": 0.08, "3": 0.17, "4": 0.75}])]
     prior: Annotated[dict[str, float], Field(examples=[{"2": 0.3, "3": 0.3, "4": 0.4}])]
     values: Annotated[list[str], Field(description="All that the index holds")] = []
+    held: Annotated[
+        dict[str, int], Field(description="Patients who have each", examples=[{"2": 40, "3": 46}])
+    ] = {}
+    lacks: Annotated[list[str], Field(description="Of the label's scale", examples=[["4"]])] = []
+    others: Annotated[
+        str | None, Field(description="Whether a kind that it does not hold would be noticed")
+    ] = None
     set: Annotated[list[str], Field(examples=[["3", "4"]])]
     abstain: bool
     neighbours: int

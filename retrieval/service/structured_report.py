@@ -28,6 +28,7 @@ from highdicom.sr import (
     TextContentItem,
     TrackingIdentifier,
 )
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
@@ -54,6 +55,7 @@ _REQUIRED = (
     "AccessionNumber",
     "ReferringPhysicianName",
 )
+_ALLOWED = {"PatientSex": ("M", "F", "O"), "PatientIdentityRemoved": ("YES", "NO")}
 _IDENTITY = ("PatientID", "PatientName")
 _TEXTS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UC", "UT")
 
@@ -211,8 +213,20 @@ def _header(said: Mapping[str, str]) -> Dataset:
     """The header of an image as far as a report repeats it, with empty elements where it must have some."""
     image = Dataset()
     for keyword in (*_REQUIRED, *said):
-        setattr(image, keyword, said.get(keyword))
+        value = said.get(keyword, "")
+        setattr(image, keyword, value if _is_valid(keyword, value) else None)
     return image
+
+
+def _is_valid(keyword: str, value: str) -> bool:
+    """Whether the standard allows a value; names and ids are repeated as they are, to be filed with them."""
+    if keyword in _ALLOWED:
+        return value in _ALLOWED[keyword]
+    try:
+        validate_value(dictionary_VR(keyword), value, pydicom.config.RAISE)
+    except ValueError:
+        return keyword in _IDENTITY
+    return True
 
 
 def _empty_invalid(report: Dataset) -> None:

@@ -30,7 +30,7 @@ from indexer.discovery.tokens import stem
 from indexer.encoder import Composer, TrainedEncoder, load_encoder, look, write_weights
 from indexer.encoder import batch as batches
 from indexer.errors import CbirError, EncoderError, ReadError
-from indexer.ingest import IngestReport, ingest, ingest_sources
+from indexer.ingest import IngestReport, ingest, ingest_sources, remove_sources
 from indexer.labels import load_tables
 from indexer.learning import augmentation, fitting, looks, network, pack, tasks, training
 from indexer.learning.cohort import Cohort
@@ -613,6 +613,7 @@ def state_of(net: CompositeNetwork) -> dict[str, NDArray[Any]]:
     return {name: value.numpy() for name, value in net.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_the_seed_decides() -> None:
     samples = exclusive(8)
     before = torch.random.get_rng_state()
@@ -628,6 +629,7 @@ def test_the_seed_decides() -> None:
     assert not np.array_equal(first["stem.conv.weight"], other["stem.conv.weight"])
 
 
+@pytest.mark.slow
 def test_the_same_loop_trains_composites(tmp_path: Path) -> None:
     """By hand, in two epochs of one step; and taken up after the first."""
     samples, recipe = exclusive(8), replace(QUICK, epochs=2, batch=8)
@@ -779,6 +781,7 @@ def test_a_label_that_all_composites_share_teaches_them_nothing(tmp_path: Path) 
     assert found.classes == found.targets == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("several", [True, False])
 def test_a_fit_writes_both_networks_for_the_same_patients(
     tmp_path: Path,
@@ -1371,7 +1374,7 @@ def test_naming_some_files_of_a_folder_leaves_its_composite_as_it_is(
 def test_a_file_is_filed_though_its_composite_cannot_be(
     index: CaseIndex, composer: TinyComposer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(group: object, size: int) -> None:
+    def refuse(group: object, size: int, apart: float) -> None:
         raise ReadError("x", "it shows almost nothing")
 
     folder = tmp_path / "speck"
@@ -1517,3 +1520,27 @@ def test_a_composite_of_what_is_gone_goes_too(
     assert COMPOSITE in index.catalog.contents().scan_sequence
     ingest_sources(index, [series["t1"]], composer)
     assert index.catalog.contents().scan_sequence == ["t1"]
+
+
+@pytest.mark.parametrize("keep_ids", [False, True])
+def test_when_a_series_is_taken_out_the_rest_is_seen_together(
+    tmp_path: Path, composer: TinyComposer, keep_ids: bool
+) -> None:
+    write_study(tmp_path / "mri", 3, "P", TOGETHER)
+    sources = discovery.discover(tmp_path / "mri").sources
+    series = {source.sequence: source for source in sources}
+    with CaseIndex.create(tmp_path / "index", composer, keep_ids=keep_ids) as index:
+        ingest_sources(index, sources, composer)
+        case = index.case("P", sources[0].study_id)
+        assert remove_sources(index, [series["t2"].name], composer) == 1
+        left = [source for source in sources if source.sequence != "t2"]
+        (group,) = groups([scan for source in left for scan in discovery.read(source)], 24)
+        vectors, _ = composer.compose(prepared_composite(group.scans, 24).pixels)
+        np.testing.assert_allclose(stored(index, case, COMPOSITE)[0], vectors, atol=1e-6)
+        assert len(index.catalog.contents().case_ids) == 1
+        assert ingest_sources(index, left, composer).embedded == 0
+        remove_sources(index, [series["t1"].name, series["flair"].name], composer)
+        assert index.catalog.contents().scan_sequence == ["t1ce"]
+        remove_sources(index, [series["t1ce"].name], composer)
+        assert index.catalog.contents().case_ids == []
+        assert index.verify() == []

@@ -27,7 +27,7 @@ import sys
 import indexer.case_index, indexer.encoder, indexer.ingest, indexer.policy, retrieval.calibration
 from tests.support.encoders import TinyEncoder
 indexer.encoder.load_encoder = indexer.case_index.load_encoder = lambda name="tiny": TinyEncoder()
-indexer.ingest.GROUP = 8             # many commits
+indexer.ingest.filing.GROUP = 8      # many commits
 early = indexer.policy.SearchPolicy(exact_below=200)
 indexer.case_index.SearchPolicy = lambda: early # and a partition
 retrieval.calibration.POLICY = early

@@ -291,6 +291,55 @@ def test_figshare_slices_are_read_with_patient_outline_and_label(tmp_path: Path)
     np.testing.assert_array_equal(scan.slice(0).region, images[0] > 3000)
 
 
+def test_a_header_reads_no_file_but_one_beside_it(tmp_path: Path) -> None:
+    """By no spelling of NRRD's, and through none of HDF5's links, external files and virtual datasets."""
+    folder, secret = tmp_path / "in", tmp_path / "secret.raw"
+    folder.mkdir()
+    values = np.arange(8 * 9 * 10, dtype=np.float32)
+    values.tofile(secret)
+    values[::-1].tofile(folder / "v.raw")
+    head = "NRRD0004\ntype: float\ndimension: 3\nsizes: 8 9 10\nencoding: raw\nendian: little\n"
+    for number, fields in enumerate(
+        (
+            f"data file: {secret}",
+            "datafile: ../secret.raw",
+            f"data file: v.raw\ndatafile: {secret}",
+            f"datafile: v.raw\ndata file: {secret}",
+            "datafile: v.raw\nline skip: 9999999999",
+        )
+    ):
+        (folder / f"{number}.nhdr").write_text(f"{head}{fields}\n")
+        with pytest.raises(ReadError):
+            read(folder / f"{number}.nhdr")
+    (folder / "good.nhdr").write_text(f"{head}data file: v.raw\n")
+    assert read(folder / "good.nhdr")[0].voxels.max() == values[-1]
+    (folder / "t1.mhd").write_text(
+        f"NDims = 3\nDimSize = 8 9 10\nElementType = MET_FLOAT\nElementDataFile = {secret}\n"
+    )
+    with pytest.raises(ReadError, match="outside its own folder"):
+        read(folder / "t1.mhd")
+
+    slice_of(tmp_path / "other.mat", "1", 1)
+    for kind in ("external file", "link", "link of the group", "virtual"):
+        path = folder / f"{kind}.mat"
+        slice_of(path, "1", 1)
+        with h5py.File(path, "r+") as file:
+            del file["cjdata/image"]
+            if kind == "external file":
+                file["cjdata"].create_dataset("image", (8, 9), "f4", external=[(str(secret), 0, 288)])
+            elif kind == "link":
+                file["cjdata/image"] = h5py.ExternalLink(str(tmp_path / "other.mat"), "cjdata/image")
+            elif kind == "link of the group":
+                del file["cjdata"]
+                file["cjdata"] = h5py.ExternalLink(str(tmp_path / "other.mat"), "cjdata")
+            else:
+                layout = h5py.VirtualLayout((7, 5), "i2")
+                layout[:] = h5py.VirtualSource(str(tmp_path / "other.mat"), "cjdata/image", (7, 5))[:]
+                file["cjdata"].create_virtual_dataset("image", layout)
+        with pytest.raises(ReadError):
+            read(path)
+
+
 def toy_format() -> Format:
     def toy_scans(source: Source) -> list[Scan]:
         values = np.loadtxt(source.files[0])
@@ -319,3 +368,17 @@ def test_a_format_of_another_package_is_one_entry_point(
 
 
 TOY = toy_format()
+
+
+def test_a_slice_whose_label_is_lost_is_one_failure(tmp_path: Path) -> None:
+    for name in ("1.mat", "2.mat", "3.mat"):
+        slice_of(tmp_path / name, "100360", 1)
+    with h5py.File(tmp_path / "2.mat", "r+") as file:
+        del file["cjdata/label"]
+    with h5py.File(tmp_path / "3.mat", "r+") as file:
+        del file["cjdata/label"]
+        file["cjdata/label"] = np.array([[np.nan]])
+    found = discover(tmp_path)
+    assert [source.path.name for source in found.sources] == ["1.mat", "3.mat"]
+    (failure,) = found.failures
+    assert "holds no cjdata/label" in str(failure)

@@ -246,7 +246,7 @@ def test_conflicting_rows_give_no_label(tmp_path: Path) -> None:
 
 def test_rows_without_data_and_data_without_rows_are_told(tmp_path: Path) -> None:
     notes = " ".join(joined(tmp_path, "id,grade\nP1,2\nP8,3\n", people(tmp_path, ["P1", "P2", "P3"])).notes)
-    assert "1 rows without data: P8" in notes
+    assert "1 rows without data: line 3" in notes
     assert "2 patients without a row: P2, P3" in notes
     assert "1 of 3 patients, fewer than half" in notes
 
