@@ -19,6 +19,7 @@ from indexer.sequences import is_composite
 from retrieval.calibration import POLICY, SIMILARITY, TYPICALITY, Calibration
 from retrieval.evidence import RANKING, Population
 from retrieval.leave_one_out import NEAREST, familiarity
+from retrieval.likeness import Looks
 from retrieval.ranking import Matches, Ranking, Stacks, grouped, nearness, shown_pair
 
 WHOLE, REGION = 0, 1
@@ -112,6 +113,7 @@ class State:
         composites = np.array([is_composite(name) for name in names], bool)
         self.slice_single = ~composites[self.slice_sequence]
         self.has_composites = bool(composites.any())
+        self.has_measures = bool(np.isfinite(contents.scan_measures).any())
         self.cases_of: dict[str, list[int]] = {}
         for case, patient in enumerate(contents.patient_ids):
             self.cases_of.setdefault(patient, []).append(case)
@@ -197,6 +199,11 @@ class State:
             )
             found.setdefault(int(contents.scan_case[place]), []).append((place, scan))
         return found
+
+    @cached_property
+    def looks(self) -> Looks:
+        """What the lesions of the cases look like."""
+        return Looks.of(self.contents)
 
     # ---- ranking -------------------------------------------------------------------------------
 
