@@ -315,6 +315,10 @@ class CaseIndex:
         weights = self.folder / WEIGHTS
         return load_encoder(str(weights) if weights.exists() else self.manifest.encoder)
 
+    def preprocessing(self, encoder: Encoder) -> Preprocessing:
+        """How scans are prepared for the index: for the encoder, with planes as far apart as here."""
+        return Preprocessing.of(encoder).as_in(self.manifest.preprocessing)
+
     def require(self, encoder: Encoder) -> None:
         """Refuse an encoder whose vectors cannot be compared with those in the index.
 
@@ -322,7 +326,7 @@ class CaseIndex:
         ------
         EncoderError
         """
-        held, new = self.manifest, Preprocessing.of(encoder).version
+        held, new = self.manifest, self.preprocessing(encoder).version
         if (held.encoder, held.encoder_version) != (encoder.name, encoder.version):
             raise EncoderError(
                 self.folder,

@@ -123,14 +123,13 @@ class Cluster:
         processors = max(1, int(ray.cluster_resources().get("CPU", 1)))
         self.ahead, self.groups = 2 * processors, processors
         self._address = address
-        self._preprocessing = Preprocessing.of(encoder)
         self._encoder = [ray.put(encoder)]  # in a list, it is not fetched anew for every task
         task = ray.remote(num_cpus=1, max_retries=RETRIES)
         self._read, self._embed = task(_read).options(num_returns=2), task(_embed)
 
-    def read(self, source: Source) -> Future[Read]:
+    def read(self, source: Source, preprocessing: Preprocessing) -> Future[Read]:
         """See :meth:`indexer.ingest.Workers.read`."""
-        told, images = self._read.remote(source, self._preprocessing, self._preprocessing.version)
+        told, images = self._read.remote(source, preprocessing, preprocessing.version)
         return _then(told.future(), lambda scans: Read(scans, images), self._explained(source))
 
     def embed(self, picks: Sequence[Pick]) -> Future[Embedding]:

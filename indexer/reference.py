@@ -71,7 +71,8 @@ def require(encoder: Encoder) -> None:
     CaseIndexError
         If there are none.
     """
-    held, new = Manifest.load(FOLDER / "manifest.json"), Preprocessing.of(encoder).version
+    held = Manifest.load(FOLDER / "manifest.json")
+    new = Preprocessing.of(encoder).as_in(held.preprocessing).version
     if (held.encoder, held.encoder_version, held.preprocessing) != (encoder.name, encoder.version, new):
         raise EncoderError(
             "the reference cases",

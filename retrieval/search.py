@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -196,19 +197,25 @@ def _embedded(
     notes: list[str],
 ) -> tuple[list[QueryScan], set[int], NDArray[np.float32]]:
     """The scans and their composites as queries, the cases that hold the very same, and the measures."""
-    how = Preprocessing.of(encoder)
-    asking: list[tuple[Scan, ScanRef, Prepared]] = [
-        (scan, ref, prepared(scan, how)) for scan, ref in zip(scans, refs, strict=True)
-    ]
+    how, held = Preprocessing.of(encoder), case_index.preprocessing(encoder)
+    asking: list[tuple[Scan, ScanRef, Prepared]] = []
+    digests: list[str] = []
+
+    def take(scan: Scan, ref: ScanRef, prepare: Callable[[Preprocessing], Prepared]) -> None:
+        asking.append((scan, ref, ready := prepare(how)))
+        # an index of old may hold more planes, and be asked with fewer
+        digests.append(input_hash(ready if held == how else prepare(held)))
+
+    for scan, ref in zip(scans, refs, strict=True):
+        take(scan, ref, partial(prepared, scan))
     if how.composite_size and state.has_composites:
         for group in groups(scans, how.composite_size):
-            ready = prepared_composite(group.scans, how.composite_size)
-            asking.append((composite(group), _planes_of(group, scans, refs), ready))
+            take(composite(group), _planes_of(group, scans, refs), partial(_together, group))
             notes += group.notes
+    identical = {case for digest in digests for case in state.cases_with(case_index.catalog.scans_of(digest))}
     of_composites = any(is_composite(scan.sequence) for scan, _, _ in asking)  # which tell more
-    embedded, identical, measured = [], set(), []
+    embedded, measured = [], []
     for scan, ref, ready in asking:
-        identical |= state.cases_with(case_index.catalog.scans_of(input_hash(ready)))
         channels = CHANNELS if is_composite(scan.sequence) else (scan.sequence,)
         if not state.has_measures or (of_composites and not is_composite(scan.sequence)):
             measured.append(Measures())
@@ -230,6 +237,10 @@ def _embedded(
         )
     names = [scan.sequence for scan, _, _ in asking]
     return embedded, identical, scaled(together(names, np.array([one.as_vector()[1:] for one in measured])))
+
+
+def _together(group: Group, how: Preprocessing) -> Prepared:
+    return prepared_composite(group.scans, how.composite_size, how.apart)
 
 
 def _planes_of(group: Group, scans: Sequence[Scan], refs: Sequence[ScanRef]) -> ScanRef:

@@ -34,6 +34,7 @@ from indexer.catalog.schema import (
     scans,
     slices,
     sources,
+    trained_on,
     visit_labels,
 )
 from indexer.errors import CaseIndexError
@@ -398,20 +399,30 @@ class Catalog:
                         found[row.patient_id][row.name] = row.value
         return found
 
-    def composites_beside(self, paths: Iterable[str]) -> list[str]:
-        """Paths of the sources that are nothing but a composite of a visit that one of these belongs to."""
+    def cases_of(self, paths: Iterable[str]) -> list[str]:
+        """Ids of the cases that hold a scan of one of these sources."""
         found: set[str] = set()
         with self._transaction() as connection:
             for block in blocks(paths):
-                visits = (
-                    sa.select(scans.c.case)
+                of_sources = (
+                    sa.select(cases.c.case_id)
+                    .join(scans, scans.c.case == cases.c.id)
                     .join(sources, sources.c.id == scans.c.source)
                     .where(sources.c.path.in_(block))
                 )
+                found |= set(connection.scalars(of_sources))
+        return sorted(found)
+
+    def composites_of(self, case_ids: Iterable[str]) -> list[str]:
+        """Paths of the sources that are nothing but a composite of one of these cases."""
+        found: set[str] = set()
+        with self._transaction() as connection:
+            for block in blocks(case_ids):
                 chosen = (
                     sa.select(sources.c.path, sources.c.record)
                     .join(scans, scans.c.source == sources.c.id)
-                    .where(scans.c.sequence == COMPOSITE, scans.c.case.in_(visits))
+                    .join(cases, cases.c.id == scans.c.case)
+                    .where(scans.c.sequence == COMPOSITE, cases.c.case_id.in_(block))
                 )
                 rows = connection.execute(chosen)
                 found |= {row.path for row in rows if row.record["kind"] == COMPOSITE}
@@ -433,6 +444,7 @@ class Catalog:
             of_visit = sa.select(visit_labels.c.name, visit_labels.c.value).where(
                 visit_labels.c.case == case.id
             )
+            seen = sa.select(trained_on.c.patient_id).where(trained_on.c.patient_id == case.patient_id)
             columns = (scans.c.sequence, scans.c.modality, scans.c.shape, scans.c.spacing, scans.c.channel)
             rows = connection.execute(
                 sa.select(*columns, sources.c.path)
@@ -459,6 +471,7 @@ class Catalog:
                     )
                     for row in rows
                 ],
+                in_sample=connection.scalar(seen) is not None,
             )
 
     def embedded(

@@ -117,12 +117,15 @@ class FiledCase:
         The patient's, overlaid by the visit's.
     scans : list of FiledScan
         Composites are no scans of their own.
+    in_sample : bool
+        Whether the encoder was trained on the patient.
     """
 
     patient_id: str
     visit: str | None
     labels: dict[str, str]
     scans: list[FiledScan]
+    in_sample: bool = False
 
 
 @dataclass(frozen=True)

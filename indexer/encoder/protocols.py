@@ -149,6 +149,19 @@ class Explainer(Encoder, Protocol):
 
 
 @runtime_checkable
+class Sparse(Encoder, Protocol):
+    """An encoder to which neighbouring planes say the same.
+
+    Attributes
+    ----------
+    apart : float
+        Distance in mm of planes between which no others need to be seen.
+    """
+
+    apart: float
+
+
+@runtime_checkable
 class FileEncoder(Encoder, Protocol):
     """An encoder that is not installed but lies in a file, of which an index keeps a copy.
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from indexer.learning.network import CompositeNetwork, RetrievalNetwork
 
 
+APART = 4.0
+"""Millimetres between planes: measured, for volumes of 1 and 2 mm, by ``python -m benchmarks.planes``."""
+
+
 @dataclass
 class TrainedEncoder:
     """An encoder from a file of weights: it offers all that :mod:`indexer.encoder.protocols` names.
@@ -29,6 +33,8 @@ class TrainedEncoder:
     ----------
     name, dimension, version, size, composite_size
         As in :class:`Encoder` and :class:`Composer`.
+    apart : float
+        See :class:`Sparse`.
     weights_file : Path
         See :class:`FileEncoder`.
     about : dict
@@ -50,6 +56,7 @@ class TrainedEncoder:
     network: RetrievalNetwork = field(repr=False)
     distribution: TrainingDistribution | None = field(repr=False, default=None)
     composite: CompositeNetwork | None = field(repr=False, default=None)
+    apart: float = APART
 
     @property
     def composite_size(self) -> int:

@@ -58,7 +58,7 @@ class Workers(Protocol):
     ahead: int
     groups: int
 
-    def read(self, source: Source) -> Future[Read]:
+    def read(self, source: Source, preprocessing: Preprocessing) -> Future[Read]:
         """Read and prepare a source; the future raises `ReadError` if that cannot be."""
         ...
 
@@ -75,7 +75,6 @@ class Threads:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._preprocessing = Preprocessing.of(encoder)
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
 
     def __enter__(self) -> Threads:
@@ -84,9 +83,9 @@ class Threads:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def read(self, source: Source) -> Future[Read]:
+    def read(self, source: Source, preprocessing: Preprocessing) -> Future[Read]:
         """See :meth:`Workers.read`."""
-        return self._pool.submit(sandbox.prepare, source, self._preprocessing)
+        return self._pool.submit(sandbox.prepare, source, preprocessing)
 
     def embed(self, picks: Sequence[Pick]) -> Future[Embedding]:
         """See :meth:`Workers.embed`."""

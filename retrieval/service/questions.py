@@ -98,8 +98,8 @@ class Questions:
         """
         with self._scratch.new_folder() as folder, in_own_words():
             unpack(upload, name, folder, self._settings)
-            scans = read(folder)
-        return self._asked_with(scans, terms, who)
+            scans, notes = read(folder)
+        return self._asked_with(scans, notes, terms, who)
 
     def with_series(self, series: str, terms: Terms, who: str) -> tuple[Answer, Kept]:
         """The cases of other patients most similar to a series of the PACS, which is indexed itself.
@@ -111,8 +111,8 @@ class Questions:
         with self._scratch.new_folder() as folder:
             self.download(series, folder)
             with in_own_words():
-                scans = read(folder)
-        return self._asked_with(scans, terms, who, others=True)
+                scans, notes = read(folder)
+        return self._asked_with(scans, notes, terms, who, others=True)
 
     def again(self, kept: Kept, terms: Terms) -> Answer:
         """The cases most similar to a query that was asked before.
@@ -153,7 +153,7 @@ class Questions:
         with self._scratch.new_folder() as folder, self._pacs() as pacs:
             files = pacs.series(series, folder)
             with in_own_words():
-                scans = read(folder)
+                scans, _ = read(folder)
             held = self._index.case_index
             answer = self._ask(scans, "the series", terms, held.patient(scans[0].patient_id))
             if not answer.hits:
@@ -179,14 +179,15 @@ class Questions:
         return Orthanc(self._settings.pacs, limits=Limits.of(self._settings))
 
     def _asked_with(
-        self, scans: Sequence[Scan], terms: Terms, who: str, *, others: bool = False
+        self, scans: Sequence[Scan], notes: Sequence[str], terms: Terms, who: str, *, others: bool = False
     ) -> tuple[Answer, Kept]:
         held = self._index.case_index
         own = held.patient(scans[0].patient_id) if others else None
         kept = self._queries.keep(scans, who, held.pseudonym("patient", scans[0].patient_id), own)
         scans = [replace(s, source=k.path) for s, k in zip(scans, kept.sources, strict=True)]
         try:
-            return self._ask(scans, f"query {kept.id}", terms, own), kept
+            answer = self._ask(scans, f"query {kept.id}", terms, own)
+            return replace(answer, notes=[*notes, *answer.notes]), kept
         except BaseException:
             self._queries.drop(kept)
             raise

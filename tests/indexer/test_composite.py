@@ -30,7 +30,7 @@ from indexer.discovery.tokens import stem
 from indexer.encoder import Composer, TrainedEncoder, load_encoder, look, write_weights
 from indexer.encoder import batch as batches
 from indexer.errors import CbirError, EncoderError, ReadError
-from indexer.ingest import IngestReport, ingest, ingest_sources
+from indexer.ingest import IngestReport, ingest, ingest_sources, remove_sources
 from indexer.labels import load_tables
 from indexer.learning import augmentation, fitting, looks, network, pack, tasks, training
 from indexer.learning.cohort import Cohort
@@ -1371,7 +1371,7 @@ def test_naming_some_files_of_a_folder_leaves_its_composite_as_it_is(
 def test_a_file_is_filed_though_its_composite_cannot_be(
     index: CaseIndex, composer: TinyComposer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(group: object, size: int) -> None:
+    def refuse(group: object, size: int, apart: float) -> None:
         raise ReadError("x", "it shows almost nothing")
 
     folder = tmp_path / "speck"
@@ -1517,3 +1517,27 @@ def test_a_composite_of_what_is_gone_goes_too(
     assert COMPOSITE in index.catalog.contents().scan_sequence
     ingest_sources(index, [series["t1"]], composer)
     assert index.catalog.contents().scan_sequence == ["t1"]
+
+
+@pytest.mark.parametrize("keep_ids", [False, True])
+def test_when_a_series_is_taken_out_the_rest_is_seen_together(
+    tmp_path: Path, composer: TinyComposer, keep_ids: bool
+) -> None:
+    write_study(tmp_path / "mri", 3, "P", TOGETHER)
+    sources = discovery.discover(tmp_path / "mri").sources
+    series = {source.sequence: source for source in sources}
+    with CaseIndex.create(tmp_path / "index", composer, keep_ids=keep_ids) as index:
+        ingest_sources(index, sources, composer)
+        case = index.case("P", sources[0].study_id)
+        assert remove_sources(index, [series["t2"].name], composer) == 1
+        left = [source for source in sources if source.sequence != "t2"]
+        (group,) = groups([scan for source in left for scan in discovery.read(source)], 24)
+        vectors, _ = composer.compose(prepared_composite(group.scans, 24).pixels)
+        np.testing.assert_allclose(stored(index, case, COMPOSITE)[0], vectors, atol=1e-6)
+        assert len(index.catalog.contents().case_ids) == 1
+        assert ingest_sources(index, left, composer).embedded == 0
+        remove_sources(index, [series["t1"].name, series["flair"].name], composer)
+        assert index.catalog.contents().scan_sequence == ["t1ce"]
+        remove_sources(index, [series["t1ce"].name], composer)
+        assert index.catalog.contents().case_ids == []
+        assert index.verify() == []

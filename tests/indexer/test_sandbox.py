@@ -460,11 +460,11 @@ def test_what_a_dead_run_was_reading_is_read_alone_and_then_no_more(
             self.within = Threads(tiny)
             self.flying = 0
 
-        def read(self, source: Any) -> Any:
+        def read(self, source: Any, preprocessing: Any) -> Any:
             asked.append((source.path.name, 0))
             if "P-05" in source.path.name:
                 raise Killed
-            return self.within.read(source)
+            return self.within.read(source, preprocessing)
 
         def embed(self, picks: Any) -> Any:
             return self.within.embed(picks)
