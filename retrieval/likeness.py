@@ -65,7 +65,8 @@ def together(sequences: Sequence[str | None], vectors: Floats) -> Floats:
     vectors : ndarray of float32, shape (scans, n)
         NaN where they are unknown.
     """
-    return of_cases(sequences, vectors, np.zeros(len(vectors), np.int64), 1)[0]
+    found: Floats = of_cases(sequences, vectors, np.zeros(len(vectors), np.int64), 1)[0]
+    return found
 
 
 def of_cases(sequences: Sequence[str | None], vectors: Floats, cases: NDArray[np.int64], n: int) -> Floats:
