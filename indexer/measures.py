@@ -222,7 +222,8 @@ def _measured(
         shown = of_channel[lesion]
         shown = shown[np.isfinite(shown)]
         brightness.append(float(shown.mean()) if shown.size else np.nan)
-    if not np.isfinite(values[:, CHANNELS.index("t1ce")]).any():  # enhancement is seen there alone
+    t1ce, *swelling = (np.isfinite(values[:, CHANNELS.index(name)]).any() for name in ("t1ce", "t2", "flair"))
+    if not (t1ce and any(swelling)):  # the others show what does not enhance
         enhancing = necrotic = oedema = np.nan
     place = _place(lesion, values, ready, whole, pixels)
     return Measures(*map(float, (size, enhancing, necrotic, oedema, *brightness, *place)))

@@ -4,9 +4,8 @@ What the embedding tells is the class; among cases of one class it ranks hardly 
 brightness than chance. So hits are ordered by their similarity less a share of this distance (see
 :class:`retrieval.ranking.Ranking`), which decides where similarities are close. Votes are not touched.
 
-The unit is the spread of the index's own cases: a random case differs by 1.13 of it on average, which is
-the zero of the distance. What is unknown of a case counts as that; what is unknown of the query does not
-count at all.
+The unit is the spread of the index's own cases: a random case differs by 1.13 of it on average. What is
+unknown of a case counts as much; what is unknown of the query does not count at all.
 """
 
 from __future__ import annotations
@@ -117,16 +116,16 @@ class Looks:
         return cls(measures, spread(measures))
 
     def distance(self, asked: Floats, cases: NDArray[np.int64]) -> Floats:
-        """Mean difference of a query's measures (:func:`scaled`) from those of cases, over a random one's.
+        """Mean difference of a query's measures (:func:`scaled`) from those of cases, in spreads.
 
-        In spreads of each measure, less :data:`RANDOM`, which also stands for what is unknown of a case; 0
-        where nothing is known of the query.
+        :data:`RANDOM` stands for what is unknown of a case; 0 for all cases where nothing is known of the
+        query.
         """
         told = np.isfinite(asked) & np.isfinite(self.spread)
         if not told.any():
             return np.zeros(len(cases), np.float32)
         away = np.abs(self.measures[np.ix_(cases, np.flatnonzero(told))] - asked[told]) / self.spread[told]
-        return np.asarray(np.where(np.isfinite(away), away, RANDOM).mean(axis=1) - RANDOM, np.float32)
+        return np.asarray(np.where(np.isfinite(away), away, RANDOM).mean(axis=1), np.float32)
 
     def words(self, asked: Floats, case: int) -> list[str]:
         """What of a case's lesion agrees with the query's, and what differs: the case beside the query.
