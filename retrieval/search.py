@@ -110,7 +110,7 @@ def answered(
 
 def has_patient(case_index: CaseIndex, state: State, patient: str) -> bool:
     """Whether a patient is in the index, by the id in the files or in the index."""
-    return not _named(case_index, [patient]).isdisjoint(state.contents.patient_ids)
+    return not _named(case_index, [patient]).isdisjoint(state.census.cases_of)
 
 
 # ---- what asks ---------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Enc
     own: set[str] = set()
     if not question.scans:
         own = _named(case_index, sorted({scan.patient_id for scan in scans} - {""}))
-        own = own & set(state.contents.patient_ids) - silent
+        own = (own & state.census.cases_of.keys()) - silent
         if own:
             notes.append("the patient of the query is in the index, and is left out")
     return Asking(query, embedded, view, own, silent, notes, measures)
@@ -312,7 +312,7 @@ def _answer(question: Question, asking: Asking, state: State, folder: Path) -> A
     where = {name: str(value) for name, value in (question.where or {}).items()}
     eligible = np.ones(len(contents.case_ids), bool)
     for patient in asking.excluded:
-        eligible[state.cases_of.get(patient, [])] = False
+        eligible[state.census.cases_of.get(patient, [])] = False
     matching = eligible & _matching(state, where)
     ranked = state.rank(asking.scans, asking.view, matching, 5 * question.k)
     notes = [*asking.notes, *ranked.notes]
@@ -384,7 +384,7 @@ def _evidence(
     if strange:  # whoever is nearest is not like the query: the prior is all there is to say
         voters = []
     evidence = {}
-    for name, counts in state.population.classes(silent).items():
+    for name, counts in state.census.patients.classes(silent).items():
         prior = {value: n / sum(counts.values()) for value, n in counts.items()}
         known = learnt.open_set(name, len(asking.scans), region=marked) if learnt else None
         unheld = not strange and known is not None and known.refuses(state.nearness(ranked, silent, name))
@@ -397,12 +397,12 @@ def _evidence(
             said = fit(said)
         if state.stale and not said.abstain:
             said = replace(said, reason=f"not calibrated: {state.stale}")
-        held = state.population.values(name)
+        every = state.census.cases.values(name)
         evidence[name] = replace(
             said,
-            values=list(state.cases.values(name)),
-            held=held,
-            lacks=[value for value in SCALES.get(name.lower(), ()) if value not in state.cases.values(name)],
+            values=list(every),
+            held=state.census.patients.values(name),
+            lacks=[value for value in SCALES.get(name.lower(), ()) if value not in every],
             others=_others(known),
         )
     return evidence

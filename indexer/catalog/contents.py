@@ -101,10 +101,30 @@ class Contents:
         """Which scan the one at this place is."""
         return ScanRef(self.scan_source[place], int(self.scan_number[place]))
 
+    def cases_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """For some slices the position of their case."""
+        return self.scan_case[self.slice_scan[rows]]
+
+    def rows_of(self, scans: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The slices of some scans, by position; ascending."""
+        if not self._filed_in_order:
+            return np.flatnonzero(np.isin(self.slice_scan, scans))
+        scans = np.unique(scans)
+        first = np.searchsorted(self.slice_scan, scans)
+        count = np.searchsorted(self.slice_scan, scans, "right") - first
+        before = np.cumsum(count) - count
+        return np.repeat(first - before, count) + np.arange(count.sum())
+
+    def rows_of_cases(self, cases: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The slices of some cases, by position; ascending."""
+        wanted = np.zeros(len(self.case_ids), bool)
+        wanted[cases] = True
+        return self.rows_of(np.flatnonzero(wanted[self.scan_case]))
+
     @cached_property
-    def slice_case(self) -> NDArray[np.int64]:
-        """For each slice the position of its case."""
-        return self.scan_case[self.slice_scan]
+    def _filed_in_order(self) -> bool:
+        """Whether slices lie by scan, as they are filed."""
+        return bool((self.slice_scan[1:] >= self.slice_scan[:-1]).all())
 
 
 def nothing() -> Contents:

@@ -261,7 +261,7 @@ def test_every_scan_knows_its_source_its_number_there_and_its_shape(catalog):
     assert [str(contents.scan_ref(i)) for i in range(3)] == ["/echoes#1#0", "/echoes#1#1", "/b#0"]
     assert contents.scan_shape == [(8, 8, 3), (8, 8, 5), (8, 8, 3)]
     assert [filed.ref for filed in catalog.case("c1").scans] == [contents.scan_ref(i) for i in range(2)]
-    assert contents.slice_case.tolist() == [0] * 8 + [1] * 3
+    assert contents.cases_of(np.arange(11)).tolist() == [0] * 8 + [1] * 3
 
 
 NAMES = st.integers(0, 3)

@@ -25,11 +25,13 @@ from typing import Any
 
 import numpy as np
 
+from indexer.ids import NONE, among
 from indexer.partition import Partition
 from indexer.policy import SearchPolicy
 from indexer.stores.faiss.codes import (
     Floats,
     Ints,
+    Kept,
     coded,
     empty,
     faiss,
@@ -44,6 +46,8 @@ from indexer.stores.faiss.codes import (
 SPARE = 10
 """Beside 1.5 times the neighbours wanted, so many are compared again: of the ten nearest among a million
 vectors the codes have 0.946 in their first ten, 0.9987 in 15 and all in 20."""
+REMEMBERED = 8
+"""Sets of ids that the last searches were among."""
 GATHERED = 20_000
 """Vectors gathered at a time."""
 
@@ -115,6 +119,7 @@ class Vectors:
         self._gone: Ints = np.empty(0, np.int64)  # of the parts
         self._added: Ints = np.empty(0, np.int64)
         self._added_rows: Floats = np.empty((0, dimension), np.float32)
+        self._asked: tuple[tuple[Ints, Kept], ...] = ()
 
     @classmethod
     def build(
@@ -302,21 +307,32 @@ class Vectors:
             self._added, self._added_rows = self._added[stays], self._added_rows[stays]
         return before - len(self)
 
-    def search(self, q: Floats, k: int, keep: Ints | None = None) -> tuple[Floats, Ints]:
+    def search(self, q: Floats, k: int, keep: Ints | None = None, but: Ints = NONE) -> tuple[Floats, Ints]:
         """Nearest vectors by cosine similarity; see :meth:`indexer.stores.VectorIndex.search`."""
         q = np.ascontiguousarray(q, np.float32)
         if q.ndim != 2 or q.shape[1] != self._dimension or k < 1:
             raise ValueError(f"expected k >= 1 and shape (n, {self._dimension}), got k = {k}, {q.shape}")
-        kept = None if keep is None else self._ids[np.isin(self._ids, keep)]
-        if kept is not None and len(kept) == len(self):
-            kept = None
-        count = len(self) if kept is None else len(kept)
+        kept = None if keep is None else self._those(keep)
+        every = self._ids if kept is None else kept.ids
+        but = np.unique(but[among(but, every)])
+        count = min(len(every) - len(but), len(self))
         if self.partition is None or self.policy.exact(count, len(self), k):
-            scores, ids = self._search_exactly(q, k, kept)
+            some = every if kept is None else every[among(every, self._ids)]
+            some = np.setdiff1d(some, but, assume_unique=True) if len(but) else some
+            scores, ids = self._search_exactly(q, k, None if len(some) == len(self) else some)
         else:
-            scores, ids = self._search_lists(q, k, self.partition, kept)
+            scores, ids = self._search_lists(q, k, self.partition, kept, but)
         scores[ids < 0] = -np.inf
         return np.minimum(scores, 1, out=scores), ids
+
+    def _those(self, keep: Ints) -> Kept:
+        """These ids, whether or not they are there; those of the last few searches are remembered."""
+        for ids, kept in self._asked:
+            if ids is keep:
+                return kept
+        kept = Kept(keep if (keep[1:] > keep[:-1]).all() else np.unique(keep))
+        self._asked = (*self._asked[1 - REMEMBERED :], (keep, kept))
+        return kept
 
     def gather(self, ids: Ints) -> Floats:
         """The vectors of these ids.
@@ -374,11 +390,13 @@ class Vectors:
         return best.D, best.I
 
     def _search_lists(
-        self, q: Floats, k: int, partition: Partition, kept: Ints | None
+        self, q: Floats, k: int, partition: Partition, kept: Kept | None, but: Ints
     ) -> tuple[Floats, Ints]:
-        share = 1 if kept is None else len(kept) / len(self)
+        every = self._ids if kept is None else kept.ids
+        share = min(1, (len(every) - len(but)) / len(self))
         probes = np.ascontiguousarray(partition.probes_for(q, math.ceil(k / share)))
-        settings = faiss.SearchParametersIVF(nprobe=probes.shape[1], sel=selector(kept, self._gone))
+        gone = self._gone if kept is None else self._gone[among(self._gone, every)]
+        settings = faiss.SearchParametersIVF(nprobe=probes.shape[1], sel=selector(kept, np.append(gone, but)))
         codes, near = coded(q, partition), candidates(k)
         twice = not math.isinf(partition.border)
         wide = 2 * near if twice else near
@@ -400,11 +418,11 @@ class Vectors:
                 settings,
             )
             found.append(distinct(scores, ids, near)[1] if twice else ids)
-        came = self._added if kept is None else self._added[np.isin(self._added, kept)]
+        stays = among(self._added, every) & ~among(self._added, but)
+        came, rows = self._added, self._added_rows
+        if not stays.all():
+            came, rows = came[stays], rows[stays]
         if len(came):
-            rows = (
-                self._added_rows[np.searchsorted(self._added, came)] if kept is not None else self._added_rows
-            )
             places = faiss.knn(q, rows, min(near, len(came)), metric=faiss.METRIC_INNER_PRODUCT)[1]
             found.append(came[places])
         return self._compared_again(q, np.ascontiguousarray(np.concatenate(found[::-1], axis=1)), k)
