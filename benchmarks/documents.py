@@ -467,7 +467,10 @@ def likeness(content: dict[str, Any]) -> str:
                 f"{found['P@10']['macro']:.3f}",
                 f"{found['likeness']:.2f}",
             ]
-            rows.append([method, order, *told, *(f"{found['by measure'][name]:.2f}" for name in measures)])
+            by = found["by measure"]
+            rows.append(
+                [method, order, *told, *(f"{by[name]:.2f}" if name in by else "" for name in measures)]
+            )
     return "\n".join([markdown(rows), "", origin(content)])
 
 
