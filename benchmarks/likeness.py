@@ -71,9 +71,8 @@ def judged(items: CrossMatch, similarity: NDArray[np.float32]) -> dict[str, Any]
         pair = likeness(items.looks.measures[order], items.looks.measures[row])
         first.append(pair[0])
         every.append(pair[1])
-    sums = np.nansum(first, axis=0) / np.maximum(np.nansum(every, axis=0), 1e-9)
-    known = np.isfinite(first).any(axis=0)
-    ratios = {name: float(sums[i]) for i, name in enumerate(NAMES) if known[i]}
+    near, far = np.nansum(first, axis=0), np.nansum(every, axis=0)
+    ratios = {name: float(near[i] / far[i]) for i, name in enumerate(NAMES) if far[i] > 0}
     return {
         "P@10": {how: found.figures["P@10"][how].value for how in ("micro", "macro")},
         "mAP": {how: found.figures["mAP"][how].value for how in ("micro", "macro")},
@@ -97,7 +96,12 @@ def main() -> None:
             table.setdefault(method, {})[order] = found = judged(items, similarity)
             shown = {what: round(v, 3) for what, v in found["P@10"].items()}
             print(method, order, shown, f"likeness {found['likeness']:.3f}", flush=True)
-    path = results.save("likeness", table, data=f"{COHORT}, folds as given", label=LABEL, seed=0)
+    versions = {
+        f"{method} {fold}".strip(): e.version for method, of in methods.items() for fold, e in of.items()
+    }
+    path = results.save(
+        "likeness", table, data=f"{COHORT}, folds as given", encoder=versions, label=LABEL, seed=0
+    )
     print(path.relative_to(results.ROOT))
 
 
