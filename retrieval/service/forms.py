@@ -66,10 +66,18 @@ Series = Annotated[
 
 
 class Query(Again):
-    """A question; one of file, series, like says what with."""
+    """A question; one of file, series, study, like says what with."""
 
     file: File = ""
     series: Series = ""
+    study: Annotated[
+        str,
+        Field(
+            description="A study of the PACS, whose sequences ask together: its StudyInstanceUID, or "
+            "Orthanc's identifier of it",
+            examples=["1.2.826.0.1.3680043.8.498.2"],
+        ),
+    ] = ""
     like: Annotated[
         list[str], Field(description="Cases of the index", examples=[["c-0123456789abcdef"]])
     ] = []

@@ -97,6 +97,20 @@ class Questions:
             scans, notes = read(folder)
         return self._asked_with(scans, notes, terms, who)
 
+    def with_study(self, study: str, terms: Terms, who: str) -> tuple[Answer, Kept]:
+        """The cases of other patients most similar to a study of the PACS, which is indexed itself.
+
+        Raises
+        ------
+        CbirError
+        """
+        with self._scratch.new_folder() as folder:
+            with self._pacs("study") as pacs:
+                pacs.study(study, folder, self._settings.modalities)
+            with in_own_words():
+                scans, notes = read(folder)
+        return self._asked_with(scans, notes, terms, who, others=True)
+
     def with_series(self, series: str, terms: Terms, who: str) -> tuple[Answer, Kept]:
         """The cases of other patients most similar to a series of the PACS, which is indexed itself.
 
@@ -169,9 +183,9 @@ class Questions:
         with self._pacs() as pacs:
             pacs.series(series, folder)
 
-    def _pacs(self) -> Orthanc:
+    def _pacs(self, what: str = "series") -> Orthanc:
         if self._settings.pacs is None:
-            raise QueryError("series", "this service has no PACS", "start it with --pacs URL")
+            raise QueryError(what, "this service has no PACS", "start it with --pacs URL")
         return Orthanc(self._settings.pacs, limits=Limits.of(self._settings))
 
     def _asked_with(
