@@ -240,7 +240,7 @@ def _embedded(
 
 
 def _together(group: Group, how: Preprocessing) -> Prepared:
-    return prepared_composite(group.scans, how.composite_size, how.apart)
+    return prepared_composite(group.scans, how.composite_size, how.apart, how.standardised)
 
 
 def _planes_of(group: Group, scans: Sequence[Scan], refs: Sequence[ScanRef]) -> ScanRef:
