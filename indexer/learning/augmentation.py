@@ -25,6 +25,9 @@ ASPECT = 1.12
 SHIFT = 0.08
 """Views move by up to this share of their side."""
 
+WHOLES = 0.35
+"""Share of the views for tissues that show the whole slice."""
+
 GAMMA, CONTRAST, BRIGHTNESS, SHADING, NOISE = 1.6, 1.3, 0.1, 0.15, 0.05
 """Greatest exponent, gain, offset, slope of the shading across the view, and deviation of the noise."""
 
@@ -100,6 +103,31 @@ def lesion_frames(boxes: Tensor, generator: Generator) -> Tensor:
     shift = uniform(-2 * SHIFT, 2 * SHIFT, n * 2, generator).view(n, 2)
     centre = torch.where(known[:, None], boxes[:, :2] + boxes[:, 2:] - 1 + shift * width[:, None], shift)
     return torch.cat([_matrix(width, False, generator, 180.0), centre[:, :, None]], 2)
+
+
+def tissue_frames(boxes: Tensor, generator: Generator) -> Tensor:
+    """Affine maps, shape (n, 2, 3), from a view, turned at will, to anything between a region and all.
+
+    Parameters
+    ----------
+    boxes : Tensor, shape (n, 4)
+        As for :func:`region_frames`; slices without one are seen whole or in part.
+    generator : Generator
+    """
+    n = len(boxes)
+    longer = (boxes[:, 2:] - boxes[:, :2]).amax(1)
+    known = torch.isfinite(longer)
+    least = torch.where(known, (longer * CONTEXT / REGION).clamp(LEAST, 1), PART[0])
+    share = torch.rand(n, generator=generator) ** 2  # regions more often than all
+    share = torch.where(torch.rand(n, generator=generator) < WHOLES, 1.0, share)
+    width = least ** (1 - share) * WHOLE ** (2 * torch.rand(n, generator=generator) - 1)
+    shift = uniform(-1, 1, n * 2, generator).view(n, 2)
+    off = torch.where(known[:, None], 2 * SHIFT * width[:, None], (1 - width[:, None]).clamp(min=0)) * shift
+    middle = torch.where(known[:, None], boxes[:, :2] + boxes[:, 2:] - 1, 0)
+    # the nearer to all, the less it lies around the region
+    return torch.cat(
+        [_matrix(width, False, generator, 180.0), ((1 - share)[:, None] * middle + off)[:, :, None]], 2
+    )
 
 
 def recoloured(views: Tensor, generator: Generator) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from indexer.measures import NAMES, Measures, measure
-from indexer.preprocess import Preprocessing, prepared, prepared_composite
+from indexer.preprocess import Preprocessing, prepared, prepared_composite, with_region
 from indexer.scan import Scan
 from indexer.sequences import CHANNELS
 
@@ -98,6 +98,13 @@ def test_a_region_that_is_given_bounds_what_is_measured() -> None:
     with_other, alone = (measure(prepared_composite(s, 160)) for s in (scans, marked))
     assert alone.size < with_other.size
     assert alone.size == pytest.approx(2 * RADIUS, rel=0.12)
+    assert alone.place == pytest.approx(measure(prepared_composite(study(), 160)).place, abs=0.05)
+
+
+def test_a_region_on_one_plane_is_measured_there() -> None:
+    box = with_region(study()[3], (25, 55, 60, 95), 40)  # type: ignore[arg-type]
+    found = measure(prepared(box, WHOLE), ("flair",))
+    assert found.size == pytest.approx(2 * RADIUS, rel=0.12)
 
 
 def test_where_there_is_no_lesion_the_size_is_nought() -> None:

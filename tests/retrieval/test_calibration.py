@@ -181,11 +181,9 @@ def test_a_typical_scan_is_no_stranger_however_unlike_the_known_ones():
 
 
 @pytest.fixture
-def index(tmp_path, tiny, cohort):
+def index(index_of, tiny):
     """Forty-two patients of three grades, open."""
-    case_index = CaseIndex.create(tmp_path / "index", tiny, keep_ids=True)
-    ingest(case_index, [cohort(42, ("t1ce", "flair"))], tiny)
-    with Index(case_index, tiny) as opened:
+    with Index(CaseIndex.open(index_of(42, ("t1ce", "flair"))), tiny) as opened:
         yield opened
 
 
