@@ -439,6 +439,41 @@ def calibration(content: dict[str, Any]) -> str:
     return "\n".join([markdown(votes), "", markdown(told), "", origin(content)])
 
 
+def open_set(content: dict[str, Any]) -> str:
+    """Whether a kind that is not there is noticed."""
+    rows = [["embeddings", "asked of", "left out", "patients of it", "got a vote", "known patients refused"]]
+
+    def span(found: dict[str, float]) -> str:
+        return f"{found['value']:.2f} ({found['low']:.2f}–{found['high']:.2f})"
+
+    for method, table in content["results"].items():
+        for asked, values in table.items():
+            for value, found in values.items():
+                told = [str(found["left out"]), span(found["answered"]), span(found["refused"])]
+                rows.append([method, asked, value, *told])
+    return "\n".join([markdown(rows), "", origin(content)])
+
+
+def likeness(content: dict[str, Any]) -> str:
+    """Whether hits look like the query."""
+    measures = sorted(
+        {name for table in content["results"].values() for f in table.values() for name in f["by measure"]}
+    )
+    rows = [["embeddings", "ordered by", "P@10 micro", "macro", "likeness", *measures]]
+    for method, table in content["results"].items():
+        for order, found in table.items():
+            told = [
+                f"{found['P@10']['micro']:.3f}",
+                f"{found['P@10']['macro']:.3f}",
+                f"{found['likeness']:.2f}",
+            ]
+            by = found["by measure"]
+            rows.append(
+                [method, order, *told, *(f"{by[name]:.2f}" if name in by else "" for name in measures)]
+            )
+    return "\n".join([markdown(rows), "", origin(content)])
+
+
 def explanation(content: dict[str, Any]) -> str:
     """Areas of the deletion and insertion test."""
     found = content["results"]
@@ -635,6 +670,18 @@ def readers(content: dict[str, Any]) -> str:
     return "\n".join([markdown(rows), "", f"{content['provenance']['peer']}. {origin(content)}"])
 
 
+def resemblance(content: dict[str, Any]) -> str:
+    """How much the first hits of the query's class look like it, by each ranking."""
+    found = content["results"]
+    told = list(next(iter(found["rankings"].values()))["likeness"])
+    rows = [["ranking", *told, "P@10 macro", "mAP macro"]]
+    for name, row in found["rankings"].items():
+        values = [*row["likeness"].values(), row["P@10 macro"], row["mAP macro"]]
+        rows.append([name, *(f"{value:.3f}" for value in values)])
+    head = f"**brats-lesions, within the class** ({found['lesions']} lesions, {found['patients']} patients)"
+    return "\n".join([head, "", markdown(rows), "", origin(content)])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "index": index,
     "scale": scale,
@@ -646,11 +693,14 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "trained": trained,
     "figshare": lambda: measured("figshare", figshare),
     "grades": lambda: measured("grades", grades),
+    "resemblance": lambda: measured("resemblance", resemblance),
     "volumes": lambda: measured("volumes", volumes),
     "radiomics": lambda: measured("radiomics", radiomics),
     "ablation": lambda: measured("ablation", ablation),
     "speed": lambda: measured("speed", speed),
     "calibration": lambda: measured("calibration", calibration),
+    "open set": lambda: measured("open_set", open_set),
+    "likeness": lambda: measured("likeness", likeness),
     "explanation": lambda: measured("explanation", explanation),
     "paper": paper,
     "service": lambda: measured("service", service),

@@ -111,7 +111,11 @@ def main() -> None:
         "open_set",
         table,
         data="figshare, tcga-lgg, brats-lesions; folds as given",
-        encoder={"shipped": shipped.version, "folds": {name: e.version for name, e in folds.items()}},
+        encoder={
+            f"{method} {fold}".strip(): e.version
+            for method, (of, _) in methods.items()
+            for fold, e in of.items()
+        },
         seed=0,
     )
     print(path.relative_to(results.ROOT))

@@ -34,7 +34,7 @@ PLANES = 3.0
 """Millimetres between the planes that are measured, at least: those between say the same."""
 
 SIDE = 80
-"""Cells along each side in which the rules look."""
+"""Cells along each side in which the rules look, at most."""
 
 Floats = NDArray[np.float32]
 
@@ -130,11 +130,16 @@ def measure(
         tissues = encoder.segment(_reduced(laid, encoder.composite_size), boxes)
         values = _values(laid, levels, tissues.shape[-1])
     else:
-        values = _values(laid, levels, min(SIDE, laid.shape[-1]))
+        values = _values(laid, levels, _side(laid.shape[-1]))
         tissues = _by_rule(values)
     if boxes is not None:
         tissues = tissues * _inside(boxes, tissues.shape[-1])[:, None]
     return _measured(tissues, values, ready, rows, images.shape[-1] / tissues.shape[-1])
+
+
+def _side(pixels: int) -> int:
+    """Cells of a whole number of pixels along the side of an image: the most up to :data:`SIDE`."""
+    return next(side for side in range(min(SIDE, pixels), 0, -1) if pixels % side == 0)
 
 
 def _boxes(ready: Prepared) -> tuple[Floats | None, NDArray[np.intp]]:
@@ -173,9 +178,9 @@ def _values(images: NDArray[np.uint8], levels: Floats, side: int) -> Floats:
     """Mean in each cell in standard deviations of the brain, (n, channels, side, side); NaN outside it."""
     factor = images.shape[-1] // side
     n, channels = images.shape[:2]
-    cells = images.reshape(n, channels, side, factor, side, factor).astype(np.float32)
-    shown = (cells > 0).sum((3, 5))
-    mean = cells.sum((3, 5)) / np.maximum(shown, 1)
+    cells = images.reshape(n, channels, side, factor, side, factor)
+    shown = np.count_nonzero(cells, (3, 5))
+    mean = cells.sum((3, 5), dtype=np.uint32) / np.maximum(shown, 1)
     values = mean * levels[:, 0, None, None] + levels[:, 1, None, None]
     return np.where(2 * shown >= factor**2, values, np.nan).astype(np.float32)
 
@@ -215,7 +220,8 @@ def _measured(
         shown = of_channel[lesion]
         shown = shown[np.isfinite(shown)]
         brightness.append(float(shown.mean()) if shown.size else np.nan)
-    if not np.isfinite(values[:, CHANNELS.index("t1ce")]).any():  # enhancement is seen there alone
+    t1ce, *swelling = (np.isfinite(values[:, CHANNELS.index(name)]).any() for name in ("t1ce", "t2", "flair"))
+    if not (t1ce and any(swelling)):  # the others show what does not enhance
         enhancing = necrotic = oedema = np.nan
     place = _place(lesion, values, ready, rows, pixels)
     return Measures(*map(float, (size, enhancing, necrotic, oedema, *brightness, *place)))

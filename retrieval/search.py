@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,13 +21,15 @@ from indexer.composite import Group, composite, groups
 from indexer.encoder import Encoder, look
 from indexer.errors import QueryError
 from indexer.ingest import remembered_tables
+from indexer.measures import Measures, measure
 from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite, with_region
 from indexer.reading import input_hash
 from indexer.scan import Scan, ScanRef
-from indexer.sequences import LEADERS, is_composite
+from indexer.sequences import CHANNELS, LEADERS, is_composite
 from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.asked import asked
 from retrieval.evidence import SCALES, vote
+from retrieval.likeness import scaled, together
 from retrieval.open_set import OpenSet
 from retrieval.question import Question
 from retrieval.state import REGION, WHOLE, QueryScan, Ranked, State, first_of_each
@@ -52,6 +55,8 @@ class Asking:
     silent : set of str
         Patients that may be hits and have no vote.
     notes : list of str
+    measures : ndarray of float32, shape (n,)
+        Of the lesion, as :func:`retrieval.likeness.scaled` gives them.
     """
 
     query: Query
@@ -60,6 +65,7 @@ class Asking:
     excluded: set[str]
     silent: set[str]
     notes: list[str]
+    measures: NDArray[np.float32]
 
 
 def answered(
@@ -120,7 +126,9 @@ def _filed(question: Question, state: State) -> Asking:
     filed = state.scans_of(cases)
     scans = [scan for case in cases for _, scan in filed.get(case, [])]
     own = {contents.patient_ids[case] for case in cases}
-    return Asking(_query(question, scans), scans, WHOLE, own, set(), [])
+    with warnings.catch_warnings(action="ignore"):  # what is known of none of the cases stays NaN
+        measures = np.nanmean(state.looks.measures[cases], axis=0)
+    return Asking(_query(question, scans), scans, WHOLE, own, set(), [], measures)
 
 
 def _given(question: Question, state: State, case_index: CaseIndex, encoder: Encoder) -> Asking:
@@ -148,7 +156,7 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Enc
     else:
         scans = [replace(scan, region=None) for scan in scans]
     view = REGION if question.marked else WHOLE
-    embedded, identical = _embedded(scans, refs, view, state, case_index, encoder, notes)
+    embedded, identical, measures = _embedded(scans, refs, view, state, case_index, encoder, notes)
     query = _query(question, embedded)
     if question.region is not None:
         query = replace(query, region=question.region, region_slice=int(embedded[0].positions[0]))
@@ -165,7 +173,7 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Enc
         own = (own & state.census.cases_of.keys()) - silent
         if own:
             notes.append("the patient of the query is in the index, and is left out")
-    return Asking(query, embedded, view, own, silent, notes)
+    return Asking(query, embedded, view, own, silent, notes, measures)
 
 
 def numbered(scans: Sequence[Scan]) -> list[ScanRef]:
@@ -187,8 +195,8 @@ def _embedded(
     case_index: CaseIndex,
     encoder: Encoder,
     notes: list[str],
-) -> tuple[list[QueryScan], set[int]]:
-    """The scans and their composites as queries, and the cases that hold the very same."""
+) -> tuple[list[QueryScan], set[int], NDArray[np.float32]]:
+    """The scans and their composites as queries, the cases that hold the very same, and the measures."""
     how, held = Preprocessing.of(encoder), case_index.preprocessing(encoder)
     asking: list[tuple[Scan, ScanRef, Prepared]] = []
     digests: list[str] = []
@@ -205,8 +213,14 @@ def _embedded(
             take(composite(group), _planes_of(group, scans, refs), partial(_together, group))
             notes += group.notes
     identical = {case for digest in digests for case in state.cases_with(case_index.catalog.scans_of(digest))}
-    embedded = []
+    of_composites = any(is_composite(scan.sequence) for scan, _, _ in asking)  # which tell more
+    embedded, measured = [], []
     for scan, ref, ready in asking:
+        channels = CHANNELS if is_composite(scan.sequence) else (scan.sequence,)
+        if not state.has_measures or (of_composites and not is_composite(scan.sequence)):
+            measured.append(Measures())
+        else:
+            measured.append(measure(ready, channels, encoder))
         rows = np.flatnonzero(ready.views == view)
         if not len(rows):
             raise QueryError(scan.source, "the region is empty", "mark a part of the image")
@@ -221,7 +235,8 @@ def _embedded(
                 strangeness=float(np.average(strange, weights=weights)),
             )
         )
-    return embedded, identical
+    names = [scan.sequence for scan, _, _ in asking]
+    return embedded, identical, scaled(together(names, np.array([one.as_vector()[1:] for one in measured])))
 
 
 def _together(group: Group, how: Preprocessing) -> Prepared:
@@ -262,6 +277,7 @@ def _query(question: Question, scans: Sequence[QueryScan]) -> Query:
         slices=sum(len(scan.positions) for scan in own),
         mask=None if question.mask is None else os.fspath(question.mask),
         scans=[scan.scan for scan in own],
+        by=question.by,
     )
 
 
@@ -300,7 +316,7 @@ def _answer(question: Question, asking: Asking, state: State, folder: Path) -> A
     matching = eligible & _matching(state, where)
     ranked = state.rank(asking.scans, asking.view, matching, 5 * question.k)
     notes = [*asking.notes, *ranked.notes]
-    hits = _hits(question, state, ranked)
+    hits = _hits(question, asking, state, ranked)
     if where:  # a filter on one label would make the vote on it a foregone conclusion
         ranked = state.rank(asking.scans, asking.view, eligible)
     silent = asking.silent | asking.excluded
@@ -328,12 +344,14 @@ def _matching(state: State, where: Mapping[str, str]) -> NDArray[np.bool_]:
     return np.array([all(row.get(n) == v for n, v in where.items()) for row in labels], bool)
 
 
-def _hits(question: Question, state: State, ranked: Ranked) -> list[Hit]:
-    contents = state.contents
-    patients = [contents.patient_ids[case] for case in ranked.cases]
+def _hits(question: Question, asking: Asking, state: State, ranked: Ranked) -> list[Hit]:
+    contents, looks = state.contents, state.looks
+    away = state.ranking.weight(question.by) * looks.distance(asking.measures, ranked.cases)
+    order = np.argsort(away - ranked.scores, kind="stable")
+    patients = [contents.patient_ids[case] for case in ranked.cases[order]]
     places = range(len(patients)) if question.all_cases else first_of_each(patients)
     hits = []
-    for rank, place in enumerate(list(places)[: question.k], 1):
+    for rank, place in enumerate(order[list(places)[: question.k]].tolist(), 1):
         query, query_row, row = state.pair(ranked, place)
         case, scan = int(ranked.cases[place]), int(contents.slice_scan[row])
         hits.append(
@@ -350,6 +368,7 @@ def _hits(question: Question, state: State, ranked: Ranked) -> list[Hit]:
                 query_slice=int(query.positions[query_row]),
                 query_scan=query.scan,
                 query_sequence=query.sequence,
+                likeness=looks.words(asking.measures, case),
             )
         )
     return hits

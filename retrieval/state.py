@@ -21,6 +21,7 @@ from retrieval.calibration import POLICY, SIMILARITY, TYPICALITY, Calibration
 from retrieval.census import Census
 from retrieval.evidence import RANKING
 from retrieval.leave_one_out import NEAREST, familiarity
+from retrieval.likeness import Looks
 from retrieval.ranking import Matches, Ranking, Stacks, grouped, nearness, shown_pair
 
 WHOLE, REGION = 0, 1
@@ -150,6 +151,7 @@ class State:
         composites = np.array([is_composite(name) for name in self.census.sequences], bool)
         self._scan_single = ~composites[self.census.scan_sequence]
         self.has_composites = bool(composites.any())
+        self.has_measures = bool(np.isfinite(contents.scan_measures).any())
         self._filed: dict[tuple[int, int], Pool] = {}
 
     def at(self, recall: float | None) -> State:
@@ -230,6 +232,11 @@ class State:
             )
             found.setdefault(int(contents.scan_case[place]), []).append((place, scan))
         return found
+
+    @cached_property
+    def looks(self) -> Looks:
+        """What the lesions of the cases look like."""
+        return Looks.of(self.contents)
 
     # ---- ranking -------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from indexer.errors import QueryError
 from indexer.labels import UNKNOWN, identifies
-from retrieval.parsing import parse_region, parse_where
+from retrieval.parsing import parse_by, parse_region, parse_where
 from retrieval.service.questions import Terms
 
 FIELDS = 200
@@ -40,6 +40,9 @@ class Again(BaseModel):
     ] = []
     exclude_patient: Annotated[str, Field(description="A patient that no hit may belong to")] = ""
     all_cases: bool = False
+    by: Annotated[
+        str, Field(description="Order hits by class or by appearance alone", examples=["appearance"])
+    ] = ""
     region: Annotated[
         str,
         Field(
@@ -188,6 +191,7 @@ def question(form: FormData) -> Terms:
         region_slice=position,
         exclude_patient=text(form, "exclude_patient") or None,
         all_cases=every in ("true", "1", "on"),
+        by=parse_by(text(form, "by") or None),
     )
 
 

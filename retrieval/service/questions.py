@@ -12,6 +12,7 @@ from indexer.errors import QueryError
 from indexer.scan import Scan
 from retrieval.answer import Answer
 from retrieval.question import Box, Question
+from retrieval.ranking import By
 from retrieval.service.intake import read
 from retrieval.service.orthanc import Limits, Orthanc
 from retrieval.service.pictures import Pictures
@@ -32,6 +33,7 @@ class Terms:
     region_slice: int | None = None
     exclude_patient: str | None = None
     all_cases: bool = False
+    by: By | None = None
 
     def of_scans(self, name: str, scans: Sequence[Scan], own: str | None) -> Question:
         """Asked with scans, of a patient who is left out of the hits if named."""
@@ -44,6 +46,7 @@ class Terms:
             region_slice=self.region_slice,
             exclude_patient=[patient for patient in (self.exclude_patient, own) if patient],
             all_cases=self.all_cases,
+            by=self.by,
         )
 
     def of_cases(self, case_ids: Sequence[str]) -> Question:
@@ -62,6 +65,7 @@ class Terms:
             region_slice=self.region_slice,
             exclude_patient=self.exclude_patient,
             all_cases=self.all_cases,
+            by=self.by,
         )
 
 

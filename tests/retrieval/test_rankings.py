@@ -37,7 +37,8 @@ def index(index_of: Callable[..., Path], tiny: TinyEncoder) -> Iterator[Index]:
 
 
 def asked(index: Index, tmp_path: Path) -> cbir.Answer:
-    return index.query(write_nifti(tmp_path / "new" / "n_t1ce.nii.gz", phantom(500, 4)), k=36)
+    query = write_nifti(tmp_path / "new" / "n_t1ce.nii.gz", phantom(500, 4))
+    return index.query(query, k=36, by="class")  # by the rule alone
 
 
 # ---- a rule from outside -------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 // The page. What is asked stands in the address after #, so that back, forward and links work:
 //
-//   #series=UID | #study=UID | #query=ID | #like=CASE&like=CASE   and   &k=20&where=label=value&region=x0,y0,x1,y1@slice&hit=CASE
+//   #series=UID | #study=UID | #query=ID | #like=CASE&like=CASE   and   &k=20&where=label=value&by=class|appearance&region=x0,y0,x1,y1@slice&hit=CASE
 //
 // Whatever comes from the service is put into the page as text, never as markup.
 
@@ -51,7 +51,7 @@ const pairs = (question, ...names) => names.flatMap((name) => question.getAll(na
 
 /** The address of a question, always in the same order. */
 const address = (question) =>
-  new URLSearchParams(pairs(question, "series", "study", "query", "like", "k", "where", "region")).toString();
+  new URLSearchParams(pairs(question, "series", "study", "query", "like", "k", "where", "by", "region")).toString();
 
 /** Go to the present question with changes: name to a value, a list of values, or null. */
 function go(changes, from = here()) {
@@ -93,7 +93,7 @@ async function ask(question) {
   const what = question.has("study") ? "study" : "series";
   const uid = question.get(what);
   const kept = question.get("query") ?? sent.get(uid);
-  const fields = pairs(question, "k", "where", "region", "like");
+  const fields = pairs(question, "k", "where", "by", "region", "like");
   const wait = uid && !kept ? `Fetching the ${what} and comparing…` : "Comparing…";
   return busy(wait, async (signal) => {
     if (kept) {
@@ -119,11 +119,13 @@ async function upload(files) {
   const question = new URLSearchParams();
   const k = here().get("k");
   if (k) question.set("k", k);
+  const by = here().get("by");
+  if (by) question.set("by", by);
   complain(null);
   try {
     const size = Math.max(file.size / 2 ** 20, 0.1).toFixed(1);
     const answer = await busy(`Sending ${size} MiB and comparing…`, (signal) =>
-      json("query", { ...form([["file", file], ["k", k]]), signal }),
+      json("query", { ...form([["file", file], ["k", k], ["by", by]]), signal }),
     );
     question.set("query", answer.query.id);
     answers.set(address(question), answer);
@@ -270,7 +272,9 @@ function card(hit, place) {
       ),
     ),
   );
-  const spoken = labels.map((name) => `${plain(name)} ${hit.labels[name]}`).join(", ");
+  const looks = (hit.likeness ?? []).join("; ");
+  if (looks) button.append(make("span", { className: "likeness", textContent: looks, title: looks }));
+  const spoken = [...labels.map((name) => `${plain(name)} ${hit.labels[name]}`), ...(hit.likeness ?? [])].join(", ");
   button.setAttribute("aria-label", `Hit ${hit.rank}, similarity ${hit.score.toFixed(3)}${spoken ? `, ${spoken}` : ""}`);
   button.addEventListener("click", () => choose(hit.case_id, false));
   const tick = make("input", { type: "checkbox", tabIndex: place ? -1 : 0, "aria-label": `Mark hit ${hit.rank}`, title: "Mark (M)" });
@@ -360,7 +364,7 @@ function whereFiled(stored) {
 
 /** File the answer to a question. Nothing stops it once it was sent: it may be in the PACS already. */
 async function file(question = state.question) {
-  const fields = pairs(new URLSearchParams(question), "series", "k", "where", "region");
+  const fields = pairs(new URLSearchParams(question), "series", "k", "where", "by", "region");
   filed.set(question, null);
   filing();
   try {
@@ -573,6 +577,8 @@ function filters() {
   const k = question.get("k") ?? "10";
   const numbers = [...new Set([...K.map(String), k])].sort((a, b) => a - b).map((n) => [n, n]);
   selects.push(choice("hits", numbers, k, (value) => go({ k: value === "10" ? null : value })));
+  const orders = [["", "class, then appearance"], ["class", "class"], ["appearance", "appearance"]];
+  selects.push(choice("order by", orders, question.get("by") ?? "", (value) => go({ by: value || null, hit: null })));
   $("#filters .columns").replaceChildren(...selects);
 }
 
@@ -666,7 +672,7 @@ function listen() {
   $("#filters").addEventListener("submit", (event) => event.preventDefault());
   $("#alert .dismiss").addEventListener("click", () => ($("#alert").hidden = true));
   $("#more button").addEventListener("click", () => {
-    go({ like: [...state.marked.keys()] }, new URLSearchParams(pairs(here(), "k", "where")));
+    go({ like: [...state.marked.keys()] }, new URLSearchParams(pairs(here(), "k", "where", "by")));
   });
   $("#more .clear").addEventListener("click", () => [...state.marked.values()].forEach((hit) => mark(hit, false)));
   $("#filing button").addEventListener("click", KEYS.f);
