@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.encoder.protocols import Encoder, Segmenter
-from indexer.preprocess import STANDARD, Prepared
-from indexer.sequences import CHANNELS
+from indexer.preprocess import Prepared
+from indexer.sequences import CHANNELS, STANDARD
 
 VERSION = 1
 """Counts the changes of what :meth:`Measures.as_vector` holds."""
@@ -176,7 +176,7 @@ def _reduced(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def _standardised(images: NDArray[np.uint8], levels: Floats) -> NDArray[np.uint8]:
-    """Images whose greys are standard deviations, as :data:`indexer.preprocess.STANDARD` says."""
+    """Images whose greys are standard deviations, as :data:`indexer.sequences.STANDARD` says."""
     low, high = STANDARD
     found = np.zeros_like(images)
     for channel in np.flatnonzero(np.isfinite(levels[:, 0])):

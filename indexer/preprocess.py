@@ -29,6 +29,7 @@ from PIL import Image
 from indexer.encoder import Analyser, Composer, Encoder, Segmenter, Sparse
 from indexer.errors import QueryError, ReadError
 from indexer.scan import Scan, displayed
+from indexer.sequences import STANDARD
 
 SCHEME = 1
 """Counts the changes of the method that the settings below do not show."""
@@ -56,9 +57,6 @@ CONTEXT = 1.6
 
 LEAST = 32
 """Least side of a region's crop, in pixels of the finer axis of the plane."""
-
-STANDARD = (-2.5, 5.5)
-"""Standard deviations of the brain that become the darkest and the brightest grey of composites."""
 
 SAMPLE = 2**14
 """Percentiles are taken over a regular grid of at most about this many voxels."""

@@ -24,7 +24,7 @@ from indexer.learning.network import (
     CompositeNetwork,
     RetrievalNetwork,
 )
-from indexer.preprocess import STANDARD
+from indexer.sequences import STANDARD
 
 CONTEXT = 1.6
 """Side of a region's square over the longer side of its box, as the preprocessing crops regions."""

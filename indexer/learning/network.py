@@ -22,7 +22,7 @@ from indexer.learning.backbone import (
     pretrained,
     released,
 )
-from indexer.preprocess import STANDARD
+from indexer.sequences import STANDARD
 
 DIMENSION = 128
 """Length of the trained embedding."""

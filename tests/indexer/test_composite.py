@@ -1374,7 +1374,7 @@ def test_naming_some_files_of_a_folder_leaves_its_composite_as_it_is(
 def test_a_file_is_filed_though_its_composite_cannot_be(
     index: CaseIndex, composer: TinyComposer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(group: object, size: int, apart: float) -> None:
+    def refuse(group: object, *how: object) -> None:
         raise ReadError("x", "it shows almost nothing")
 
     folder = tmp_path / "speck"

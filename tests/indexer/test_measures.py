@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from indexer.measures import NAMES, Measures, measure
-from indexer.preprocess import STANDARD, Preprocessing, prepared, prepared_composite, with_region
+from indexer.preprocess import Preprocessing, prepared, prepared_composite, with_region
 from indexer.scan import Scan, displayed
-from indexer.sequences import CHANNELS
+from indexer.sequences import CHANNELS, STANDARD
 
 SHAPE = (100, 120, 60)
 MIDDLE = np.array([65.0, 45.0, 40.0])
