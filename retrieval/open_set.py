@@ -49,8 +49,10 @@ class OpenSet:
         Who asked.
     usual : dict of str to (float, float)
         Mean and deviation of the nearness of a scan of each sequence; ``""`` stands for all together.
+    edge : float
+        The :meth:`score` that all but :data:`REFUSED` of the known patients reach.
     lowest : float
-        The :meth:`score` from which a query is of a known kind.
+        That from which a query is of a known kind.
     answered : dict of str to float
         For each value the share of its patients who got an answer while it was left out.
     composite_weight : float
@@ -59,6 +61,7 @@ class OpenSet:
 
     patients: int
     usual: dict[str, tuple[float, float]]
+    edge: float
     lowest: float
     answered: dict[str, float]
     composite_weight: float
@@ -91,11 +94,11 @@ class OpenSet:
             rows = np.flatnonzero((truth == value) & ~np.isnan(near))
             scores, weights, _ = without._scores(questions, near, rows, joint)
             if len(scores):  # as they lie below or above those who are known then
-                left[value] = scores - without.lowest, weights, _quantile(scores - without.lowest, weights)
+                left[value] = scores - without.edge, weights, _quantile(scores - without.edge, weights)
         gap = max((edge for _, _, edge in left.values()), default=0.0)
         lower = min(gap, 0.0) / 2
         answered = {v: float(w @ (scores >= lower) / w.sum()) for v, (scores, w, _) in left.items()}
-        return replace(found, lowest=found.lowest + lower, answered=answered)
+        return replace(found, lowest=found.edge + lower, answered=answered)
 
     @classmethod
     def _learnt(
@@ -118,9 +121,10 @@ class OpenSet:
             if len(np.unique(questions.patients[rows[mine]])) > 2 * NEAREST:
                 usual[name] = _usual(near[rows[mine]], shares(questions.patients[rows[mine]]))
         patients, weight = len(np.unique(questions.patients[rows])), questions.ranking.composite_weight
-        bare = cls(patients, usual, 0.0, {}, weight)
+        bare = cls(patients, usual, 0.0, 0.0, {}, weight)
         scores, weights, _ = bare._scores(questions, near, rows, joint)
-        return replace(bare, lowest=lowest_usual(scores, weights, REFUSED))
+        edge = lowest_usual(scores, weights, REFUSED)
+        return replace(bare, edge=edge, lowest=edge)
 
     def _scores(
         self, questions: LeaveOneOut, near: Floats, rows: NDArray[np.int64], joint: bool
@@ -135,19 +139,18 @@ class OpenSet:
         groups = [[told[i] for i in np.flatnonzero(who == patient)] for patient in patients]
         return np.array([self.score(group) for group in groups], np.float64), np.ones(len(patients)), patients
 
-    def judged(
+    def scores(
         self, questions: LeaveOneOut, column: str, values: Sequence[str], *, joint: bool
-    ) -> tuple[NDArray[np.bool_], Floats, NDArray[Any]]:
-        """Whether questions would be refused that are asked of items with these values.
+    ) -> tuple[Floats, Floats, NDArray[Any]]:
+        """The :meth:`score` of questions that are asked of items with these values.
 
         Returns
         -------
-        refused, weights, patients
+        scores, weights, patients
             An entry a scan, or a patient where scans ask together; a patient's weights sum to 1.
         """
         near = nearest(questions, column, values)
-        scores, weights, who = self._scores(questions, near, np.flatnonzero(~np.isnan(near)), joint)
-        return (scores < self.lowest) & self.tells, weights, who
+        return self._scores(questions, near, np.flatnonzero(~np.isnan(near)), joint)
 
     @property
     def missed(self) -> float | None:
@@ -164,7 +167,7 @@ class OpenSet:
 
         Examples
         --------
-        >>> learnt = OpenSet(40, {"": (0.8, 0.1), "t1": (0.9, 0.05)}, -2.0, {}, 8.0)
+        >>> learnt = OpenSet(40, {"": (0.8, 0.1), "t1": (0.9, 0.05)}, -2.0, -2.0, {}, 8.0)
         >>> round(learnt.score([("t1", 0.8), ("t2", 0.8)]), 3)  # −2 and 0
         -1.0
         """
@@ -183,7 +186,7 @@ class OpenSet:
     def plausible(self) -> bool:
         """Whether its numbers are such as are learnt."""
         levels = list(self.usual.values())
-        numbers = [self.lowest, self.composite_weight, *self.answered.values(), *chain(*levels)]
+        numbers = [self.edge, self.lowest, self.composite_weight, *self.answered.values(), *chain(*levels)]
         return (
             type(self.patients) is int
             and "" in self.usual

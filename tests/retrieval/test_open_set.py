@@ -65,8 +65,8 @@ def test_who_is_of_another_kind_is_refused_and_few_of_the_known():
     known = np.isin([row["kind"] for row in new.gallery.labels], list("abc"))
     truth = np.array([row["kind"] for row in new.labels])
     for rows, low, high in ((truth != "d", 0, 3 * REFUSED), (truth == "d", 0.98, 1)):
-        refused, weights, who = learnt.judged(new.part(rows, known), "kind", list("abc"), joint=False)
-        assert low <= np.average(refused, weights=weights) <= high
+        scores, weights, who = learnt.scores(new.part(rows, known), "kind", list("abc"), joint=False)
+        assert low <= np.average(scores < learnt.lowest, weights=weights) <= high
         assert len(who) == rows.sum()
 
 
@@ -86,9 +86,9 @@ def test_scans_of_a_patient_ask_together():
     assert learnt is not None
     assert learnt.patients == 90
     assert set(learnt.usual) == {"", "t1", "t2"}
-    refused, _weights, who = learnt.judged(questions, "kind", list("abc"), joint=True)
-    assert len(refused) == len(who) == 90
-    assert not refused.any()  # the kinds are far apart, and the limit is between them
+    scores, _, who = learnt.scores(questions, "kind", list("abc"), joint=True)
+    assert len(scores) == len(who) == 90
+    assert (scores >= learnt.lowest).all()  # the kinds are far apart, and the limit is between them
     alike = asked(dict.fromkeys("abc", AXES["a"]), 30, scans=2)
     bare = OpenSet._learnt(alike, "kind", list("abc"), np.ones(180, bool), True)
     assert bare is not None
