@@ -673,6 +673,18 @@ def readers(content: dict[str, Any]) -> str:
     return "\n".join([markdown(rows), "", f"{content['provenance']['peer']}. {origin(content)}"])
 
 
+def resemblance(content: dict[str, Any]) -> str:
+    """How much the first hits of the query's class look like it, by each ranking."""
+    found = content["results"]
+    told = list(next(iter(found["rankings"].values()))["likeness"])
+    rows = [["ranking", *told, "P@10 macro", "mAP macro"]]
+    for name, row in found["rankings"].items():
+        values = [*row["likeness"].values(), row["P@10 macro"], row["mAP macro"]]
+        rows.append([name, *(f"{value:.3f}" for value in values)])
+    head = f"**brats-lesions, within the class** ({found['lesions']} lesions, {found['patients']} patients)"
+    return "\n".join([head, "", markdown(rows), "", origin(content)])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "index": index,
     "scale": scale,
@@ -684,6 +696,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "trained": trained,
     "figshare": lambda: measured("figshare", figshare),
     "grades": lambda: measured("grades", grades),
+    "resemblance": lambda: measured("resemblance", resemblance),
     "volumes": lambda: measured("volumes", volumes),
     "radiomics": lambda: measured("radiomics", radiomics),
     "ablation": lambda: measured("ablation", ablation),

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from indexer.ids import NONE, among
 from indexer.partition import Partition
@@ -283,10 +284,10 @@ class Vectors:
         if twice.any() or (np.diff(new) <= 0).any() or (new < 0).any():
             raise ValueError("ids must be new, distinct and not negative")
         if len(new):
-            self._ids = np.insert(self._ids, at, new)
+            self._ids = _inserted(self._ids, at, new)
             at = np.searchsorted(self._added, new)
-            self._added = np.insert(self._added, at, new)
-            self._added_rows = np.insert(self._added_rows, at, x[by_id], axis=0)
+            self._added = _inserted(self._added, at, new)
+            self._added_rows = _inserted(self._added_rows, at, x[by_id])
 
     def remove(self, ids: Ints) -> int:
         """Take vectors out; ids that are not in the index are ignored.
@@ -456,6 +457,11 @@ def distinct(scores: Floats, ids: Ints, k: int) -> tuple[Floats, Ints]:
     first = np.argsort(again | (ids < 0), axis=1, kind="stable")[:, :k]
     ids = np.where(np.take_along_axis(again, first, axis=1), -1, np.take_along_axis(ids, first, axis=1))
     return np.take_along_axis(scores, first, axis=1), ids
+
+
+def _inserted(held: NDArray[Any], at: Ints, new: NDArray[Any]) -> NDArray[Any]:
+    """What is held, with new items before these places; as a rule they come last, which is done sooner."""
+    return np.append(held, new, axis=0) if at[0] == len(held) else np.insert(held, at, new, axis=0)
 
 
 def _merged(ids: list[Ints]) -> Ints:
