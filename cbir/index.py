@@ -249,13 +249,15 @@ class Index:
         """
         name = str(self.case_index.folder) if name is None else name
         why = self.explain(answer)
-        write_report(answer, Path(path), load=load or self.scans, index=name, explain=why)
+        load, beside = load or self.scans, self.state.beside
+        write_report(answer, Path(path), load=load, index=name, explain=why, beside=beside)
 
     def page(
         self, answer: Answer, *, name: str = "", load: Callable[[str], Sequence[Scan]] | None = None
     ) -> str:
         """The HTML that :meth:`report` writes."""
-        return report_page(answer, load=load or self.scans, index=name, explain=self.explain(answer))
+        why, beside = self.explain(answer), self.state.beside
+        return report_page(answer, load=load or self.scans, index=name, explain=why, beside=beside)
 
     # ---- filling -------------------------------------------------------------------------------
 
