@@ -414,7 +414,7 @@ def _others(known: OpenSet | None) -> str:
     """Whether a case of a kind that the index does not hold would be noticed, in words."""
     if known is None or known.missed is None:
         return "whether it would notice a kind that it does not hold is not known"
-    return (
-        "a case of a kind that it does not hold may get a vote: with each kind left out in turn, "
-        f"{known.missed:.0%} of its cases did"
-    )
+    tried = f"with each kind left out in turn, {known.missed:.0%} of its cases got a vote"
+    if known.tells:
+        return f"it may notice a kind that it does not hold: {tried}"
+    return f"it does not notice a kind that it does not hold: {tried}, so that nobody is refused"
