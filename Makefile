@@ -34,11 +34,15 @@ pacs: $(VENV)/installed-test debian  ## a real Orthanc, the service and the samp
 debian:  ## Debian packages that tests and `make pacs` need
 	@sh tests/debian.sh
 
+SERVERS := engines or browser or pacs
+
+# a file of tests stays in one process; what starts servers of its own has the machine for itself
 test: $(VENV)/installed-test debian lint  ## install what tests need and run them all
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile -m "not ($(SERVERS))"; \
+	beside=$$?; $(BIN)/python -m pytest -m "$(SERVERS)" && exit $$beside
 
 check: $(VENV)/installed-test lint  ## ruff, mypy and all fast tests, in parallel
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal -m "not slow and not real and not engines and not browser and not pacs"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal -m "not (slow or real or $(SERVERS))"
 
 lint: $(VENV)/installed-test  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -112,11 +116,15 @@ weights: $(VENV)/installed-test  ## train the encoder that is shipped (half an h
 figures: $(VENV)/installed-test  ## judge the networks of the folds, and write the tables
 	$(BIN)/python -m benchmarks.figshare
 	$(BIN)/python -m benchmarks.grades
+	$(BIN)/python -m benchmarks.likeness
+	$(BIN)/python -m benchmarks.resemblance
 	$(BIN)/python -m benchmarks.volumes
 	$(BIN)/python -m benchmarks.ablation
 	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.explanation
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.planes
+	$(BIN)/python -m benchmarks.scanner_grids
 	$(BIN)/python -m benchmarks.documents
 
 reference: $(VENV)/installed-test  ## make the reference cases of the package anew (needs ../shared/data)

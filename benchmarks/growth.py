@@ -88,6 +88,8 @@ def entries(slices: int) -> Iterator[Entry]:
 def filled(folder: Path, slices: int) -> Index:
     """An index of so many slices, its vectors filed."""
     encoder = Synthetic()
+    if folder.exists():
+        return Index(CaseIndex.open(folder), encoder)
     index = CaseIndex.create(folder, encoder, keep_ids=True)
     with index.writing("benchmark"):
         batch: list[Entry] = []
@@ -164,10 +166,11 @@ def main() -> None:
     """Fill, measure and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs=2, default=SIZES)
+    parser.add_argument("--folder", type=Path, help="keep the indexes there, and ask those that are there")
     options = parser.parse_args()
     small, large = options.sizes
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as opened:
-        folder = Path(temporary)
+        folder = options.folder or Path(temporary)
         start = time.perf_counter()
         indexes = {
             size: opened.enter_context(filled(folder / f"index-{size}", size)) for size in (small, large)

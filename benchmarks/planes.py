@@ -58,10 +58,10 @@ class Looked:
         return np.asarray(scale * self._weights[rows].astype(np.float64) @ self._embeddings[rows])
 
 
-def looked(folder: Path, encoder: Encoder) -> Iterator[tuple[str, Looked]]:
+def looked(found: discovery.Discovery, folder: Path, encoder: Encoder) -> Iterator[tuple[str, Looked]]:
     """Patients and their scans of the four sequences, and composites."""
     how = Preprocessing(encoder.size, crops=False, composite_size=Preprocessing.of(encoder).composite_size)
-    for source in sorted(discovery.discover(folder).sources, key=lambda source: source.name):
+    for source in sorted(found.sources, key=lambda source: source.name):
         if source.kind != "nifti" or (folder.name == "brats-slices" and not source.channels):
             continue
         for scan in discovery.read(source):
@@ -115,9 +115,9 @@ def main() -> None:
     asking: list[str] = []
     for name in COHORTS:
         folder = results.DATA / name
-        joined = discovery.discover(folder, load_tables(folder / "participants.tsv")).joined.labels
-        labels |= {patient: row[LABEL] for patient, row in joined.persons.items()}
-        for patient, scan in looked(folder, encoder):
+        found = discovery.discover(folder, load_tables(folder / "participants.tsv"))
+        labels |= {patient: row[LABEL] for patient, row in found.joined.labels.persons.items()}
+        for patient, scan in looked(found, folder, encoder):
             if name != "brats-slices":
                 asking = list(dict.fromkeys([*asking, patient]))
             elif patient in asking:

@@ -134,9 +134,9 @@ class Cluster:
 
     def embed(self, picks: Sequence[Pick]) -> Future[Embedding]:
         """See :meth:`indexer.ingest.Workers.embed`."""
-        held = list({id(images): images for images, _, _ in picks}.values())
+        held = list({id(images): images for images, *_ in picks}.values())
         place = {id(images): i for i, images in enumerate(held)}
-        where = [(place[id(images)], scan, view) for images, scan, view in picks]
+        where = [(place[id(images)], *rest) for images, *rest in picks]
         return _then(
             self._embed.remote(self._encoder, where, *held).future(), lambda found: found, self._explained()
         )
@@ -177,7 +177,7 @@ def _read(source: Source, preprocessing: Preprocessing, version: str) -> tuple[A
     return found.scans, found.images
 
 
-def _embed(encoder: list[Any], where: Sequence[tuple[int, int, int]], *held: Any) -> Embedding:
+def _embed(encoder: list[Any], where: Sequence[tuple[Any, ...]], *held: Any) -> Embedding:
     prepare()
     (ref,) = encoder
     if ref.hex() not in _encoders:
@@ -185,7 +185,7 @@ def _embed(encoder: list[Any], where: Sequence[tuple[int, int, int]], *held: Any
 
         _encoders.clear()
         _encoders[ref.hex()] = ray.get(ref)
-    return embed(_encoders[ref.hex()], [(held[i], scan, view) for i, scan, view in where])
+    return embed(_encoders[ref.hex()], [(held[i], *rest) for i, *rest in where])
 
 
 def _then(future: Any, made: Any, explained: Any) -> Future[Any]:

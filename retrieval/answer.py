@@ -33,6 +33,8 @@ class Query:
     visit : str, optional
         Whose scans asked: as the files call it, or a pseudonym where the index keeps no ids; None where
         the files name none.
+    by : str, optional
+        What hits were to be ordered by; see :class:`retrieval.question.Question`.
     """
 
     source: str
@@ -43,6 +45,7 @@ class Query:
     mask: str | None = None
     scans: list[ScanRef] = field(default_factory=list)
     visit: str | None = None
+    by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,9 @@ class Hit:
     visit : str, optional
         The patient's visit that the case is: as the files call it, or a pseudonym where the index keeps
         no ids; None where the files name none.
+    likeness : list of str
+        How the case's lesion looks beside the query's: what agrees, then what differs, as far as both are
+        known.
     """
 
     rank: int
@@ -85,6 +91,7 @@ class Hit:
     query_scan: ScanRef
     query_sequence: str | None
     visit: str | None = None
+    likeness: list[str] = field(default_factory=list)
 
     @property
     def source(self) -> str:

@@ -56,6 +56,20 @@ class Population:
                 self._counts.setdefault(name, Counter())[value] += 1
         self._totals = {name: counts.total() for name, counts in self._counts.items()}
 
+    def changed(self, rows: Mapping[Any, Mapping[str, str]]) -> Population:
+        """The same but for the labels of some patients, whom it may know or not."""
+        found = Population(rows)
+        found._rows = {**self._rows, **rows}
+        counts = {name: held.copy() for name, held in self._counts.items()}
+        for patient in rows:
+            for name, value in self._rows.get(patient, {}).items():
+                counts[name][value] -= 1
+        for name, held in found._counts.items():
+            counts.setdefault(name, Counter()).update(held)
+        found._counts = {name: held for name, held in ((n, +c) for n, c in counts.items()) if held}
+        found._totals = {name: held.total() for name, held in found._counts.items()}
+        return found
+
     def classes(self, silent: Collection[Any] = ()) -> dict[str, dict[str, int]]:
         """Columns with few distinct values, two at least, and how many patients have each of these.
 

@@ -149,7 +149,7 @@ class _Similarities:
         self.state, self.view = state, view
         scans = {id(scan): scan for ask in asks for scan in ask.scans}
         pools = {
-            s: np.flatnonzero(state.pool(s, view, np.ones(len(state.slice_case), bool), []))
+            s: state.pool(s, view, np.ones(len(state.contents.case_ids), bool), []).rows
             for s in {q.sequence for q in scans.values()}
         }
         self.near: dict[int, NDArray[np.float32]] = {}
@@ -164,7 +164,7 @@ class _Similarities:
         """Scores (see :mod:`retrieval.ranking`) of many scans with all cases at once."""
         contents = self.state.contents
         stored = self.state.vectors.gather(contents.slice_ids[pool])
-        items, filed = grouped(stored, contents.slice_weight[pool], self.state.slice_case[pool])
+        items, filed = grouped(stored, contents.slice_weight[pool], contents.cases_of(pool))
         asking = Stacks(
             np.concatenate([scan.embeddings for scan in scans]),
             np.concatenate([scan.weights for scan in scans]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from benchmarks import results
 from indexer.case_index import CaseIndex
 from indexer.catalog import Catalog
+from indexer.ingest import ingest
 from indexer.sandbox.pool import InProcess, using
 from tests.support.encoders import TinyAnalyser, TinyEncoder
 from tests.support.images import write_cohort
@@ -26,6 +28,8 @@ hypothesis.settings.register_profile("cbir", deadline=None)
 hypothesis.settings.load_profile("cbir")
 
 
+CREATE = CaseIndex.create
+"""With files, whatever a test puts in its place."""
 ENGINES = ("files", "servers")
 """FAISS and SQLite, and Milvus and PostgreSQL."""
 
@@ -147,3 +151,33 @@ def catalog(tmp_path: Path, engine: str, request: pytest.FixtureRequest) -> Iter
     yield catalog
     catalog.drop()
     catalog.close()
+
+
+@pytest.fixture(scope="session")
+def indexes(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Indexes of phantoms, each made once: `indexes(n)` gives a folder with `index` and its images, `mri`.
+
+    They are to be copied, not to be changed.
+    """
+    made: dict[object, Path] = {}
+
+    def make(n: int, sequences: tuple[str, ...] = ("t1ce",), *, keep_ids: bool = True) -> Path:
+        if (n, sequences, keep_ids) not in made:
+            root = tmp_path_factory.mktemp("made")
+            with CREATE(root / "index", TinyEncoder(), keep_ids=keep_ids) as index:
+                ingest(index, [write_cohort(root / "mri", n, sequences)], TinyEncoder())
+            made[n, sequences, keep_ids] = root
+        return made[n, sequences, keep_ids]
+
+    return make
+
+
+@pytest.fixture
+def index_of(tmp_path: Path, indexes: Callable[..., Path]) -> Callable[..., Path]:
+    """Copy such an index: `index_of(n)` gives its folder."""
+
+    def copied(n: int, sequences: tuple[str, ...] = ("t1ce",), *, keep_ids: bool = True) -> Path:
+        made = indexes(n, sequences, keep_ids=keep_ids) / "index"
+        return Path(shutil.copytree(made, tmp_path / "index"))
+
+    return copied

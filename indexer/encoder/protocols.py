@@ -59,7 +59,7 @@ class Analysis:
     maps : ndarray of float32, shape (n, h, w)
         Chance of a lesion in each cell of a grid over the slice.
     boxes : ndarray of float32, shape (n, 4)
-        The region looked at: x0, y0, x1, y1 as shares of the side.
+        The region, as it was given or as it shows itself: x0, y0, x1, y1 as shares of the side.
     strangeness : ndarray of float32, shape (n,)
         Distance from what the encoder was trained on, about 1 for its like; NaN where it cannot say.
     """
@@ -115,9 +115,23 @@ class Segmenter(Encoder, Protocol):
     ----------
     composite_size : int
         As for a :class:`Composer`.
+    segments : bool
+        Whether it does so after all.
+    standardised : bool
+        Whether its composites' greys are standard deviations (:class:`indexer.preprocess.Preprocessing`).
     """
 
     composite_size: int
+
+    @property
+    def segments(self) -> bool:
+        """See the attributes."""
+        ...
+
+    @property
+    def standardised(self) -> bool:
+        """See the attributes."""
+        ...
 
     def segment(
         self, batch: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None

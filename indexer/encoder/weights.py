@@ -177,7 +177,14 @@ def load_weights(path: Path) -> TrainedEncoder:
     if projection is None or projection.shape[:1] != (about["dimension"],):  # before so much is allocated
         raise EncoderError(path, "does not hold the weights of its architecture", REMEDY)
     net = RetrievalNetwork(about["dimension"])
-    composite = CompositeNetwork(len(CHANNELS), about["dimension"]) if of_composite else None
+    composite = None
+    if of_composite:
+        composite = CompositeNetwork(
+            len(CHANNELS),
+            about["dimension"],
+            segments="tissue.1.weight" in of_composite,  # those of earlier versions had neither
+            standardised="standard" in of_composite,
+        )
     if (about["architecture"], about["size"]) != (architecture(net, composite), INPUT):
         raise EncoderError(path, "is of another version of cbir", "train again, or use that version")
     _fill(path, net, tensors)

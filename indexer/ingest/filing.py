@@ -24,7 +24,7 @@ from indexer.journal import Journal, journal
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
 from indexer.reading import Read, ReadScan
-from indexer.sequences import COMPOSITE
+from indexer.sequences import CHANNELS, COMPOSITE, is_composite
 from indexer.studies import Belonging, belonging
 
 GROUP = 256
@@ -188,8 +188,9 @@ def _sent(index: CaseIndex, workers: Workers, group: list[_Fresh], pending: Coll
     for one in group:
         for number, scan in enumerate(one.read.scans):
             counts[scan.digest] = int(np.count_nonzero(scan.views == 0))
-            first.setdefault(scan.digest, (one.read.images, number, 0))
-            regions.append((one.read.images, number, 1))
+            several = CHANNELS if is_composite(scan.scan.sequence) else (scan.scan.sequence,)
+            first.setdefault(scan.digest, (one.read.images, number, 0, several))
+            regions.append((one.read.images, number, 1, several))
     known = index.catalog.embedded(list(counts))
     # of a reference case not all slices are filed
     known = {digest: held for digest, held in known.items() if len(held[0]) == counts[digest]}
@@ -207,7 +208,7 @@ def _landed(
     report.encoder_seconds += found.seconds
     report.embedded += sum(len(part[0]) for part in found.parts)
     known = flying.known | dict(zip(flying.fresh, found.parts, strict=False))
-    of_region = iter(found.parts[len(flying.fresh) :])
+    of_region = iter(zip(found.parts[len(flying.fresh) :], found.measures, strict=True))
     # what was at the network with an earlier group is in the catalog by now
     others = {scan.digest for one in flying.group for scan in one.read.scans} - known.keys()
     known |= index.catalog.embedded(list(others)) if others else {}
@@ -217,7 +218,7 @@ def _landed(
             fingerprint=one.fingerprint,
             record=one.source.record(),
             scans=[
-                _filed(index, one.source, whose(one.source), scan, known[scan.digest], next(of_region))
+                _filed(index, one.source, whose(one.source), scan, known[scan.digest], *next(of_region))
                 for scan in one.read.scans
             ],
         )
@@ -232,6 +233,7 @@ def _filed(
     read: ReadScan,
     whole: Sequence[NDArray[np.float32]],
     region: Sequence[NDArray[np.float32]],
+    measures: NDArray[np.float32],
 ) -> EmbeddedScan:
     scan = read.scan
     embeddings, weights, _ = (np.concatenate(parts) for parts in zip(whole, region, strict=True))
@@ -251,4 +253,5 @@ def _filed(
         in_sample=whose.in_sample,
         strangeness=float(np.average(whole[2], weights=whole[1])),
         visit=whose.visit,
+        measures=measures,
     )

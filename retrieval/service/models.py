@@ -115,6 +115,7 @@ class Asked(Reply):
     slices: int
     region: tuple[int, int, int, int] | None
     region_slice: int | None
+    by: Annotated[str | None, Field(description="What hits were to be ordered by")] = None
     mask: Annotated[None, Field(description="Over HTTP a region is a box")] = None
     id: Annotated[str, Field(description="To ask again with; absent if cases asked")] = ""
     scans: Annotated[list[Shown], Field(description="Absent if cases asked")] = []
@@ -148,6 +149,13 @@ class Hit(Reply):
     thumbnail: Address
     query_volume: Address
     query_thumbnail: Address
+    likeness: Annotated[
+        list[str],
+        Field(
+            description="How its lesion looks beside the query's",
+            examples=[["left anterior both", "like necrosis", "larger"]],
+        ),
+    ] = []
     explanation: Annotated[Maps, Field(description="Absent if nothing can be explained")] = Maps()
 
 

@@ -12,6 +12,7 @@ from indexer.errors import QueryError
 from indexer.scan import Scan
 from retrieval.answer import Answer
 from retrieval.question import Box, Question
+from retrieval.ranking import By
 from retrieval.service.intake import read
 from retrieval.service.orthanc import Limits, Orthanc
 from retrieval.service.pictures import Pictures
@@ -32,6 +33,7 @@ class Terms:
     region_slice: int | None = None
     exclude_patient: str | None = None
     all_cases: bool = False
+    by: By | None = None
 
     def of_scans(self, name: str, scans: Sequence[Scan], own: str | None) -> Question:
         """Asked with scans, of a patient who is left out of the hits if named."""
@@ -44,6 +46,7 @@ class Terms:
             region_slice=self.region_slice,
             exclude_patient=[patient for patient in (self.exclude_patient, own) if patient],
             all_cases=self.all_cases,
+            by=self.by,
         )
 
     def of_cases(self, case_ids: Sequence[str]) -> Question:
@@ -62,6 +65,7 @@ class Terms:
             region_slice=self.region_slice,
             exclude_patient=self.exclude_patient,
             all_cases=self.all_cases,
+            by=self.by,
         )
 
 
@@ -96,6 +100,20 @@ class Questions:
             unpack(upload, name, folder, self._settings)
             scans, notes = read(folder)
         return self._asked_with(scans, notes, terms, who)
+
+    def with_study(self, study: str, terms: Terms, who: str) -> tuple[Answer, Kept]:
+        """The cases of other patients most similar to a study of the PACS, which is indexed itself.
+
+        Raises
+        ------
+        CbirError
+        """
+        with self._scratch.new_folder() as folder:
+            with self._pacs("study") as pacs:
+                pacs.study(study, folder, self._settings.modalities)
+            with in_own_words():
+                scans, notes = read(folder)
+        return self._asked_with(scans, notes, terms, who, others=True)
 
     def with_series(self, series: str, terms: Terms, who: str) -> tuple[Answer, Kept]:
         """The cases of other patients most similar to a series of the PACS, which is indexed itself.
@@ -169,9 +187,9 @@ class Questions:
         with self._pacs() as pacs:
             pacs.series(series, folder)
 
-    def _pacs(self) -> Orthanc:
+    def _pacs(self, what: str = "series") -> Orthanc:
         if self._settings.pacs is None:
-            raise QueryError("series", "this service has no PACS", "start it with --pacs URL")
+            raise QueryError(what, "this service has no PACS", "start it with --pacs URL")
         return Orthanc(self._settings.pacs, limits=Limits.of(self._settings))
 
     def _asked_with(

@@ -23,11 +23,9 @@ from retrieval.cli.app import run
 
 
 @pytest.fixture
-def index(tmp_path, tiny, cohort):
+def index(index_of):
     """An index that is closed, with all its kinds of files but a partition."""
-    with CaseIndex.create(tmp_path / "index", tiny, keep_ids=True) as made:
-        ingest(made, [cohort(4)], tiny)
-    return tmp_path / "index"
+    return index_of(4)
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.errors import CaseIndexError, PartitionError
+from indexer.ids import NONE
 from indexer.partition import Partition, Probing
 from indexer.policy import ONLY_BY_LISTS, SearchPolicy
 from indexer.stores.faiss import vectors as module
@@ -57,10 +58,11 @@ def hand_made(x, c, seed, *, everything=True):
     )
 
 
-def check(vectors, truth, q, k, keep=None):
+def check(vectors, truth, q, k, keep=None, but=NONE):
     """Compare a search with brute force over `truth`, a dict of id to vector."""
-    allowed = {i: v for i, v in truth.items() if keep is None or i in set(keep.tolist())}
-    scores, ids = vectors.search(q, k, keep)
+    kept = truth.keys() if keep is None else set(keep.tolist())
+    allowed = {i: v for i, v in truth.items() if i in kept and i not in but}
+    scores, ids = vectors.search(q, k, keep, but)
     assert scores.shape == ids.shape == (len(q), k)
     assert scores.dtype == np.float32
     assert ids.dtype == np.int64
@@ -108,14 +110,27 @@ def test_search_is_brute_force_through_adds_removals_and_filters(data):
     q = unit(rng.normal(size=(3, d)))
     k = data.draw(st.integers(1, n + 5))
     keep = rng.choice(np.append(ids, highest + 2), data.draw(st.integers(0, n + 1)), replace=False)
-    for asked in (None, keep):
-        check(vectors, truth, q, k, asked)
-        with only_by_lists(vectors):
-            check(vectors, truth, q, k, asked)
+    but = rng.choice(np.append(ids, highest + 3), data.draw(st.integers(0, n + 1)), replace=False)
+    for asked in (None, keep, keep):
+        for out in (NONE, but):
+            check(vectors, truth, q, k, asked, out)
+            with only_by_lists(vectors):
+                check(vectors, truth, q, k, asked, out)
     left = rng.permutation(np.array(list(truth), np.int64))
     np.testing.assert_array_equal(
         vectors.gather(left), np.array([truth[i] for i in left.tolist()]).reshape(-1, d)
     )
+
+
+def test_what_was_asked_among_is_not_remembered_beyond_a_change():
+    x, ids = clustered(30, 0), np.arange(30)
+    keep, truth = ids[::2], dict(enumerate(x))
+    for partition in (None, hand_made(x, 4, 0)):
+        vectors = Vectors.build(ids[:20], x[:20], partition)
+        check(vectors, {i: truth[i] for i in range(20)}, x[:3], 5, keep)
+        after = vectors.changed(ids[20:], x[20:], ids[:4])
+        check(after, {i: truth[i] for i in range(4, 30)}, x[:3], 15, keep)
+        check(vectors, {i: truth[i] for i in range(20)}, x[:3], 15, keep)
 
 
 def test_exact_search_goes_on_past_its_block(monkeypatch):

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cbir import create_index
-from tests.support.encoders import TinyEncoder
-from tests.support.images import write_cohort
 from tests.support.service import serving
 
 
 @pytest.fixture(scope="session")
-def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def six(indexes: Callable[..., Path]) -> Path:
     """A folder with the index and, beside it, its images: to be copied, not to be changed."""
-    root = tmp_path_factory.mktemp("six")
-    with create_index(root / "index", encoder=TinyEncoder()) as index:
-        index.add(write_cohort(root / "mri", 6), calibrate=False)
-    return root
+    return indexes(6, keep_ids=False)
 
 
 @pytest.fixture
-def filled(tmp_path: Path, six: Path) -> Path:
+def filled(index_of: Callable[..., Path]) -> Path:
     """A copy of the index, of the same images."""
-    return Path(shutil.copytree(six / "index", tmp_path / "index"))
+    return index_of(6, keep_ids=False)
 
 
 @pytest.fixture(scope="module")

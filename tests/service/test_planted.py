@@ -22,6 +22,8 @@ from tests.retrieval.test_explain import TinyExplainer
 from tests.service.test_service import PICTURES, Drawer, done, sent, serving, zipped
 from tests.support.planted import Plants, leaked
 
+pytestmark = pytest.mark.slow
+
 RASTERS = (".png", ".jpg", ".tif", ".webp")
 
 

@@ -123,6 +123,7 @@ def real_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"where": {"who_grade": "3"}}, ["--where", "who_grade=3"]),
         ({"region": (4, 5, 16, 20), "region_slice": 5}, ["--region", "4,5,16,20@5"]),
         ({"exclude_patient": "P-01", "all_cases": True}, ["--exclude-patient", "P-01", "--all-cases"]),
+        ({"by": "appearance"}, ["--by", "appearance"]),
     ],
 )
 @pytest.mark.parametrize("which", ["N-01_t1ce.nii.gz", "new", "mri/P-02/P-02_t1ce.nii.gz"])
@@ -295,6 +296,7 @@ def _case(client: TestClient) -> str:
         ({"region": "1,2,3"}, "is not X0,Y0,X1,Y1"),
         ({"region": "0,0,999,999"}, "is not inside its slices"),
         ({"all_cases": "perhaps"}, "neither true nor false"),
+        ({"by": "name"}, "neither class nor appearance"),
         ({"like": "c-1"}, "give one of the fields"),
         ({"series": "1.2.3"}, "give one of the fields"),
     ],

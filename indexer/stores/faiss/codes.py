@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -155,15 +157,39 @@ def mapped(path: Path, dimension: int, count: int) -> Floats:
     return np.memmap(path, "<f4", "r", shape=(size, dimension))
 
 
-def selector(kept: Ints | None, gone: Ints) -> Any:
-    """A FAISS set of the ids that may be found: None for all, a bitmap where they are dense, else a hash."""
+@dataclass(frozen=True)
+class Kept:
+    """Ids that are searched, ascending."""
+
+    ids: Ints
+
+    @cached_property
+    def bits(self) -> NDArray[np.uint8] | None:
+        """A bit an id, where they are dense."""
+        if not len(self.ids) or self.ids[-1] >= 64 * len(self.ids):
+            return None
+        mask = np.zeros(int(self.ids[-1]) + 1, bool)
+        mask[self.ids] = True
+        return np.packbits(mask, bitorder="little")
+
+
+def selector(kept: Kept | None, out: Ints) -> Any:
+    """A FAISS set of the ids that may be found: None for all, a bitmap where they are dense, else a hash.
+
+    Parameters
+    ----------
+    kept : Kept, optional
+        All, if not given.
+    out : ndarray of int64
+        But for these, which are among them.
+    """
     if kept is None:
-        return faiss.IDSelectorNot(faiss.IDSelectorBatch(gone)) if len(gone) else None
-    if len(kept) and kept[-1] < 64 * len(kept):
-        mask = np.zeros(int(kept[-1]) + 1, bool)
-        mask[kept] = True
-        return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
-    return faiss.IDSelectorBatch(kept)
+        return faiss.IDSelectorNot(faiss.IDSelectorBatch(out)) if len(out) else None
+    if kept.bits is None:
+        return faiss.IDSelectorBatch(np.setdiff1d(kept.ids, out, assume_unique=True))
+    bits = kept.bits.copy()
+    np.bitwise_and.at(bits, out >> 3, ~np.left_shift(1, out & 7).astype(np.uint8))
+    return faiss.IDSelectorBitmap(bits)
 
 
 def _view(pointer: Any, size: int, dtype: Any) -> NDArray[Any]:
