@@ -42,6 +42,8 @@ class QueryScan:
     embeddings : ndarray of float32, shape (n, dimension)
     strangeness : float
         Distance from what the encoder was trained on; NaN where it cannot say.
+    lesion : float
+        Chance that it shows one, of the surest slice; 1 where that is known or nobody can tell.
     """
 
     scan: ScanRef
@@ -50,6 +52,7 @@ class QueryScan:
     weights: NDArray[np.float32]
     embeddings: NDArray[np.float32]
     strangeness: float
+    lesion: float = 1.0
 
 
 @dataclass(frozen=True)
