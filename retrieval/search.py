@@ -127,7 +127,7 @@ def _filed(question: Question, state: State) -> Asking:
     scans = [scan for case in cases for _, scan in filed.get(case, [])]
     own = {contents.patient_ids[case] for case in cases}
     with warnings.catch_warnings(action="ignore"):  # what is known of none of the cases stays NaN
-        measures = np.nanmean(state.looks.measures[cases], axis=0)
+        measures = np.nanmean(state.census.looks.measures[cases], axis=0)
     return Asking(_query(question, scans), scans, WHOLE, own, set(), [], measures)
 
 
@@ -345,7 +345,7 @@ def _matching(state: State, where: Mapping[str, str]) -> NDArray[np.bool_]:
 
 
 def _hits(question: Question, asking: Asking, state: State, ranked: Ranked) -> list[Hit]:
-    contents, looks = state.contents, state.looks
+    contents, looks = state.contents, state.census.looks
     away = state.ranking.weight(question.by) * looks.distance(asking.measures, ranked.cases)
     order = np.argsort(away - ranked.scores, kind="stable")
     patients = [contents.patient_ids[case] for case in ranked.cases[order]]
