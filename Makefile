@@ -121,6 +121,8 @@ figures: $(VENV)/installed-test  ## judge the networks of the folds, and write t
 	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.explanation
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.planes
+	$(BIN)/python -m benchmarks.scanner_grids
 	$(BIN)/python -m benchmarks.documents
 
 reference: $(VENV)/installed-test  ## make the reference cases of the package anew (needs ../shared/data)

@@ -442,6 +442,7 @@ def calibration(content: dict[str, Any]) -> str:
 def open_set(content: dict[str, Any]) -> str:
     """Whether a kind that is not there is noticed."""
     rows = [["embeddings", "asked of", "left out", "patients of it", "got a vote", "known patients refused"]]
+    rows[0] += ["nearer than 5 % of the known", "known ones farther"]
 
     def span(found: dict[str, float]) -> str:
         return f"{found['value']:.2f} ({found['low']:.2f}–{found['high']:.2f})"
@@ -449,8 +450,10 @@ def open_set(content: dict[str, Any]) -> str:
     for method, table in content["results"].items():
         for asked, values in table.items():
             for value, found in values.items():
-                told = [str(found["left out"]), span(found["answered"]), span(found["refused"])]
-                rows.append([method, asked, value, *told])
+                each = ("answered", "refused", "within the edge", "beyond the edge")
+                rows.append(
+                    [method, asked, value, str(found["left out"]), *(span(found[name]) for name in each)]
+                )
     return "\n".join([markdown(rows), "", origin(content)])
 
 
@@ -495,6 +498,48 @@ def speed(content: dict[str, Any]) -> str:
     for batch, found in content["results"].items():
         rows.append([batch, *(f"{r['ms']:.1f} ({r['ratio']:.2f})" for r in found.values())])
     return "\n".join([markdown(rows), "", origin(content)])
+
+
+def cold(content: dict[str, Any]) -> str:
+    """A question in a process of its own, over what it cannot do without."""
+    rows = [["query", "planes looked at", "import torch", "the encoder on them", "`cbir query`", "ratio"]]
+    for name, r in content["results"].items():
+        seconds = (f"{r[part]:.1f} s" for part in ("import torch", "encoder", "cbir query"))
+        rows.append([name, str(r["planes"]), *seconds, f"{r['ratio']:.2f}"])
+    return "\n".join([markdown(rows), "", origin(content)])
+
+
+def planes(content: dict[str, Any]) -> str:
+    """What is lost where planes are left out."""
+    rows = [["planes apart", "planes a scan", "cosine with all planes: median, least", "P@10, index of all"]]
+    rows[0].append("P@10, index as sparse")
+    for apart, r in content["results"].items():
+        same = r["cosine with all planes"]
+        rows.append(
+            [
+                "all" if apart == "0" else f"{apart} mm",
+                f"{r['planes a scan']:.0f}",
+                f"{same['median']:.4f}, {same['least']:.3f}",
+                f"{r['P@10, index of all planes']:.3f}",
+                f"{r['P@10, index as sparse']:.3f}",
+            ]
+        )
+    return "\n".join([markdown(rows), "", origin(content)])
+
+
+def scanner_grids(content: dict[str, Any]) -> str:
+    """The same studies on one grid, and as a scanner sends them."""
+    rows = [["", "patients", "", "one grid", "as the scanner sends it", "difference (95 % interval)"]]
+    for which, r in content["results"]["figures"].items():
+        for metric in ("P@10", "vote"):
+            one, other, by = (
+                r[metric][part] for part in ("one grid", "as the scanner sends it", "difference")
+            )
+            span = f"{by['value']:+.3f} ({by['low']:+.3f} to {by['high']:+.3f})"
+            rows.append([which, str(r["patients"]), metric, f"{one:.3f}", f"{other:.3f}", span])
+    same = content["results"]["figures"]["all"]["cosine"]
+    said = f"Cosine of the composites in both forms: median {same['median']:.3f}, least {same['least']:.3f}."
+    return "\n".join([markdown(rows), "", f"{said} {origin(content)}"])
 
 
 def engines(content: dict[str, Any]) -> str:
@@ -698,6 +743,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "radiomics": lambda: measured("radiomics", radiomics),
     "ablation": lambda: measured("ablation", ablation),
     "speed": lambda: measured("speed", speed),
+    "cold": lambda: measured("cold", cold),
+    "planes": lambda: measured("planes", planes),
+    "scanner grids": lambda: measured("scanner_grids", scanner_grids),
     "calibration": lambda: measured("calibration", calibration),
     "open set": lambda: measured("open_set", open_set),
     "likeness": lambda: measured("likeness", likeness),

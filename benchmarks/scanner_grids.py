@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from indexer.labels import load_tables
 from indexer.preprocess import Preprocessing, prepared_composite
 
 COHORTS = [results.DATA / name for name in ("volumes", "volumes-2mm")]
-HELD = [results.DATA / "brats-slices", *COHORTS]
+SLICES = results.DATA / "brats-slices"
 TOOL = results.DATA.parent / "tools" / "as-the-scanner-sends"
 LABEL = "grade_group"
 K = 10
@@ -39,11 +40,12 @@ BOOTSTRAP = 2000
 
 def composite_vector(study: Path, encoder: Encoder) -> NDArray[np.float64]:
     """The weighted mean embedding of a study's composite, of unit length; NaN where it has none."""
-    side = Preprocessing.of(encoder).composite_size
-    found = [group for group in groups(discovery.read(study), side) if len(group.leader) > 1]
-    if not found:
+    how = Preprocessing.of(encoder)
+    scans = (replace(scan, region=None) for scan in discovery.read(study))
+    found = next(groups(scans, how.composite_size), None)
+    if found is None:
         return np.full(encoder.dimension, np.nan)
-    ready = prepared_composite(found[0].scans, side)
+    ready = prepared_composite(found.scans, how.composite_size, how.apart)
     embeddings, weights, _ = look(encoder, ready.pixels, ready.boxes, ready.weights)
     mean = weights @ embeddings.astype(np.float64)
     return np.asarray(mean / np.linalg.norm(mean))
@@ -55,6 +57,15 @@ def asked(index: Index, study: Path, patient: str, truth: str) -> dict[str, floa
     found = [hit.labels.get(LABEL) for hit in answer.hits]
     share = answer.evidence[LABEL].probabilities.get(truth, 0.0) if LABEL in answer.evidence else 0.0
     return {"P@10": float(np.mean([value == truth for value in found])), "vote": share}
+
+
+def held(place: Path) -> list[Path]:
+    """What is indexed: the volumes on one grid, and the slices that show four sequences."""
+    slices = place / "slices"
+    slices.mkdir()
+    for file in [*SLICES.glob("*.nii.gz"), SLICES / "cbir.json", SLICES / "participants.tsv"]:
+        (slices / file.name).symlink_to(file)
+    return [slices, *COHORTS]
 
 
 def studies(sent: Path) -> Iterator[tuple[str, str, Path, Path]]:
@@ -83,7 +94,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         with create_index(place / "index", encoder=encoder, keep_ids=True) as index:
-            index.add(HELD)
+            index.add(held(place))
             for patient, truth, whole, sent in studies(place):
                 vectors = [composite_vector(study, encoder) for study in (whole, sent)]
                 rows[patient] = {

@@ -140,7 +140,7 @@ class Index:
         ----------
         question : Question or path
             A path is a file or folder that cbir reads: one patient's scan, or several of its sequences.
-        k, where, region, region_slice, mask, exclude_patient, all_cases, visit, recall
+        k, where, region, region_slice, mask, exclude_patient, all_cases, visit, recall, by
             As in :class:`~retrieval.question.Question`, and in its place where one is given, too.
 
         Returns
@@ -249,13 +249,15 @@ class Index:
         """
         name = str(self.case_index.folder) if name is None else name
         why = self.explain(answer)
-        write_report(answer, Path(path), load=load or self.scans, index=name, explain=why)
+        load, beside = load or self.scans, self.state.beside
+        write_report(answer, Path(path), load=load, index=name, explain=why, beside=beside)
 
     def page(
         self, answer: Answer, *, name: str = "", load: Callable[[str], Sequence[Scan]] | None = None
     ) -> str:
         """The HTML that :meth:`report` writes."""
-        return report_page(answer, load=load or self.scans, index=name, explain=self.explain(answer))
+        why, beside = self.explain(answer), self.state.beside
+        return report_page(answer, load=load or self.scans, index=name, explain=why, beside=beside)
 
     # ---- filling -------------------------------------------------------------------------------
 

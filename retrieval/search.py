@@ -8,6 +8,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -95,7 +96,8 @@ def answered(
     if question.cases:
         asking = _filed(question, state)
     else:
-        asking = _given(question, state, case_index, encoder())
+        with ThreadPoolExecutor(1) as aside:  # other processes read meanwhile
+            asking = _given(question, state, case_index, aside.submit(encoder).result)
     excluded = asking.excluded | _named(case_index, question.excluded)
     read = time.perf_counter()
     asking = replace(asking, excluded=excluded, notes=[*asking.notes, *roots.notes(case_index)])
@@ -131,7 +133,7 @@ def _filed(question: Question, state: State) -> Asking:
     return Asking(_query(question, scans), scans, WHOLE, own, set(), [], measures)
 
 
-def _given(question: Question, state: State, case_index: CaseIndex, encoder: Encoder) -> Asking:
+def _given(question: Question, state: State, case_index: CaseIndex, encoder: Callable[[], Encoder]) -> Asking:
     """A scan, or several of a patient."""
     notes: list[str] = []
     if question.scans:
@@ -156,7 +158,7 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Enc
     else:
         scans = [replace(scan, region=None) for scan in scans]
     view = REGION if question.marked else WHOLE
-    embedded, identical, measures = _embedded(scans, refs, view, state, case_index, encoder, notes)
+    embedded, identical, measures = _embedded(scans, refs, view, state, case_index, encoder(), notes)
     query = _query(question, embedded)
     if question.region is not None:
         query = replace(query, region=question.region, region_slice=int(embedded[0].positions[0]))
@@ -240,7 +242,7 @@ def _embedded(
 
 
 def _together(group: Group, how: Preprocessing) -> Prepared:
-    return prepared_composite(group.scans, how.composite_size, how.apart)
+    return prepared_composite(group.scans, how.composite_size, how.apart, how.standardised)
 
 
 def _planes_of(group: Group, scans: Sequence[Scan], refs: Sequence[ScanRef]) -> ScanRef:
@@ -412,7 +414,7 @@ def _others(known: OpenSet | None) -> str:
     """Whether a case of a kind that the index does not hold would be noticed, in words."""
     if known is None or known.missed is None:
         return "whether it would notice a kind that it does not hold is not known"
-    return (
-        "a case of a kind that it does not hold may get a vote: with each kind left out in turn, "
-        f"{known.missed:.0%} of its cases did"
-    )
+    tried = f"with each kind left out in turn, {known.missed:.0%} of its cases got a vote"
+    if known.tells:
+        return f"it may notice a kind that it does not hold: {tried}"
+    return f"it does not notice a kind that it does not hold: {tried}, so that nobody is refused"

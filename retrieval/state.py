@@ -170,6 +170,20 @@ class State:
         """Where in the contents each scan is."""
         return {self.contents.scan_ref(place): place for place in range(len(self.contents.scan_ids))}
 
+    def beside(self, scan: ScanRef) -> list[ScanRef]:
+        """Scans of other sequences of the same case, one of each; none where the scan is gone."""
+        place = self.places.get(scan)
+        if place is None:
+            return []
+        contents = self.contents
+        own = contents.scan_sequence[place]
+        first: dict[str | None, ScanRef] = {}
+        for other in np.flatnonzero(contents.scan_case == contents.scan_case[place]):
+            sequence = contents.scan_sequence[other]
+            if sequence != own and not is_composite(sequence):
+                first.setdefault(sequence, contents.scan_ref(int(other)))
+        return list(first.values())
+
     def cases_with(self, scan_ids: Sequence[int]) -> set[int]:
         """Cases that hold scans, given by their ids in the catalog."""
         places = np.searchsorted(self.contents.scan_ids, scan_ids)

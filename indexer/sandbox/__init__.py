@@ -32,6 +32,7 @@ from indexer.sequences import COMPOSITE
 __all__ = [
     "Limits",
     "Sandbox",
+    "begin",
     "belonging",
     "discover",
     "find_tables",
@@ -44,6 +45,11 @@ __all__ = [
     "shared",
     "within",
 ]
+
+
+def begin() -> None:
+    """Have what reads begin, without waiting for it: who will read something has other work meanwhile."""
+    shared().begin()
 
 
 def discover(root: Path, tables: Sequence[Table] = (), **options: Any) -> Discovery:

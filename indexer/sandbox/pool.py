@@ -160,6 +160,11 @@ class Sandbox:
                 raise PoisonError(death.file or root, death.reason, CHECK)
             refused[death.file] = death.reason
 
+    def begin(self) -> None:
+        """Have the readers imported, without waiting for it."""
+        with self._lock:
+            self._nursery = self._nursery or _Nursery()
+
     def close(self) -> None:
         """End all of it. What is asked afterwards begins anew."""
         with self._lock:
@@ -328,11 +333,12 @@ class _Nursery:
                 env=os.environ | QUIET,
             )
         self._control = here
-        if exactly(here, NUMBER.size) is None:
-            self.close()
-            raise CbirError("reader", "its process cannot be started", _REMEDY)
+        self._ready = False
 
     def fork(self, memory: int) -> _Worker:
+        if not self._ready:
+            self._number()  # it has imported the readers
+            self._ready = True
         with tempfile.TemporaryFile() as file:
             file.truncate(PAGE)
             page = mmap.mmap(file.fileno(), PAGE)
@@ -392,6 +398,9 @@ class InProcess(Sandbox):
     def call(self, operation: str, *arguments: Any, where: Path, size: int) -> Any:
         """See :meth:`Sandbox.call`."""
         return OPERATIONS[operation](*arguments)
+
+    def begin(self) -> None:
+        """See :meth:`Sandbox.begin`."""
 
     def discover(self, operation: str, root: Path, *arguments: Any) -> Any:
         """See :meth:`Sandbox.discover`."""

@@ -74,9 +74,6 @@ def query(
 
     Example: `cbir query scan.nii -k 5 --report hits.html`
     """
-    from cbir import open_index, reference_index
-    from indexer import reference
-
     if (source is None) == (not like):
         raise typer.BadParameter("ask with a file or folder, or with --like: one of them")
     if region and mask:
@@ -91,6 +88,13 @@ def query(
         order = parse_by(by)
     if source is not None and not source.exists():
         raise CbirError(source, "does not exist", "name a file or folder to ask with")
+    from indexer import sandbox
+
+    if source is not None:
+        sandbox.begin()  # while this process imports the rest
+    from cbir import open_index, reference_index
+    from indexer import reference
+
     unnamed = getattr(context.get_parameter_source("index"), "name", "") == "DEFAULT"
     borrowed = unnamed and not index.exists() and reference.available()
     with reference_index() if borrowed else open_index(index, recall=recall) as opened:
