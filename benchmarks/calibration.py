@@ -262,6 +262,8 @@ def main() -> None:
         entry: dict[str, Any] = {"votes": {}, "abstained": {}}
         table[name] = entry
         for kind, one in cohort.questions.items():
+            if kind == "composite":  # which asks as part of a case only
+                continue
             folds = [
                 np.array([row.get("fold", "") for row in rows]) for rows in (one.labels, one.gallery.labels)
             ]

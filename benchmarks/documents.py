@@ -442,6 +442,7 @@ def calibration(content: dict[str, Any]) -> str:
 def open_set(content: dict[str, Any]) -> str:
     """Whether a kind that is not there is noticed."""
     rows = [["embeddings", "asked of", "left out", "patients of it", "got a vote", "known patients refused"]]
+    rows[0] += ["nearer than 5 % of the known", "known ones farther"]
 
     def span(found: dict[str, float]) -> str:
         return f"{found['value']:.2f} ({found['low']:.2f}–{found['high']:.2f})"
@@ -449,8 +450,10 @@ def open_set(content: dict[str, Any]) -> str:
     for method, table in content["results"].items():
         for asked, values in table.items():
             for value, found in values.items():
-                told = [str(found["left out"]), span(found["answered"]), span(found["refused"])]
-                rows.append([method, asked, value, *told])
+                each = ("answered", "refused", "within the edge", "beyond the edge")
+                rows.append(
+                    [method, asked, value, str(found["left out"]), *(span(found[name]) for name in each)]
+                )
     return "\n".join([markdown(rows), "", origin(content)])
 
 

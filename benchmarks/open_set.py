@@ -74,8 +74,9 @@ def left_out(questions: LeaveOneOut, column: str, value: str, *, joint: bool) ->
         for found, rows in ((known, np.isin(truth, values)), (unknown, truth == value)):
             part = questions.part((of_question == fold) & rows, items)
             if len(part.patients):
-                found.append(learnt.judged(part, column, values, joint=joint))
-    (refused, by, who), (silent, by_left_out, left) = (
+                scores, weights, who = learnt.scores(part, column, values, joint=joint)
+                found.append((scores < learnt.edge, learnt.tells & (scores < learnt.lowest), weights, who))
+    (edge, refused, by, who), (far, silent, by_left_out, left) = (
         tuple(np.concatenate(column) for column in zip(*parts, strict=True)) for parts in (known, unknown)
     )
     return {
@@ -83,6 +84,8 @@ def left_out(questions: LeaveOneOut, column: str, value: str, *, joint: bool) ->
         "left out": len(np.unique(left)),
         "refused": interval(refused, by, who),
         "answered": interval(~silent, by_left_out, left),
+        "beyond the edge": interval(edge, by, who),
+        "within the edge": interval(~far, by_left_out, left),
     }
 
 
@@ -105,7 +108,7 @@ def main() -> None:
                         if found:
                             name = f"{cohort}, {column}, {kind}"
                             table.setdefault(method, {}).setdefault(name, {})[value] = found
-                            told = {what: round(found[what]["value"], 3) for what in ("refused", "answered")}
+                            told = {w: round(v["value"], 3) for w, v in found.items() if isinstance(v, dict)}
                             print(method, name, "without", value, told, flush=True)
     path = results.save(
         "open_set",

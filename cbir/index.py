@@ -140,7 +140,7 @@ class Index:
         ----------
         question : Question or path
             A path is a file or folder that cbir reads: one patient's scan, or several of its sequences.
-        k, where, region, region_slice, mask, exclude_patient, all_cases, visit, recall
+        k, where, region, region_slice, mask, exclude_patient, all_cases, visit, recall, by
             As in :class:`~retrieval.question.Question`, and in its place where one is given, too.
 
         Returns

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from indexer.encoder.protocols import Encoder, Segmenter
 from indexer.preprocess import Prepared
-from indexer.sequences import CHANNELS
+from indexer.sequences import CHANNELS, STANDARD
 
 VERSION = 1
 """Counts the changes of what :meth:`Measures.as_vector` holds."""
@@ -127,7 +127,8 @@ def measure(
     for channel, i in found:
         laid[:, channel], levels[channel] = images[:, i], ready.frame.levels[i]
     if isinstance(encoder, Segmenter) and encoder.segments:
-        tissues = encoder.segment(_reduced(laid, encoder.composite_size), boxes)
+        greys = _standardised(laid, levels) if encoder.standardised else laid
+        tissues = encoder.segment(_reduced(greys, encoder.composite_size), boxes)
         values = _values(laid, levels, tissues.shape[-1])
     else:
         values = _values(laid, levels, _side(laid.shape[-1]))
@@ -172,6 +173,18 @@ def _reduced(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
         return images
     cells = images.reshape(n, channels, side, factor, side, factor)
     return np.asarray(cells.mean((3, 5)), np.uint8)
+
+
+def _standardised(images: NDArray[np.uint8], levels: Floats) -> NDArray[np.uint8]:
+    """Images whose greys are standard deviations, as :data:`indexer.sequences.STANDARD` says."""
+    low, high = STANDARD
+    found = np.zeros_like(images)
+    for channel in np.flatnonzero(np.isfinite(levels[:, 0])):
+        deviations = np.arange(256) * levels[channel, 0] + levels[channel, 1]
+        table = ((deviations - low) / (high - low) * 254 + 1).clip(1, 255).astype(np.uint8)
+        table[0] = 0
+        found[:, channel] = table[images[:, channel]]
+    return found
 
 
 def _values(images: NDArray[np.uint8], levels: Floats, side: int) -> Floats:

@@ -3,14 +3,14 @@
 A vote names what the index holds and nothing else: a glioblastoma that is asked of grades 2 and 3 becomes
 one of them. So every scan of a query is measured by its nearness to whole cases, the mean cosine with the
 nearest patients who have the label; each sequence by what is usual in it, and several scans by their mean.
-Below what all but :data:`REFUSED` of the known patients reach, the query may be of another kind, and the
-vote on that label is not taken.
+Where too few reach what all but :data:`REFUSED` of the known patients do, the query may be of another kind,
+and the vote on that label is not taken.
 
-How much that tells is tried: each value is left out in turn, with all its patients, and these ask the
-others. Nothing of the left-out kind is known when the limit is set. The answer says how many of them would
-get a vote all the same: most of them where features were trained for something else, or where images do not
-tell the kinds apart. That does not lift the limit, since other kinds may be farther off: grades 2 and 3 are
-not told apart, and grade 4 is. (Rules that were learnt to tell the left-out kinds from the others, from
+Where that is, is learnt by leaving each value out in turn, with all its patients, who ask the others. If
+they stay well below the known ones, the limit lies half-way: a scan from elsewhere is farther off, too, and
+shall not be refused for it. If most of them would get an answer all the same (features that were trained for
+something else, or kinds that images do not tell apart), distance tells nothing, nobody is refused, and the
+answer says that it cannot know. (Rules that were learnt to tell the left-out kinds from the others, from
 several such distances, told a kind worse that no rule had seen.)
 """
 
@@ -31,6 +31,10 @@ from retrieval.leave_one_out import NEAREST, LeaveOneOut
 
 REFUSED = 0.05
 """Share of known patients who may be refused."""
+BELOW = 0.9
+"""Share of each left-out kind that is below the limit where it lies half-way."""
+TELLS = 0.5
+"""Nobody is refused where more than this of the left-out kinds would get an answer, on average."""
 LEAST = 1e-3
 """Of a deviation: cosines that agree better differ by rounding."""
 
@@ -45,8 +49,10 @@ class OpenSet:
         Who asked.
     usual : dict of str to (float, float)
         Mean and deviation of the nearness of a scan of each sequence; ``""`` stands for all together.
+    edge : float
+        The :meth:`score` that all but :data:`REFUSED` of the known patients reach.
     lowest : float
-        The :meth:`score` from which a query is of a known kind.
+        That from which a query is of a known kind.
     answered : dict of str to float
         For each value the share of its patients who got an answer while it was left out.
     composite_weight : float
@@ -55,6 +61,7 @@ class OpenSet:
 
     patients: int
     usual: dict[str, tuple[float, float]]
+    edge: float
     lowest: float
     answered: dict[str, float]
     composite_weight: float
@@ -77,7 +84,7 @@ class OpenSet:
         found = cls._learnt(questions, column, values, asks, joint)
         if found is None:
             return None
-        answered = {}
+        left: dict[str, tuple[Floats, Floats, float]] = {}
         for value in values:
             others = [other for other in values if other != value]
             without = cls._learnt(questions, column, others, asks & (truth != value), joint)
@@ -86,9 +93,12 @@ class OpenSet:
             near = nearest(questions, column, others)
             rows = np.flatnonzero((truth == value) & ~np.isnan(near))
             scores, weights, _ = without._scores(questions, near, rows, joint)
-            if len(scores):
-                answered[value] = float(weights @ (scores >= without.lowest) / weights.sum())
-        return replace(found, answered=answered)
+            if len(scores):  # as they lie below or above those who are known then
+                left[value] = scores - without.edge, weights, _quantile(scores - without.edge, weights)
+        gap = max((edge for _, _, edge in left.values()), default=0.0)
+        lower = min(gap, 0.0) / 2
+        answered = {v: float(w @ (scores >= lower) / w.sum()) for v, (scores, w, _) in left.items()}
+        return replace(found, lowest=found.edge + lower, answered=answered)
 
     @classmethod
     def _learnt(
@@ -111,9 +121,10 @@ class OpenSet:
             if len(np.unique(questions.patients[rows[mine]])) > 2 * NEAREST:
                 usual[name] = _usual(near[rows[mine]], shares(questions.patients[rows[mine]]))
         patients, weight = len(np.unique(questions.patients[rows])), questions.ranking.composite_weight
-        bare = cls(patients, usual, 0.0, {}, weight)
+        bare = cls(patients, usual, 0.0, 0.0, {}, weight)
         scores, weights, _ = bare._scores(questions, near, rows, joint)
-        return replace(bare, lowest=lowest_usual(scores, weights, REFUSED))
+        edge = lowest_usual(scores, weights, REFUSED)
+        return replace(bare, edge=edge, lowest=edge)
 
     def _scores(
         self, questions: LeaveOneOut, near: Floats, rows: NDArray[np.int64], joint: bool
@@ -128,31 +139,35 @@ class OpenSet:
         groups = [[told[i] for i in np.flatnonzero(who == patient)] for patient in patients]
         return np.array([self.score(group) for group in groups], np.float64), np.ones(len(patients)), patients
 
-    def judged(
+    def scores(
         self, questions: LeaveOneOut, column: str, values: Sequence[str], *, joint: bool
-    ) -> tuple[NDArray[np.bool_], Floats, NDArray[Any]]:
-        """Whether questions would be refused that are asked of items with these values.
+    ) -> tuple[Floats, Floats, NDArray[Any]]:
+        """The :meth:`score` of questions that are asked of items with these values.
 
         Returns
         -------
-        refused, weights, patients
+        scores, weights, patients
             An entry a scan, or a patient where scans ask together; a patient's weights sum to 1.
         """
         near = nearest(questions, column, values)
-        scores, weights, who = self._scores(questions, near, np.flatnonzero(~np.isnan(near)), joint)
-        return scores < self.lowest, weights, who
+        return self._scores(questions, near, np.flatnonzero(~np.isnan(near)), joint)
 
     @property
     def missed(self) -> float | None:
         """Share of a left-out kind that gets an answer all the same, on average; None where unknown."""
         return float(np.mean(list(self.answered.values()))) if self.answered else None
 
+    @property
+    def tells(self) -> bool:
+        """Whether it notices most of what it does not know."""
+        return self.missed is not None and self.missed <= TELLS
+
     def score(self, scans: Sequence[tuple[str | None, float]]) -> float:
         """How near scans are, given sequence and nearness of each: in deviations from the usual; NaN if none.
 
         Examples
         --------
-        >>> learnt = OpenSet(40, {"": (0.8, 0.1), "t1": (0.9, 0.05)}, -2.0, {}, 8.0)
+        >>> learnt = OpenSet(40, {"": (0.8, 0.1), "t1": (0.9, 0.05)}, -2.0, -2.0, {}, 8.0)
         >>> round(learnt.score([("t1", 0.8), ("t2", 0.8)]), 3)  # −2 and 0
         -1.0
         """
@@ -166,12 +181,12 @@ class OpenSet:
 
     def refuses(self, scans: Sequence[tuple[str | None, float]]) -> bool:
         """Whether scans may be of a kind that is not there."""
-        return self.score(scans) < self.lowest
+        return self.tells and self.score(scans) < self.lowest
 
     def plausible(self) -> bool:
         """Whether its numbers are such as are learnt."""
         levels = list(self.usual.values())
-        numbers = [self.lowest, self.composite_weight, *self.answered.values(), *chain(*levels)]
+        numbers = [self.edge, self.lowest, self.composite_weight, *self.answered.values(), *chain(*levels)]
         return (
             type(self.patients) is int
             and "" in self.usual
@@ -208,6 +223,13 @@ def nearest(questions: LeaveOneOut, column: str, values: Sequence[str]) -> Float
         total = np.where(some, top, 0).sum(axis=1)
         found[block] = np.where(some.any(axis=1), total / np.maximum(some.sum(axis=1), 1), np.nan)
     return found
+
+
+def _quantile(values: Floats, weights: Floats) -> float:
+    """The value below which :data:`BELOW` of them are."""
+    order = np.argsort(values, kind="stable")
+    place = int(np.searchsorted(np.cumsum(weights[order]), BELOW * weights.sum() - 1e-9))
+    return float(values[order[min(place, len(order) - 1)]])
 
 
 def _usual(values: Floats, weights: Floats) -> tuple[float, float]:

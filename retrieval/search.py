@@ -134,7 +134,7 @@ def _filed(question: Question, state: State) -> Asking:
     scans = [scan for case in cases for _, scan in filed.get(case, [])]
     own = {contents.patient_ids[case] for case in cases}
     with warnings.catch_warnings(action="ignore"):  # what is known of none of the cases stays NaN
-        measures = np.nanmean(state.looks.measures[cases], axis=0)
+        measures = np.nanmean(state.census.looks.measures[cases], axis=0)
     return Asking(_query(question, scans), scans, WHOLE, own, set(), [], measures)
 
 
@@ -256,7 +256,7 @@ def _embedded(
 
 
 def _together(group: Group, how: Preprocessing) -> Prepared:
-    return prepared_composite(group.scans, how.composite_size, how.apart)
+    return prepared_composite(group.scans, how.composite_size, how.apart, how.standardised)
 
 
 def _planes_of(group: Group, scans: Sequence[Scan], refs: Sequence[ScanRef]) -> ScanRef:
@@ -362,7 +362,7 @@ def _matching(state: State, where: Mapping[str, str]) -> NDArray[np.bool_]:
 
 
 def _hits(question: Question, asking: Asking, state: State, ranked: Ranked) -> list[Hit]:
-    contents, looks = state.contents, state.looks
+    contents, looks = state.contents, state.census.looks
     away = state.ranking.weight(question.by) * looks.distance(asking.measures, ranked.cases)
     order = np.argsort(away - ranked.scores, kind="stable")
     patients = [contents.patient_ids[case] for case in ranked.cases[order]]
@@ -429,7 +429,7 @@ def _others(known: OpenSet | None) -> str:
     """Whether a case of a kind that the index does not hold would be noticed, in words."""
     if known is None or known.missed is None:
         return "whether it would notice a kind that it does not hold is not known"
-    return (
-        "a case of a kind that it does not hold may get a vote: with each kind left out in turn, "
-        f"{known.missed:.0%} of its cases did"
-    )
+    tried = f"with each kind left out in turn, {known.missed:.0%} of its cases got a vote"
+    if known.tells:
+        return f"it may notice a kind that it does not hold: {tried}"
+    return f"it does not notice a kind that it does not hold: {tried}, so that nobody is refused"

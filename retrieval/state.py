@@ -21,7 +21,6 @@ from retrieval.calibration import POLICY, SIMILARITY, TYPICALITY, Calibration
 from retrieval.census import Census
 from retrieval.evidence import RANKING
 from retrieval.leave_one_out import NEAREST, familiarity
-from retrieval.likeness import Looks
 from retrieval.ranking import Matches, Ranking, Stacks, grouped, nearness, shown_pair
 
 WHOLE, REGION = 0, 1
@@ -249,11 +248,6 @@ class State:
             )
             found.setdefault(int(contents.scan_case[place]), []).append((place, scan))
         return found
-
-    @cached_property
-    def looks(self) -> Looks:
-        """What the lesions of the cases look like."""
-        return Looks.of(self.contents)
 
     # ---- ranking -------------------------------------------------------------------------------
 

@@ -117,12 +117,19 @@ class Segmenter(Encoder, Protocol):
         As for a :class:`Composer`.
     segments : bool
         Whether it does so after all.
+    standardised : bool
+        Whether its composites' greys are standard deviations (:class:`indexer.preprocess.Preprocessing`).
     """
 
     composite_size: int
 
     @property
     def segments(self) -> bool:
+        """See the attributes."""
+        ...
+
+    @property
+    def standardised(self) -> bool:
         """See the attributes."""
         ...
 

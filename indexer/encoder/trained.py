@@ -130,6 +130,11 @@ class TrainedEncoder:
             raise ValueError(f"{self.name} takes no composites of {batch.dtype} {batch.shape}")
 
     @property
+    def standardised(self) -> bool:
+        """See :class:`Segmenter`."""
+        return self.composite is not None and self.composite.standardised
+
+    @property
     def segments(self) -> bool:
         """See :class:`Segmenter`."""
         return self.composite is not None and self.composite.segments

@@ -187,8 +187,12 @@ def load_weights(path: Path) -> TrainedEncoder:
     net = RetrievalNetwork(about["dimension"])
     composite = None
     if of_composite:
-        segments = any(key.startswith("tissue.") for key in of_composite)  # earlier ones have no such head
-        composite = CompositeNetwork(len(CHANNELS), about["dimension"], segments=segments)
+        composite = CompositeNetwork(
+            len(CHANNELS),
+            about["dimension"],
+            segments="tissue.1.weight" in of_composite,  # those of earlier versions had neither
+            standardised="standard" in of_composite,
+        )
     if (about["architecture"], about["size"]) != (architecture(net, composite), INPUT):
         raise EncoderError(path, "is of another version of cbir", "train again, or use that version")
     _fill(path, net, tensors)

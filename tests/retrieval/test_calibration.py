@@ -222,7 +222,8 @@ def test_a_query_of_no_known_kind_gets_no_vote_and_the_answer_says_what_is_held(
     known = (kind.open_sets or {})["who_grade"]
     assert known.patients == 42
     assert set(known.answered) == {"2", "3", "4"}
-    far = OpenSet(42, known.usual, 100.0, known.answered, known.composite_weight)  # nobody is so near
+    limits = (100.0, 100.0)  # nobody is so near
+    far = OpenSet(42, known.usual, *limits, {"2": 0.2, "3": 0.1}, known.composite_weight)
     kinds = learnt.kinds | {"case": replace(kind, open_sets={"who_grade": far})}
     replace(learnt, kinds=kinds).save(index.case_index.folder)
     index.refresh()

@@ -65,8 +65,8 @@ def test_who_is_of_another_kind_is_refused_and_few_of_the_known():
     known = np.isin([row["kind"] for row in new.gallery.labels], list("abc"))
     truth = np.array([row["kind"] for row in new.labels])
     for rows, low, high in ((truth != "d", 0, 3 * REFUSED), (truth == "d", 0.98, 1)):
-        refused, weights, who = learnt.judged(new.part(rows, known), "kind", list("abc"), joint=False)
-        assert low <= np.average(refused, weights=weights) <= high
+        scores, weights, who = learnt.scores(new.part(rows, known), "kind", list("abc"), joint=False)
+        assert low <= np.average(scores < learnt.lowest, weights=weights) <= high
         assert len(who) == rows.sum()
 
 
@@ -76,6 +76,8 @@ def test_kinds_that_look_alike_are_not_noticed_and_it_knows():
     assert learnt is not None
     assert learnt.missed is not None
     assert learnt.missed == pytest.approx(1 - REFUSED, abs=0.04)
+    assert not learnt.tells
+    assert not learnt.refuses([("", -1.0)])  # however far: it tells nothing
 
 
 def test_scans_of_a_patient_ask_together():
@@ -84,10 +86,15 @@ def test_scans_of_a_patient_ask_together():
     assert learnt is not None
     assert learnt.patients == 90
     assert set(learnt.usual) == {"", "t1", "t2"}
-    refused, _weights, who = learnt.judged(questions, "kind", list("abc"), joint=True)
-    assert len(refused) == len(who) == 90
+    scores, _, who = learnt.scores(questions, "kind", list("abc"), joint=True)
+    assert len(scores) == len(who) == 90
+    assert (scores >= learnt.lowest).all()  # the kinds are far apart, and the limit is between them
+    alike = asked(dict.fromkeys("abc", AXES["a"]), 30, scans=2)
+    bare = OpenSet._learnt(alike, "kind", list("abc"), np.ones(180, bool), True)
+    assert bare is not None
     # the limit is the 5th smallest of 90 patients' scores: (90 + 1) · 5 % = 4.55
-    assert refused.sum() == 4
+    near = nearest(alike, "kind", list("abc"))
+    assert (bare._scores(alike, near, np.arange(180), True)[0] < bare.lowest).sum() == 4
     (mean, deviation) = learnt.usual["t1"]
     assert learnt.score([("t1", mean + deviation), ("t1", float("nan"))]) == pytest.approx(1)
     assert learnt.score([("t1", mean), ("composite", learnt.usual[""][0] - learnt.usual[""][1])]) == (
@@ -95,6 +102,8 @@ def test_scans_of_a_patient_ask_together():
     )
     assert np.isnan(learnt.score([("t1", float("nan"))]))
     assert not learnt.refuses([("t1", float("nan"))])
+    assert learnt.tells
+    assert learnt.refuses([("t1", mean - 100 * deviation)])
 
 
 def test_one_value_says_nothing_of_others():
