@@ -78,7 +78,7 @@ def flipped(sound: Path, folder: Path, name: str, at: int, bit: int) -> None:
 
 
 def run(above: Path, count: int, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Flip `count` bits in each file, each in a part of its own; in the catalog :data:`OFTEN` times as many."""
+    """Flip so many bits in each file, each in its own part; in the catalog :data:`OFTEN` times as many."""
     sound, folder = make(above / "sound"), above / "index"
     if noticed(sound):
         raise RuntimeError("the index was not sound before")
