@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from indexer import files
+from indexer import files as writing
 from indexer.case_index import CaseIndex, Manifest
 from indexer.catalog.schema import slices
 from indexer.errors import CaseIndexError, DiskFullError, EncoderError, PartitionError
@@ -427,7 +427,7 @@ def test_two_who_make_the_same_index_meet(tmp_path):
 
 def test_a_manifest_whose_name_cannot_be_synced_is_taken_back(tmp_path, monkeypatch):
     """It has its name already: left alone, it would be an index without a catalog."""
-    sync = files._sync
+    sync = writing._sync
 
     def full(path):
         if path.is_dir() and (path / "manifest.json").exists():
@@ -435,7 +435,7 @@ def test_a_manifest_whose_name_cannot_be_synced_is_taken_back(tmp_path, monkeypa
         sync(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_sync", full)
+        patch.setattr(writing, "_sync", full)
         with pytest.raises(DiskFullError):
             CaseIndex.create(tmp_path / "index", Four())
     assert not (tmp_path / "index" / "manifest.json").exists()
