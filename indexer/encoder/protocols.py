@@ -176,6 +176,20 @@ class Sparse(Encoder, Protocol):
 
 
 @runtime_checkable
+class Doubtful(Analyser, Protocol):
+    """An encoder that knows when it sees no lesion at all.
+
+    Attributes
+    ----------
+    least_lesion : float
+        A scan none of whose slices shows a lesion with at least this chance shows none; 0 where nothing is
+        known of that, so that every scan may show one.
+    """
+
+    least_lesion: float
+
+
+@runtime_checkable
 class FileEncoder(Encoder, Protocol):
     """An encoder that is not installed but lies in a file, of which an index keeps a copy.
 
