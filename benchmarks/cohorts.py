@@ -51,7 +51,7 @@ HELD_OUT = 0.2
 """Share of the training patients that settings may be chosen on."""
 
 RECIPE = Recipe(draws=3000)
-OF_COMPOSITES = Recipe(epochs=12, draws=3000, tissues=2)
+OF_COMPOSITES = Recipe(epochs=16, draws=3000, tissues=2)
 EVENLY = 24
 LESION_SLICES, OTHER_SLICES = 12, 4
 """At most so many slices of a stack are trained on, evenly spaced: neighbours say the same."""

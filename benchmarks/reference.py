@@ -198,7 +198,7 @@ def seen(encoder: Encoder, scans: Sequence[Scan]) -> list[Seen]:
     if how.composite_size:
         for group in groups(scans, how.composite_size):
             if all(scan is not None for scan in group.scans):
-                ready = prepared_composite(group.scans, how.composite_size, how.apart)
+                ready = prepared_composite(group.scans, how.composite_size, how.apart, how.standardised)
                 found.append((composite(group), ready, CHANNELS))
     return found
 

@@ -66,7 +66,10 @@ class Lesions:
         ready, truth, rows = [], [], []
         for source in found.sources:
             if planes := crops.found().get(source.path.name):
-                ready += [prepared_composite(group.scans, 160) for group in groups(readers.read(source), 160)]
+                ready += [
+                    prepared_composite(group.scans, 160, standardised=True)
+                    for group in groups(readers.read(source), 160)
+                ]
                 truth.append(told(np.asarray(nib.load(source.path).dataobj, float)[:, :, :, 0], planes))
                 row = found.joined.labels.of(source.patient_id)
                 rows.append((source.patient_id, row["grade_group"], row["fold"]))

@@ -12,10 +12,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from indexer.encoder.protocols import Encoder, Segmenter
 from indexer.preprocess import Prepared
-from indexer.sequences import CHANNELS
+from indexer.sequences import CHANNELS, STANDARD
 
 VERSION = 1
 """Counts the changes of what :meth:`Measures.as_vector` holds."""
@@ -25,6 +26,9 @@ HEAD = 80.0
 
 SURE = 0.5
 """Chance of being of a lesion above which a cell is counted."""
+
+FOCUS = 0.1
+"""Share of the largest focus that another is at least, to be counted: less is a speck."""
 
 SWOLLEN, ENHANCED, DARK = 1.0, 1.0, -0.5
 """By the rules: FLAIR (else T2) above the first is lesion; T1 after contrast agent above the second
@@ -127,7 +131,8 @@ def measure(
     for channel, i in found:
         laid[:, channel], levels[channel] = images[:, i], ready.frame.levels[i]
     if isinstance(encoder, Segmenter) and encoder.segments:
-        tissues = encoder.segment(_reduced(laid, encoder.composite_size), boxes)
+        greys = _standardised(laid, levels) if encoder.standardised else laid
+        tissues = encoder.segment(_reduced(greys, encoder.composite_size), boxes)
         values = _values(laid, levels, tissues.shape[-1])
     else:
         values = _values(laid, levels, _side(laid.shape[-1]))
@@ -174,6 +179,18 @@ def _reduced(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return np.asarray(cells.mean((3, 5)), np.uint8)
 
 
+def _standardised(images: NDArray[np.uint8], levels: Floats) -> NDArray[np.uint8]:
+    """Images whose greys are standard deviations, as :data:`indexer.sequences.STANDARD` says."""
+    low, high = STANDARD
+    found = np.zeros_like(images)
+    for channel in np.flatnonzero(np.isfinite(levels[:, 0])):
+        deviations = np.arange(256) * levels[channel, 0] + levels[channel, 1]
+        table = ((deviations - low) / (high - low) * 254 + 1).clip(1, 255).astype(np.uint8)
+        table[0] = 0
+        found[:, channel] = table[images[:, channel]]
+    return found
+
+
 def _values(images: NDArray[np.uint8], levels: Floats, side: int) -> Floats:
     """Mean in each cell in standard deviations of the brain, (n, channels, side, side); NaN outside it."""
     factor = images.shape[-1] // side
@@ -202,7 +219,7 @@ def _measured(
 ) -> Measures:
     """Sums over the cells that are of a lesion, in some of the slices; a cell is so many pixels wide."""
     frame = ready.frame
-    lesion = tissues.sum(1) > SURE
+    lesion = _foci(tissues.sum(1))
     areas = lesion.sum((1, 2))
     if not areas.any():
         return Measures(size=0.0)
@@ -225,6 +242,15 @@ def _measured(
         enhancing = necrotic = oedema = np.nan
     place = _place(lesion, values, ready, rows, pixels)
     return Measures(*map(float, (size, enhancing, necrotic, oedema, *brightness, *place)))
+
+
+def _foci(chance: Floats) -> NDArray[np.bool_]:
+    """The cells of a lesion: those connected across planes, without specks."""
+    parts, count = ndimage.label(chance > SURE)
+    sums = ndimage.sum_labels(chance, parts, np.arange(count + 1))
+    sums[0] = 0
+    counted: NDArray[np.bool_] = (sums >= FOCUS * sums.max()) & (sums > 0)
+    return np.asarray(counted[parts])
 
 
 def _place(

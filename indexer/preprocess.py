@@ -26,9 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from indexer.encoder import Analyser, Composer, Encoder, Sparse
+from indexer.encoder import Analyser, Composer, Encoder, Segmenter, Sparse
 from indexer.errors import QueryError, ReadError
 from indexer.scan import Scan, displayed
+from indexer.sequences import STANDARD
 
 SCHEME = 1
 """Counts the changes of the method that the settings below do not show."""
@@ -85,19 +86,24 @@ class Preprocessing:
         Side of composites (:mod:`indexer.composite`), in pixels; 0 where there are to be none.
     apart : float
         Distance in mm that slices may have of each other: those between are skipped. 0 to take all.
+    standardised : bool
+        Whether the greys of composites are standard deviations of the brain, as `STANDARD` says, and not
+        from the darkest to the brightest of each scan.
     """
 
     size: int
     crops: bool = True
     composite_size: int = 0
     apart: float = 0.0
+    standardised: bool = False
 
     @classmethod
     def of(cls, encoder: Encoder) -> Preprocessing:
         """As an encoder takes it."""
         composite_size = encoder.composite_size if isinstance(encoder, Composer) else 0
         apart = encoder.apart if isinstance(encoder, Sparse) else 0.0
-        return cls(encoder.size, not isinstance(encoder, Analyser), composite_size, apart)
+        standardised = isinstance(encoder, Segmenter) and encoder.standardised
+        return cls(encoder.size, not isinstance(encoder, Analyser), composite_size, apart, standardised)
 
     def as_in(self, version: str) -> Preprocessing:
         """The same with slices as far apart as another `version` has them: both can be compared."""
@@ -110,8 +116,9 @@ class Preprocessing:
         method = (SCHEME, NEAR, COMMON, PATCH, SPECK, EMPTY, *WINDOW, CONTEXT, LEAST, SAMPLE, AIR)
         whole = () if self.crops else ("whole",)
         composites = (f"together {self.composite_size}",) if self.composite_size else ()
+        standard = ("to".join(map(str, STANDARD)),) if self.standardised else ()
         apart = (f"every {self.apart:g} mm",) if self.apart else ()
-        return "-".join(map(str, (self.size, *method, *whole, *composites, *apart)))
+        return "-".join(map(str, (self.size, *method, *whole, *composites, *standard, *apart)))
 
 
 _APART = re.compile(r"-every (\d+(?:\.\d+)?) mm$")
@@ -251,7 +258,9 @@ def _taken(
     return whole, outlined[(outlined - areas.argmax()) % step == 0], areas
 
 
-def prepared_composite(scans: Sequence[Scan | None], size: int, apart: float = 0.0) -> Prepared:
+def prepared_composite(
+    scans: Sequence[Scan | None], size: int, apart: float = 0.0, standardised: bool = False
+) -> Prepared:
     """Scans on one grid, laid over each other.
 
     Parameters
@@ -260,7 +269,7 @@ def prepared_composite(scans: Sequence[Scan | None], size: int, apart: float = 0
         One a channel, at least one of them there; a channel that is None stays black.
     size : int
         Side of the images, in pixels.
-    apart : float
+    apart, standardised
         See :class:`Preprocessing`.
 
     Returns
@@ -283,7 +292,7 @@ def prepared_composite(scans: Sequence[Scan | None], size: int, apart: float = 0
         [np.logical_or.reduce(masks) for masks in zip(*(p.masks for p in there), strict=True)]
     )
     for planes in there:
-        planes.scale(box)
+        planes.scale(box, standardised)
 
     def image(i: np.integer[Any] | int) -> NDArray[np.uint8]:
         black = np.zeros((size, size), np.uint8)
@@ -338,14 +347,16 @@ class _Planes:
         self._padded = background.low == background.high or background.low > background.high
         self.regions = [s.region for s in slices]
 
-    def scale(self, box: Box) -> None:
-        """Let the darkest and the brightest foreground within a box become 1 and 255."""
+    def scale(self, box: Box, standardised: bool = False) -> None:
+        """Let the darkest and the brightest foreground in a box, or what `STANDARD` says, be 1 and 255."""
         shown = self._shown(box)
         darkest, self._brightest = np.array(self._window or np.percentile(shown, WINDOW), np.float32)
         # one value alone is bright
         self._darkest = min(darkest, np.nextafter(self._brightest, np.float32(-np.inf)))
-        standardised = self._padded and float(shown.min()) < 0
-        mean, deviation = (0.0, 1.0) if standardised else (float(shown.mean()), float(shown.std()) or 1.0)
+        already = self._padded and float(shown.min()) < 0
+        mean, deviation = (0.0, 1.0) if already else (float(shown.mean()), float(shown.std()) or 1.0)
+        if standardised:
+            self._darkest, self._brightest = (np.float32(mean + d * deviation) for d in STANDARD)
         step_up = (float(self._brightest) - float(self._darkest)) / 254 / deviation
         self.levels = (step_up, (float(self._darkest) - mean) / deviation - step_up)
         # small integers are looked up, which is several times faster

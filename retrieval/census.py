@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from indexer.catalog import Contents
 from indexer.catalog.contents import nothing
+from indexer.ids import among
+from indexer.measures import NAMES
 from retrieval.evidence import Population
+from retrieval.likeness import Looks, of_cases, scaled, spread
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Census:
         A number for each sequence.
     scan_sequence : ndarray of int64
         That of each scan.
+    looks : Looks
+        What the lesions of the cases look like.
     """
 
     contents: Contents
@@ -39,6 +44,7 @@ class Census:
     cases: Population
     sequences: dict[str | None, int]
     scan_sequence: NDArray[np.int64]
+    looks: Looks
 
     @classmethod
     def of(cls, contents: Contents, before: Census | None = None) -> Census:
@@ -74,7 +80,21 @@ class Census:
             cases,
             sequences,
             np.append(before.scan_sequence, np.array(numbers, np.int64)),
+            _looks(contents, before),
         )
+
+
+def _looks(contents: Contents, before: Census) -> Looks:
+    """Those of the cases that had scans before, and of those that have new ones."""
+    measures = np.full((len(contents.case_ids), len(NAMES)), np.nan, np.float32)
+    measures[: len(before.looks.measures)] = before.looks.measures
+    touched = np.unique(contents.scan_case[len(before.scan_sequence) :])
+    if len(touched):
+        rows = np.flatnonzero(among(contents.scan_case, touched))
+        names = [contents.scan_sequence[row] for row in rows]
+        cases = np.searchsorted(touched, contents.scan_case[rows])
+        measures[touched] = scaled(of_cases(names, contents.scan_measures[rows], cases, len(touched)))
+    return Looks(measures, spread(measures))
 
 
 def _grown(old: Contents, new: Contents) -> bool:
@@ -86,4 +106,4 @@ def _grown(old: Contents, new: Contents) -> bool:
 
 
 _ALL = Population({})
-_NOBODY = Census(nothing(), {}, _ALL, _ALL, {}, np.empty(0, np.int64))
+_NOBODY = Census(nothing(), {}, _ALL, _ALL, {}, np.empty(0, np.int64), Looks.of(nothing()))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from indexer import roots, sandbox
 from indexer.case_index import CaseIndex
 from indexer.composite import Group, composite, groups
-from indexer.encoder import Encoder, look
+from indexer.encoder import Doubtful, Encoder, look
 from indexer.errors import QueryError
 from indexer.ingest import remembered_tables
 from indexer.measures import Measures, measure
@@ -38,6 +38,8 @@ from retrieval.state import REGION, WHOLE, QueryScan, Ranked, State, first_of_ea
 _log = logging.getLogger(__name__)
 
 UNHELD = "the index holds no case of the kind this may be"
+NO_LESION = "no lesion found: no slice of this scan looks as if it showed one"
+
 STRANGE = "nothing similar here: this scan is unlike almost every one that is known"
 
 
@@ -58,6 +60,8 @@ class Asking:
     notes : list of str
     measures : ndarray of float32, shape (n,)
         Of the lesion, as :func:`retrieval.likeness.scaled` gives them.
+    healthy : bool
+        Whether the encoder finds no lesion in it.
     """
 
     query: Query
@@ -67,6 +71,7 @@ class Asking:
     silent: set[str]
     notes: list[str]
     measures: NDArray[np.float32]
+    healthy: bool = False
 
 
 def answered(
@@ -129,7 +134,7 @@ def _filed(question: Question, state: State) -> Asking:
     scans = [scan for case in cases for _, scan in filed.get(case, [])]
     own = {contents.patient_ids[case] for case in cases}
     with warnings.catch_warnings(action="ignore"):  # what is known of none of the cases stays NaN
-        measures = np.nanmean(state.looks.measures[cases], axis=0)
+        measures = np.nanmean(state.census.looks.measures[cases], axis=0)
     return Asking(_query(question, scans), scans, WHOLE, own, set(), [], measures)
 
 
@@ -175,7 +180,15 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Cal
         own = (own & state.census.cases_of.keys()) - silent
         if own:
             notes.append("the patient of the query is in the index, and is left out")
-    return Asking(query, embedded, view, own, silent, notes, measures)
+    healthy = view == WHOLE and _healthy(embedded, encoder())
+    return Asking(query, embedded, view, own, silent, notes, measures, healthy)
+
+
+def _healthy(scans: Sequence[QueryScan], encoder: Encoder) -> bool:
+    """Whether no slice of any of these shows a lesion, for an encoder that can tell."""
+    if not isinstance(encoder, Doubtful):
+        return False
+    return max(float(scan.lesion) for scan in scans) < encoder.least_lesion
 
 
 def numbered(scans: Sequence[Scan]) -> list[ScanRef]:
@@ -235,6 +248,7 @@ def _embedded(
                 weights=weights,
                 embeddings=vectors,
                 strangeness=float(np.average(strange, weights=weights)),
+                lesion=float((weights / ready.weights[rows]).max()),
             )
         )
     names = [scan.sequence for scan, _, _ in asking]
@@ -242,7 +256,7 @@ def _embedded(
 
 
 def _together(group: Group, how: Preprocessing) -> Prepared:
-    return prepared_composite(group.scans, how.composite_size, how.apart)
+    return prepared_composite(group.scans, how.composite_size, how.apart, how.standardised)
 
 
 def _planes_of(group: Group, scans: Sequence[Scan], refs: Sequence[ScanRef]) -> ScanRef:
@@ -323,9 +337,10 @@ def _answer(question: Question, asking: Asking, state: State, folder: Path) -> A
         ranked = state.rank(asking.scans, asking.view, eligible)
     silent = asking.silent | asking.excluded
     strange = state.strange(ranked, silent, asking.view)
-    if strange:
-        notes.append(STRANGE)
-    evidence = _evidence(state, ranked, silent, asking, strange=bool(strange))
+    doubt = NO_LESION if asking.healthy else STRANGE if strange else None
+    if doubt:
+        notes.append(doubt)
+    evidence = _evidence(state, ranked, silent, asking, doubt)
     if state.stale and evidence:
         notes.append(f"not calibrated: {state.stale}; `cbir index` learns it anew")
     return Answer(asking.query, hits, evidence, notes, familiar=None if strange is None else not strange)
@@ -347,7 +362,7 @@ def _matching(state: State, where: Mapping[str, str]) -> NDArray[np.bool_]:
 
 
 def _hits(question: Question, asking: Asking, state: State, ranked: Ranked) -> list[Hit]:
-    contents, looks = state.contents, state.looks
+    contents, looks = state.contents, state.census.looks
     away = state.ranking.weight(question.by) * looks.distance(asking.measures, ranked.cases)
     order = np.argsort(away - ranked.scores, kind="stable")
     patients = [contents.patient_ids[case] for case in ranked.cases[order]]
@@ -377,24 +392,24 @@ def _hits(question: Question, asking: Asking, state: State, ranked: Ranked) -> l
 
 
 def _evidence(
-    state: State, ranked: Ranked, silent: set[str], asking: Asking, *, strange: bool
+    state: State, ranked: Ranked, silent: set[str], asking: Asking, doubt: str | None
 ) -> dict[str, Evidence]:
     """The vote on each label, of the nearest case of each patient who has one."""
     contents, learnt, marked = state.contents, state.calibration, asking.view == REGION
     patients = [contents.patient_ids[c] for c in ranked.cases]
     voters = [place for place in first_of_each(patients) if patients[place] not in silent]
-    if strange:  # whoever is nearest is not like the query: the prior is all there is to say
+    if doubt:  # whoever is nearest is not like the query: the prior is all there is to say
         voters = []
     evidence = {}
     for name, counts in state.census.patients.classes(silent).items():
         prior = {value: n / sum(counts.values()) for value, n in counts.items()}
         known = learnt.open_set(name, len(asking.scans), region=marked) if learnt else None
-        unheld = not strange and known is not None and known.refuses(state.nearness(ranked, silent, name))
+        unheld = not doubt and known is not None and known.refuses(state.nearness(ranked, silent, name))
         able = [] if unheld else voters
         values = [contents.labels[ranked.cases[place]].get(name) for place in able]
         said = vote(ranked.scores[able], values, prior, state.ranking)
-        if strange or unheld:
-            said = replace(said, reason=STRANGE if strange else UNHELD)
+        if doubt or unheld:
+            said = replace(said, reason=doubt or UNHELD)
         elif fit := learnt.fit(name, len(asking.scans), region=marked) if learnt else None:
             said = fit(said)
         if state.stale and not said.abstain:

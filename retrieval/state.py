@@ -21,7 +21,6 @@ from retrieval.calibration import POLICY, SIMILARITY, TYPICALITY, Calibration
 from retrieval.census import Census
 from retrieval.evidence import RANKING
 from retrieval.leave_one_out import NEAREST, familiarity
-from retrieval.likeness import Looks
 from retrieval.ranking import Matches, Ranking, Stacks, grouped, nearness, shown_pair
 
 WHOLE, REGION = 0, 1
@@ -42,6 +41,8 @@ class QueryScan:
     embeddings : ndarray of float32, shape (n, dimension)
     strangeness : float
         Distance from what the encoder was trained on; NaN where it cannot say.
+    lesion : float
+        Chance that it shows one, of the surest slice; 1 where that is known or nobody can tell.
     """
 
     scan: ScanRef
@@ -50,6 +51,7 @@ class QueryScan:
     weights: NDArray[np.float32]
     embeddings: NDArray[np.float32]
     strangeness: float
+    lesion: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -246,11 +248,6 @@ class State:
             )
             found.setdefault(int(contents.scan_case[place]), []).append((place, scan))
         return found
-
-    @cached_property
-    def looks(self) -> Looks:
-        """What the lesions of the cases look like."""
-        return Looks.of(self.contents)
 
     # ---- ranking -------------------------------------------------------------------------------
 

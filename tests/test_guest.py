@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.images import phantom, write_dicom
 from tests.support.paths import ROOT
 
@@ -91,6 +93,7 @@ print('STATE', json.dumps(gone, default=repr))
     return list(json.loads(done.stdout.rpartition("STATE ")[2]))
 
 
+@pytest.mark.slow
 def test_importing_everything_and_reading_change_nothing_and_a_change_is_noticed(tmp_path: Path) -> None:
     """Nor how the heap grows, which only :func:`indexer.runtime.prepare` sets, and shows in no variable."""
     importing = f"""

@@ -117,12 +117,19 @@ class Segmenter(Encoder, Protocol):
         As for a :class:`Composer`.
     segments : bool
         Whether it does so after all.
+    standardised : bool
+        Whether its composites' greys are standard deviations (:class:`indexer.preprocess.Preprocessing`).
     """
 
     composite_size: int
 
     @property
     def segments(self) -> bool:
+        """See the attributes."""
+        ...
+
+    @property
+    def standardised(self) -> bool:
         """See the attributes."""
         ...
 
@@ -166,6 +173,20 @@ class Sparse(Encoder, Protocol):
     """
 
     apart: float
+
+
+@runtime_checkable
+class Doubtful(Analyser, Protocol):
+    """An encoder that knows when it sees no lesion at all.
+
+    Attributes
+    ----------
+    least_lesion : float
+        A scan none of whose slices shows a lesion with at least this chance shows none; 0 where nothing is
+        known of that, so that every scan may show one.
+    """
+
+    least_lesion: float
 
 
 @runtime_checkable

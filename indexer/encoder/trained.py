@@ -35,6 +35,8 @@ class TrainedEncoder:
         As in :class:`Encoder` and :class:`Composer`.
     apart : float
         See :class:`Sparse`.
+    least_lesion : float
+        See :class:`Doubtful`.
     weights_file : Path
         See :class:`FileEncoder`.
     about : dict
@@ -57,6 +59,7 @@ class TrainedEncoder:
     distribution: TrainingDistribution | None = field(repr=False, default=None)
     composite: CompositeNetwork | None = field(repr=False, default=None)
     apart: float = APART
+    least_lesion: float = 0.0
 
     @property
     def composite_size(self) -> int:
@@ -125,6 +128,11 @@ class TrainedEncoder:
         shape = (len(CHANNELS), self.composite_size, self.composite_size)
         if self.composite is None or batch.dtype != np.uint8 or batch.shape[1:] != shape:
             raise ValueError(f"{self.name} takes no composites of {batch.dtype} {batch.shape}")
+
+    @property
+    def standardised(self) -> bool:
+        """See :class:`Segmenter`."""
+        return self.composite is not None and self.composite.standardised
 
     @property
     def segments(self) -> bool:

@@ -130,7 +130,7 @@ def tissue_frames(boxes: Tensor, generator: Generator) -> Tensor:
     )
 
 
-def recoloured(views: Tensor, generator: Generator) -> Tensor:
+def recoloured(views: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
     """Other contrast, brightness, shading, noise and sharpness; background stays background.
 
     Parameters
@@ -138,6 +138,8 @@ def recoloured(views: Tensor, generator: Generator) -> Tensor:
     views : Tensor, shape (n, 1, h, w)
         0 (background) to 1.
     generator : Generator
+    strength : float
+        Of all but the sharpness; 1 as the constants say.
     """
     n, _, height, width = views.shape
 
@@ -149,12 +151,15 @@ def recoloured(views: Tensor, generator: Generator) -> Tensor:
     kernel = torch.tensor([1.0, 2.0, 1.0], device=views.device) / 4
     smooth = nn.functional.conv2d(views, torch.outer(kernel, kernel)[None, None], padding=1)
     x = torch.where(blurred, smooth, views)
-    x = x.clamp(min=1e-6) ** _factor(GAMMA, n, generator).view(n, 1, 1, 1).to(views.device)
-    slope = drawn(-SHADING, SHADING) * torch.linspace(-1, 1, width, device=views.device)
-    slope = slope + drawn(-SHADING, SHADING) * torch.linspace(-1, 1, height, device=views.device)[:, None]
-    gain = _factor(CONTRAST, n, generator).view(n, 1, 1, 1).to(views.device)
+    x = x.clamp(min=1e-6) ** _factor(GAMMA**strength, n, generator).view(n, 1, 1, 1).to(views.device)
+    slope = strength * drawn(-SHADING, SHADING) * torch.linspace(-1, 1, width, device=views.device)
+    slope = (
+        slope
+        + strength * drawn(-SHADING, SHADING) * torch.linspace(-1, 1, height, device=views.device)[:, None]
+    )
+    gain = _factor(CONTRAST**strength, n, generator).view(n, 1, 1, 1).to(views.device)
     x = x * (1 + slope)
     mean = (x * foreground).sum((1, 2, 3), True) / foreground.sum((1, 2, 3), True).clamp(min=1)
-    x = (x - mean) * gain + mean + drawn(-BRIGHTNESS, BRIGHTNESS)
+    x = (x - mean) * gain + mean + strength * drawn(-BRIGHTNESS, BRIGHTNESS)
     noise = torch.randn(views.shape, generator=generator).to(views.device)
-    return (x + drawn(0, NOISE) * noise).clamp(0, 1) * foreground
+    return (x + strength * drawn(0, NOISE) * noise).clamp(0, 1) * foreground

@@ -24,6 +24,7 @@ from indexer.learning.network import (
     CompositeNetwork,
     RetrievalNetwork,
 )
+from indexer.sequences import STANDARD
 
 CONTEXT = 1.6
 """Side of a region's square over the longer side of its box, as the preprocessing crops regions."""
@@ -49,6 +50,8 @@ def architecture(network: RetrievalNetwork, composite: CompositeNetwork | None =
         text += f", {composite.channels} together at {COMPOSITE_VIEW} of {VIEW}, {COMPOSITE_STAGES} stages"
         if composite.segments:
             text += f", {TISSUES} at a {TISSUE_CELL}th by {TISSUE_LATERAL}, proposed by them"
+        if composite.standardised:
+            text += f", {STANDARD} deviations"
     return text
 
 

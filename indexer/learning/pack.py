@@ -126,7 +126,7 @@ def load_composites(
             if region or many
         ]
 
-    version = f"together 3 {Preprocessing(size).version} {TISSUE_CELL}"
+    version = f"together 4 {Preprocessing(size, standardised=True).version} {TISSUE_CELL}"
     coarse = size // TISSUE_CELL
     shapes = ((len(CHANNELS), size, size), (1 + len(TISSUE_NAMES), coarse, coarse))
     found = together
@@ -250,7 +250,7 @@ def composites_of(group: Sequence[Scan | None], size: int, outlines: str) -> _Cu
         The outlines have the shape (n, 1 + tissues, size / 2, size / 2): how far a cell may be healthy, and
         of each tissue.
     """
-    ready = prepared_composite(group, size)
+    ready = prepared_composite(group, size, standardised=True)
     whole, marked = ready.views == 0, ready.views == 1
     boxes = np.full((np.count_nonzero(whole), 4), np.nan, np.float32)
     place, inside = np.searchsorted(ready.positions[whole], ready.positions[marked]), ready.boxes[marked]

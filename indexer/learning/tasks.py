@@ -41,6 +41,9 @@ from indexer.learning.recipe import Recipe
 from indexer.learning.samples import Samples
 from indexer.learning.targets import UNKNOWN, ClassVectors
 
+RECOLOURED = 0.4
+"""How much views for tissues change in colour, beside those for labels: tissues are told by their greys."""
+
 HIDDEN = 0.25
 """Chance that a composite is learnt without one of its sequences, as a scan may lack any."""
 
@@ -228,7 +231,7 @@ class CompositeTask:
         if "tissues" in self.weights:
             found["tissues"] = torch.zeros((), device=device)
             if len(outlined) > 1:
-                views, there, theta = composite_views(samples, outlined, generator, tissue_frames)
+                views, there, theta = composite_views(samples, outlined, generator, tissue_frames, RECOLOURED)
                 maps = torch.from_numpy(samples.outlines[samples.rows[outlined]]).float().div_(255)
                 # beyond the slice all is healthy
                 maps[:, 0] -= 1
@@ -245,6 +248,7 @@ def composite_views(
     rows: NDArray[np.int64],
     generator: Generator,
     framed: Callable[[Tensor, Generator], Tensor],
+    strength: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Views of composites, each sequence recoloured by itself, those that are not hidden, and the frames."""
     pixels = samples.pixels[samples.rows[rows]]
@@ -252,11 +256,8 @@ def composite_views(
     theta = framed(torch.from_numpy(samples.boxes[rows]), generator)
     views = looked_at(images, theta, COMPOSITE_VIEW, empty=0.0)
     n, channels = views.shape[:2]
-    views = (
-        recoloured(views.reshape(n * channels, 1, COMPOSITE_VIEW, COMPOSITE_VIEW), generator).view_as(views)
-        * 2
-        - 1
-    )
+    single = views.reshape(n * channels, 1, COMPOSITE_VIEW, COMPOSITE_VIEW)
+    views = recoloured(single, generator, strength).view_as(views) * 2 - 1
     there = torch.from_numpy(pixels.any((2, 3)))
     shown = there & (torch.rand(n, channels, generator=generator) >= HIDDEN)
     return views, torch.where(shown.any(1, keepdim=True), shown, there), theta

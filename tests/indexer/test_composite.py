@@ -744,7 +744,7 @@ def test_composites_of_a_cohort_are_packed_once(tmp_path: Path) -> None:
     for name, grade in (("P-1", 0), ("P-2", 1), ("P-3", 0)):
         mine = found.chosen(found.patients == name)
         (group,) = groups(discovery.read(root / name), 32)
-        ready = prepared_composite(group.scans, 32)
+        ready = prepared_composite(group.scans, 32, standardised=True)
         whole = ready.views == 0
         np.testing.assert_array_equal(mine.pixels[mine.rows], ready.pixels[whole])
         assert (mine.targets["who_grade"] == grade).all()
@@ -1374,7 +1374,7 @@ def test_naming_some_files_of_a_folder_leaves_its_composite_as_it_is(
 def test_a_file_is_filed_though_its_composite_cannot_be(
     index: CaseIndex, composer: TinyComposer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(group: object, size: int, apart: float) -> None:
+    def refuse(group: object, *how: object) -> None:
         raise ReadError("x", "it shows almost nothing")
 
     folder = tmp_path / "speck"

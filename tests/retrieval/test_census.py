@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.catalog.contents import Contents, nothing
+from indexer.measures import NAMES
 from retrieval.census import Census
 from retrieval.evidence import Population
+from retrieval.likeness import Looks
 
 LABELS = st.dictionaries(st.sampled_from(("who_grade", "tumour")), st.sampled_from("234"), max_size=2)
 
@@ -31,6 +33,9 @@ def check(census: Census) -> None:
     for name in ("who_grade", "tumour", "x"):
         assert census.cases.values(name) == by_case.values(name)
     names = {number: name for name, number in census.sequences.items()}
+    looks = Looks.of(contents)
+    np.testing.assert_array_equal(census.looks.measures, looks.measures)
+    np.testing.assert_array_equal(census.looks.spread, looks.spread)
     assert [names[number] for number in census.scan_sequence.tolist()] == contents.scan_sequence
 
 
@@ -44,15 +49,23 @@ def next_of(draw: st.DrawFn, old: Contents) -> Contents:
     kept = [i for i in range(n) if draw(st.integers(0, 4))] if draw(st.booleans()) else list(range(n))
     new = draw(st.integers(0, 3))
     last = int(old.case_rows[-1]) if n else 0
-    scans = draw(st.lists(st.sampled_from((None, "t1", "t2", "composite")), max_size=4))
+    cases = len(kept) + new
+    scans = draw(st.lists(st.sampled_from((None, "t1", "t2", "composite")), max_size=4)) if cases else []
+    whose = [draw(st.integers(0, cases - 1)) for _ in scans]
+    measured = np.random.default_rng(draw(st.integers(0, 99))).random((len(scans), len(NAMES)), np.float32)
+    measured[measured < 0.3] = np.nan
+    stays = slice(None) if len(kept) == n else slice(0, 0)  # with cases scans go: here all of them
+    first = int(old.scan_ids[-1]) + 1 if len(old.scan_ids) else 1
     return replace(
         old,
         case_rows=np.append(old.case_rows[kept], last + 1 + np.arange(new)),
         case_ids=[old.case_ids[i] for i in kept] + [f"c{last + i}" for i in range(new)],
         patient_ids=[old.patient_ids[i] for i in kept] + [draw(st.sampled_from("pqrs")) for _ in range(new)],
         labels=[labels[i] for i in kept] + [draw(LABELS) for _ in range(new)],
-        scan_ids=np.arange(len(old.scan_ids) + len(scans)),
-        scan_sequence=[*old.scan_sequence, *scans],
+        scan_ids=np.append(old.scan_ids[stays], first + np.arange(len(scans))),
+        scan_sequence=[*old.scan_sequence[stays], *scans],
+        scan_case=np.append(old.scan_case[stays], np.array(whose, np.int64)),
+        scan_measures=np.concatenate([old.scan_measures[stays], measured]),
     )
 
 

@@ -14,6 +14,8 @@ from indexer.errors import EncoderError, QueryError, ReadError
 from indexer.ingest import ingest
 from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing, prepared, with_region
+from retrieval.search import NO_LESION
+from tests.support.encoders import TinyAnalyser
 from tests.support.images import phantom, write_nifti
 
 
@@ -364,7 +366,7 @@ def sizes(make, tmp_path):
 
 
 def test_measures_are_filed_and_tell_the_size(sizes):
-    size = np.exp(sizes.state.looks.measures[:, 0])
+    size = np.exp(sizes.state.census.looks.measures[:, 0])
     radii = (0.15 + 0.025 * np.arange(12)) * 24 * 3.0  # the box is 48 voxels of 3 mm across
     np.testing.assert_allclose(size, 2 * radii, rtol=0.25)
     assert (np.diff(size) > 0).all()
@@ -374,7 +376,7 @@ def test_hits_are_ordered_by_class_by_appearance_and_by_both(sizes, tmp_path):
     query = write_nifti(tmp_path / "new_flair.nii.gz", ball(0.3, 99), spacing=(3.0, 3.0, 6.0))
     both, alone, looks = (sizes.query(query, k=12, by=by) for by in (None, "class", "appearance"))
     assert [hit.score for hit in alone.hits] == sorted((h.score for h in alone.hits), reverse=True)
-    held = sizes.state.looks
+    held = sizes.state.census.looks
     asked = np.log(2 * 0.3 * 24 * 3.0)
     away = {
         name: abs(m - asked) for name, m in zip(sizes.contents.case_ids, held.measures[:, 0], strict=True)
@@ -405,3 +407,26 @@ def test_hits_say_what_agrees_and_what_differs(sizes):
 def test_an_order_that_there_is_not_is_refused(sizes):
     with pytest.raises(QueryError, match="'size' is no order of hits"):
         sizes.like("P-06", by="size")
+
+
+class Doubting(TinyAnalyser):
+    """Sure of a lesion only where a whole part of a slice is as bright as can be."""
+
+    least_lesion = 0.0
+
+
+@pytest.mark.parametrize(("least", "healthy"), [(0.0, False), (0.05, False), (1.0, True)])
+def test_an_encoder_that_sees_no_lesion_leaves_nothing_to_vote_on(tmp_path, cohort, least, healthy):
+    encoder = Doubting()
+    encoder.least_lesion = least
+    with CaseIndex.create(tmp_path / "index", encoder) as held:
+        ingest(held, [cohort(6)], encoder)
+        with Index(held, encoder) as index:
+            query = write_nifti(tmp_path / "new" / "N_t1ce.nii.gz", phantom(50, 3))
+            answer = index.query(query)
+            assert answer.hits, "what is nearest is shown all the same"
+            assert (NO_LESION in answer.notes) == healthy
+            (grade,) = answer.evidence.values()
+            assert (grade.reason == NO_LESION and grade.abstain) == healthy
+            marked = index.query(query, region=(4, 4, 14, 14))
+            assert NO_LESION not in marked.notes, "whoever marks a lesion sees one"

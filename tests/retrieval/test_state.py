@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from indexer.case_index import Snapshot
 from indexer.catalog.contents import Contents, nothing
+from indexer.measures import NAMES
 from indexer.policy import SearchPolicy
 from indexer.scan import ScanRef
 from indexer.sequences import COMPOSITE, is_composite
@@ -46,6 +47,7 @@ def filled(draw: st.DrawFn, in_order: bool = True) -> Contents:
         scan_number=np.zeros(len(scans), np.int64),
         scan_shape=[(1, 1, 1)] * len(scans),
         scan_strangeness=np.zeros(len(scans), np.float32),
+        scan_measures=np.full((len(scans), len(NAMES)), np.nan, np.float32),
         slice_ids=np.arange(n) * 3 + 1,
         slice_scan=slice_scan.astype(np.int64),
         slice_position=np.arange(n),

@@ -17,6 +17,7 @@ from tests.support.mutations import mutant, mutated, seeds, zipped
 from tests.support.service import done, serving
 
 
+@pytest.mark.slow
 def test_mutated_files_end_no_service(
     request: pytest.FixtureRequest,
     tmp_path: Path,
