@@ -11,6 +11,7 @@ has seen most of these patients: what counts is the difference from the first ro
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
