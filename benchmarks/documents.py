@@ -715,6 +715,20 @@ def readers(content: dict[str, Any]) -> str:
     return "\n".join([markdown(rows), "", f"{content['provenance']['peer']}. {origin(content)}"])
 
 
+def regions(content: dict[str, Any]) -> str:
+    """Whether the lesion is found, folder by folder."""
+    head = ["looked at", "folder", "planes", "patients", "hit", "mean IoU", "planes without", "found there"]
+    rows = [head]
+    for how, found in content["results"].items():
+        for folder, row in found.items():
+            false = row["found where none is"]
+            values = [str(row["planes"]), str(row["patients"]), f"{row['hit']:.3f}", f"{row['mean IoU']:.3f}"]
+            rows.append(
+                [how, folder, *values, str(row["planes without"]), "" if false is None else f"{false:.3f}"]
+            )
+    return "\n".join([markdown(rows), "", origin(content)])
+
+
 def resemblance(content: dict[str, Any]) -> str:
     """How much the first hits of the query's class look like it, by each ranking."""
     found = content["results"]
@@ -738,6 +752,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "trained": trained,
     "figshare": lambda: measured("figshare", figshare),
     "grades": lambda: measured("grades", grades),
+    "regions": lambda: measured("regions", regions),
     "resemblance": lambda: measured("resemblance", resemblance),
     "volumes": lambda: measured("volumes", volumes),
     "radiomics": lambda: measured("radiomics", radiomics),

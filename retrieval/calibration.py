@@ -393,22 +393,20 @@ class Calibration:
 
 def due(
     case_index: CaseIndex,
-    contents: Contents | None = None,
     ranking: Ranking = RANKING,
 ) -> bool:
     """Whether an index should be calibrated: it never was for this way to answer, or a tenth has changed.
 
-    The vectors are not read. `contents`, where they are at hand, spare reading the catalog.
+    Scans are counted, and labels are looked at; vectors and slices are not read.
     """
-    held = Calibration.load(case_index, ranking)
-    contents = contents or case_index.catalog.contents()
+    held, catalog = Calibration.load(case_index, ranking), case_index.catalog
     if held is None or any(kind.open_sets is None for kind in held.kinds.values()):
-        return len(set(contents.patient_ids)) >= ENOUGH
-    kept = int(np.searchsorted(contents.scan_ids, held.last_scan, side="right"))  # ids only grow
-    changed = len(contents.scan_ids) - kept + held.scans - kept
+        return int(catalog.count()["patients"]) >= ENOUGH
+    total, kept = catalog.scans_until(held.last_scan)  # ids only grow
+    changed = total - kept + held.scans - kept
     if changed > CHANGED * max(held.scans, 1):
         return True
-    now = patients_by_value(contents)
+    now = patients_by_value(catalog.people())
     return now.keys() != held.labels.keys() or any(
         sum(abs(now[c].get(v, 0) - then.get(v, 0)) for v in now[c].keys() | then.keys())
         > CHANGED * sum(then.values())

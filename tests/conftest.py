@@ -35,12 +35,14 @@ ENGINES = ("files", "servers")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=6, help="moments at which the crash test kills a run")
+    parser.addoption("--runs-killed", type=int, default=6, help="moments at which a real run is killed")
     parser.addoption(
         "--flips", type=int, default=2, help="bits flipped in each file; 20 times in the catalog"
     )
-    parser.addoption("--faults", type=int, default=40, help="calls of the system that fail, one a run")
-    parser.addoption("--folders", type=int, default=60, help="hostile index folders, each for every verb")
+    parser.addoption("--kills", type=int, default=12, help="system calls at which a verb is killed")
+    parser.addoption("--errors", type=int, default=12, help="system calls that fail, or all from one on")
+    parser.addoption("--interrupts", type=int, default=8, help="system calls at which Ctrl-C comes")
+    parser.addoption("--folders", type=int, default=80, help="commands at hostile index folders")
     parser.addoption("--fuzz", type=int, default=200, help="mutated files that the fuzz test reads")
     parser.addoption("--fuzz-seed", type=int, default=0, help="number of the first of them")
     parser.addoption("--planted", type=int, default=300, help="identifiers that are planted, at least")

@@ -75,7 +75,8 @@ class Catalog:
             raise CaseIndexError(path, "the catalog is missing", "restore it from a backup, or index again")
         if create:
             make_private(path)
-        writable = not immutable and os.access(path.parent, os.W_OK)
+        # what has a second name is a backup's, too
+        writable = not immutable and os.access(path.parent, os.W_OK) and path.lstat().st_nlink == 1
         catalog = cls(database.sqlite(path, writable=writable, immutable=immutable), dimension)
         catalog._prepare(create=create, writable=writable)
         catalog._log_is_kept = writable
@@ -515,6 +516,33 @@ class Catalog:
         with self._transaction() as connection:
             names = {*_values(connection, labels.c.name), *_values(connection, visit_labels.c.name)}
         return sorted(names)
+
+    def people(self) -> Contents:
+        """Cases with their labels, as if they had no scans."""
+        with self._transaction() as connection:
+            return contents.people(connection)
+
+    def cases_among(self, case_ids: Iterable[str]) -> set[str]:
+        """Those of the cases that are there."""
+        return self._named(cases.c.case_id, case_ids)
+
+    def cases_of_patients(self, patients: Iterable[str]) -> set[str]:
+        """All cases of these patients."""
+        return self._named(cases.c.patient_id, patients)
+
+    def _named(self, column: sa.Column[str], values: Iterable[str]) -> set[str]:
+        found: set[str] = set()
+        with self._transaction() as connection:
+            for block in blocks(values):
+                found |= set(connection.scalars(sa.select(cases.c.case_id).where(column.in_(block))))
+        return found
+
+    def scans_until(self, last: int) -> tuple[int, int]:
+        """How many scans there are, composites too, and how many of them have an id up to `last`."""
+        with self._transaction() as connection:
+            every = sa.select(sa.func.count(), sa.func.count().filter(scans.c.id <= last)).select_from(scans)
+            total, until = connection.execute(every).one()
+            return int(total), int(until)
 
     def slices_until(self, last: int) -> tuple[int, int]:
         """How many slices there are, and how many of them have an id up to `last`."""

@@ -154,6 +154,12 @@ def nothing() -> Contents:
     )
 
 
+def people(connection: sa.Connection) -> Contents:
+    """Cases with their labels alone: of scans and slices, which are many more, nothing is read."""
+    known = _with_cases(nothing(), _cases(connection, None), None)
+    return replace(known, revision=numbers(connection).get("revision", 0))
+
+
 def numbers(connection: sa.Connection) -> dict[str, int]:
     """The numbers of the catalog as a whole.
 

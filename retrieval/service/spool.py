@@ -128,6 +128,8 @@ def settle(index: CaseIndex) -> None:
     The catalog names images by their whole paths.
     """
     folder = index.folder / SPOOL
+    if not is_own(folder) or not any(_unknown(index, folder).values()):
+        return
     moved = {
         path: str(folder / Path(path).name)
         for path in index.catalog.fingerprints()
@@ -149,11 +151,28 @@ def sweep(index: CaseIndex) -> None:
     """
     if not is_own(index.folder / SPOOL):
         return
-    held = {Path(path).name for path in index.catalog.fingerprints()}
-    for path in (index.folder / SPOOL).iterdir():
-        own = _OWN.fullmatch(path.name)
-        if own and (own["unfinished"] or f"{own['stem']}.nii.gz" not in held):
+    unknown = _unknown(index, index.folder / SPOOL)
+    # of a folder that was moved and is not settled yet the catalog has other paths
+    held = {Path(path).name for path in index.catalog.fingerprints()} if any(unknown.values()) else ()
+    for path, image in unknown.items():
+        if image not in held:
             path.unlink(missing_ok=True)
+
+
+def _unknown(index: CaseIndex, folder: Path) -> dict[Path, str]:
+    """Files with a name of ours, by the name of their image, that the index does not hold by that path.
+
+    The name is empty for what was being written.
+    """
+    with os.scandir(folder) as entries:
+        own = [match for entry in entries if (match := _OWN.fullmatch(entry.name))]
+    images = {match.string: f"{match['stem']}.nii.gz" for match in own}
+    held = index.catalog.fingerprints_of({str(folder / image) for image in images.values()})
+    return {
+        folder / match.string: "" if match["unfinished"] else images[match.string]
+        for match in own
+        if match["unfinished"] or str(folder / images[match.string]) not in held
+    }
 
 
 def take_out(index: CaseIndex, paths: Sequence[Path], encoder: Encoder) -> int:

@@ -37,11 +37,13 @@ from indexer.stores.faiss.codes import (
     empty,
     faiss,
     file,
+    flat,
     lists,
     mapped,
     opened,
     selector,
     take_up,
+    write,
 )
 
 SPARE = 10
@@ -59,41 +61,33 @@ class Part:
 
     Attributes
     ----------
-    index : FAISS index
     ids : ndarray of int64, shape (n,)
         Ascending.
     rows : ndarray of float32, shape (n, d)
         In the same order.
+    index : FAISS index
+        With lists of their codes; None without a partition.
     """
 
-    index: Any
     ids: Ints
     rows: Floats
+    index: Any = None
 
     @classmethod
     def read(
-        cls,
-        path: Path,
-        partition: Partition | None,
-        rows: Path | None,
+        cls, path: Path, partition: Partition | None, rows: Path | None, dimension: int | None = None
     ) -> Part:
         """What was written to a file, and with a partition to a second one."""
-        index = opened(path, partition)
         if partition is None:
-            return cls.flat(index)
+            ids, x = flat(path, dimension)
+            if (np.diff(ids) > 0).all():
+                return cls(ids, x)
+            order = np.argsort(ids)
+            return cls(ids[order], x[order])
+        index = opened(path, partition)
         ids = np.unique(np.concatenate([own for own, _ in lists(index)]))
-        return cls(
-            index, ids, mapped(rows, index.d, len(ids)) if rows else np.empty((0, index.d), np.float32)
-        )
-
-    @classmethod
-    def flat(cls, index: Any) -> Part:
-        """The vectors in a flat index."""
-        ((ids, x),) = lists(index)
-        if (np.diff(ids) > 0).all():
-            return cls(index, ids, x)
-        order = np.argsort(ids)
-        return cls(index, ids[order], x[order])
+        held = np.empty((0, index.d), np.float32) if rows is None else mapped(rows, index.d, len(ids))
+        return cls(ids, held, index)
 
 
 class Vectors:
@@ -148,7 +142,7 @@ class Vectors:
             return vectors
         index = empty(x.shape[1], partition)
         file(index, partition, ids, np.ascontiguousarray(x, np.float32))
-        return cls(x.shape[1], partition, policy, [Part(index, vectors._added, vectors._added_rows)])
+        return cls(x.shape[1], partition, policy, [Part(vectors._added, vectors._added_rows, index)])
 
     @staticmethod
     def write(
@@ -209,7 +203,7 @@ class Vectors:
         Raises
         ------
         CaseIndexError
-            If FAISS cannot read the file, or the vectors are not those of its codes.
+            If it is no such file, or the vectors are not those of its codes.
         PartitionError
             If the vectors were filed by another partition.
         FileNotFoundError
@@ -217,7 +211,7 @@ class Vectors:
         """
         parts = [Part.read(Path(path), partition, None if rows is None else Path(rows))]
         parts += [Part.read(further, partition, own_rows) for further, own_rows in more]
-        return cls(parts[0].index.d, partition, policy, parts)
+        return cls(parts[0].rows.shape[1], partition, policy, parts)
 
     def save(self, path: str | os.PathLike[str], rows: str | os.PathLike[str] | None = None) -> None:
         """Write everything to one file, and with a partition the vectors to another."""
@@ -471,6 +465,5 @@ def _merged(ids: list[Ints]) -> Ints:
 
 
 def _save(index: Any, path: str | os.PathLike[str]) -> None:
-    # by a Python file: FAISS's own does not notice that closing it failed, and a full disk cuts it short
-    with Path(path).open("wb") as written:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(written.write))
+    with Path(path).open("wb") as to:
+        write(index, to)
