@@ -513,7 +513,7 @@ def planes(content: dict[str, Any]) -> str:
     """What is lost where planes are left out."""
     rows = [["planes apart", "planes a scan", "cosine with all planes: median, least", "P@10, index of all"]]
     rows[0].append("P@10, index as sparse")
-    for apart, r in content["results"].items():
+    for apart, r in sorted(content["results"].items(), key=lambda row: float(row[0])):
         same = r["cosine with all planes"]
         rows.append(
             [
@@ -530,7 +530,8 @@ def planes(content: dict[str, Any]) -> str:
 def scanner_grids(content: dict[str, Any]) -> str:
     """The same studies on one grid, and as a scanner sends them."""
     rows = [["", "patients", "", "one grid", "as the scanner sends it", "difference (95 % interval)"]]
-    for which, r in content["results"]["figures"].items():
+    for which in ("all", "HGG", "LGG"):
+        r = content["results"]["figures"][which]
         for metric in ("P@10", "vote"):
             one, other, by = (
                 r[metric][part] for part in ("one grid", "as the scanner sends it", "difference")
