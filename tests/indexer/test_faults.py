@@ -52,7 +52,7 @@ def lies(self, *arguments, **options):
 CaseIndex.file_vectors = lies
 assert "Traceback" in str(bench.tried("compact", calls.Fault())[1])
 """
-    alone = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     ran = subprocess.run(
         [sys.executable, "-c", broken, str(tmp_path)],
         capture_output=True,
