@@ -42,8 +42,14 @@ __all__ = [
     "read_mask",
     "refuse_late",
     "shared",
+    "start",
     "within",
 ]
+
+
+def start() -> None:
+    """Say that something will be read soon: the first process is made meanwhile."""
+    shared().start()
 
 
 def discover(root: Path, tables: Sequence[Table] = (), **options: Any) -> Discovery:

@@ -160,6 +160,12 @@ class Sandbox:
                 raise PoisonError(death.file or root, death.reason, CHECK)
             refused[death.file] = death.reason
 
+    def start(self) -> None:
+        """Begin to make the first process, which takes a moment, and do not wait for it."""
+        with self._lock:
+            if self._nursery is None:
+                self._nursery = _Nursery()
+
     def close(self) -> None:
         """End all of it. What is asked afterwards begins anew."""
         with self._lock:
@@ -328,11 +334,13 @@ class _Nursery:
                 env=os.environ | QUIET,
             )
         self._control = here
-        if exactly(here, NUMBER.size) is None:
-            self.close()
-            raise CbirError("reader", "its process cannot be started", _REMEDY)
+        self._begun = False
 
     def fork(self, memory: int) -> _Worker:
+        if not self._begun and exactly(self._control, NUMBER.size) is None:
+            self.close()
+            raise CbirError("reader", "its process cannot be started", _REMEDY)
+        self._begun = True
         with tempfile.TemporaryFile() as file:
             file.truncate(PAGE)
             page = mmap.mmap(file.fileno(), PAGE)
@@ -388,6 +396,9 @@ def using(sandbox: Sandbox) -> Iterator[Sandbox]:
 
 class InProcess(Sandbox):
     """No sandbox at all, where that is wanted."""
+
+    def start(self) -> None:
+        """See :meth:`Sandbox.start`."""
 
     def call(self, operation: str, *arguments: Any, where: Path, size: int) -> Any:
         """See :meth:`Sandbox.call`."""

@@ -66,8 +66,7 @@ def query(
 
     Example: `cbir query scan.nii -k 5 --report hits.html`
     """
-    from cbir import open_index, reference_index
-    from indexer import reference
+    from indexer import reference, sandbox
 
     if (source is None) == (not like):
         raise typer.BadParameter("ask with a file or folder, or with --like: one of them")
@@ -81,6 +80,10 @@ def query(
         wanted = parse_where(where or ())
     if source is not None and not source.exists():
         raise CbirError(source, "does not exist", "name a file or folder to ask with")
+    if source is not None:
+        sandbox.start()
+    from cbir import open_index, reference_index
+
     unnamed = getattr(context.get_parameter_source("index"), "name", "") == "DEFAULT"
     borrowed = unnamed and not index.exists() and reference.available()
     with reference_index() if borrowed else open_index(index, recall=recall) as opened:
