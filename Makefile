@@ -74,11 +74,13 @@ fuzz-folders: $(VENV)/installed-test  ## 10,000 commands on hostile index folder
 	$(BIN)/python -m pytest --timeout 14400 tests/indexer/test_hostile_folders.py --folders 2500
 	$(BIN)/python -m pytest --timeout 14400 tests/indexer/test_disk_faults.py --faults 1000
 
-fuzz: $(VENV)/installed-test  ## read 50,000 mutated files of every kind in runs (half an hour)
-	$(BIN)/python -m pytest tests/indexer/test_fuzz.py --fuzz 50000 --timeout 7200
+fuzz: $(VENV)/installed-test  ## read 50,000 mutated files of every kind in runs, and as many sent to the service
+	$(BIN)/python -m pytest --record tests/indexer/test_fuzz.py --fuzz 50000 --timeout 7200
+	$(BIN)/python -m pytest --record tests/service/test_fuzz.py --fuzz 50000 --timeout 7200
+	$(BIN)/python -m pytest --record tests/service/test_planted.py --planted 1000 --timeout 1200
 
-attack: $(VENV)/installed-test  ## floods, idle and slow connections, poison, while clients ask the service
-	CBIR_ATTACK=20 $(BIN)/python -m pytest -s --timeout 1800 tests/service/test_attack.py
+attack: $(VENV)/installed-test  ## floods, idle and slow connections, poison, while clients ask, for 10 minutes
+	CBIR_ATTACK=600 $(BIN)/python -m pytest -s --record --timeout 1800 tests/service/test_attack.py
 
 benchmarks: figures  ## measure again all that the documents state (needs ../shared/data)
 	$(BIN)/python -m benchmarks.baseline
