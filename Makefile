@@ -34,11 +34,15 @@ pacs: $(VENV)/installed-test debian  ## a real Orthanc, the service and the samp
 debian:  ## Debian packages that tests and `make pacs` need
 	@sh tests/debian.sh
 
+SERVERS := engines or browser or pacs
+
+# a file of tests stays in one process; what starts servers of its own has the machine for itself
 test: $(VENV)/installed-test debian lint  ## install what tests need and run them all
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile -m "not ($(SERVERS))"; \
+	beside=$$?; $(BIN)/python -m pytest -m "$(SERVERS)" && exit $$beside
 
 check: $(VENV)/installed-test lint  ## ruff, mypy and all fast tests, in parallel
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical -m "not slow and not real and not engines and not browser and not pacs"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal -m "not (slow or real or $(SERVERS))"
 
 lint: $(VENV)/installed-test  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -64,15 +68,17 @@ package: $(VENV)/installed-test  ## build sdist and wheel, install each into an 
 docs: $(VENV)/installed-test  ## regenerate the tables of results and the CLI help in the documents
 	$(BIN)/python -m benchmarks.documents
 
-kill-test: $(VENV)/installed-test  ## kill -9 an indexing run at 30 random moments
-	$(BIN)/python -m pytest tests/indexer/test_crash.py --kills 30
+kill-test: $(VENV)/installed-test  ## 1,000 kills, errors of the disk and Ctrl-C, each at any system call of a verb; 30 of real runs
+	for kind in kills errors interrupts; do \
+	  nice $(BIN)/python -m tests.support.faults $$kind --count 1000 --record || exit 1; \
+	done
+	nice $(BIN)/python -m pytest tests/indexer/test_crash.py --runs-killed 30
 
-flip-test: $(VENV)/installed-test  ## flip bits in every file of an index
-	$(BIN)/python -m pytest --timeout 3600 tests/indexer/test_flips.py --flips 50
+flip-test: $(VENV)/installed-test  ## flip 50 bits in every file of an index, 1,000 in its catalog
+	nice $(BIN)/python -m tests.support.faults flips --count 50 --record
 
-fuzz-folders: $(VENV)/installed-test  ## 10,000 commands on hostile index folders, 1,000 errors of the disk
-	$(BIN)/python -m pytest --timeout 14400 tests/indexer/test_hostile_folders.py --folders 2500
-	$(BIN)/python -m pytest --timeout 14400 tests/indexer/test_disk_faults.py --faults 1000
+fuzz-folders: $(VENV)/installed-test  ## 10,000 commands on hostile index folders
+	nice $(BIN)/python -m tests.support.faults folders --count 10000 --record
 
 fuzz: $(VENV)/installed-test  ## read 50,000 mutated files of every kind in runs, and as many sent to the service
 	$(BIN)/python -m pytest --record tests/indexer/test_fuzz.py --fuzz 50000 --timeout 7200
@@ -112,11 +118,15 @@ weights: $(VENV)/installed-test  ## train the encoder that is shipped (half an h
 figures: $(VENV)/installed-test  ## judge the networks of the folds, and write the tables
 	$(BIN)/python -m benchmarks.figshare
 	$(BIN)/python -m benchmarks.grades
+	$(BIN)/python -m benchmarks.likeness
+	$(BIN)/python -m benchmarks.resemblance
 	$(BIN)/python -m benchmarks.volumes
 	$(BIN)/python -m benchmarks.ablation
 	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.explanation
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.planes
+	$(BIN)/python -m benchmarks.scanner_grids
 	$(BIN)/python -m benchmarks.documents
 
 reference: $(VENV)/installed-test  ## make the reference cases of the package anew (needs ../shared/data)

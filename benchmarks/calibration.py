@@ -16,7 +16,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from indexer.encoder import TrainedEncoder
 from retrieval.calibration import SIMILARITY, TYPICALITY, Calibration, Fit, Kind
 from retrieval.conformal import tempered
 from retrieval.learning import leave_one_out
-from retrieval.leave_one_out import Gallery, LeaveOneOut, joined, votes
+from retrieval.leave_one_out import LeaveOneOut, joined, votes
 from retrieval.metrics import chance_calibration_error, expected_calibration_error
 
 COHORTS = {
@@ -42,20 +42,6 @@ COHORTS = {
     "brats-lesions": ("grade_group", "who_grade"),
 }
 RESAMPLES = 1000
-
-
-def part(questions: LeaveOneOut, rows: NDArray[np.bool_], items: NDArray[np.bool_]) -> LeaveOneOut:
-    """Some of the questions, asked of some of the items."""
-    gallery = questions.gallery
-    places = np.flatnonzero(rows)
-    return LeaveOneOut(
-        Gallery(gallery.patients[items], [gallery.labels[i] for i in np.flatnonzero(items)]),
-        questions.patients[rows],
-        [questions.labels[i] for i in places],
-        questions.similarity[np.ix_(rows, items)],
-        [questions.sequences[i] for i in places],
-        questions.scans[rows],
-    )
 
 
 def nested(
@@ -69,8 +55,8 @@ def nested(
     raw, after, sets, truth, weights, patients = [], [], [], [], [], []
     for fold in sorted(set(of_question) - {""}):
         known = of_item != fold
-        fit = Fit.of(votes(part(questions, of_question != fold, known), column))
-        judged = part(questions, of_question == fold, known)
+        fit = Fit.of(votes(questions.part(of_question != fold, known), column))
+        judged = questions.part(of_question == fold, known)
         said = votes(judged, column)
         if fit is None or said.values != values:
             return None
@@ -130,8 +116,8 @@ def abstained(
     alone, whole = [], []
     for fold in sorted(set(of_question) - {""}):
         known, others = of_item != fold, of_question != fold
-        kind = Kind.of(part(singles, others, known), (), {TYPICALITY: typical[others]})
-        judged = part(singles, ~others, known)
+        kind = Kind.of(singles.part(others, known), (), {TYPICALITY: typical[others]})
+        judged = singles.part(~others, known)
         signals = {
             SIMILARITY: list(zip(judged.sequences, judged.nearest.tolist(), strict=True)),
             TYPICALITY: list(zip(judged.sequences, typical[~others].tolist(), strict=True)),
@@ -244,7 +230,7 @@ class Cohort:
                 for kind, one in leave_one_out(
                     index.state, asking.tolist(), np.random.default_rng(0)
                 ).items():
-                    known = replace(one, similarity=np.where(seen, one.similarity, -np.inf))
+                    known = one.among(seen)
                     parts.setdefault(kind, []).append((known, -contents.scan_strangeness[one.scans]))
                 index.calibrate()
                 for what, path in strangers(Path(scratch)):
@@ -276,6 +262,8 @@ def main() -> None:
         entry: dict[str, Any] = {"votes": {}, "abstained": {}}
         table[name] = entry
         for kind, one in cohort.questions.items():
+            if kind == "composite":  # which asks as part of a case only
+                continue
             folds = [
                 np.array([row.get("fold", "") for row in rows]) for rows in (one.labels, one.gallery.labels)
             ]

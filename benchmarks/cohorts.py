@@ -20,25 +20,26 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from benchmarks import results
+from benchmarks import crops, results
 from indexer import readers
 from indexer.encoder import SHIPPED, TrainedEncoder, load_weights
 from indexer.labels import load_tables
 from indexer.learning import network
-from indexer.learning.cohort import Cohort, validation
+from indexer.learning.cohort import CORE, TISSUES, Cohort, validation
 from indexer.learning.fitting import held_out_precision, save
 from indexer.learning.pack import load, load_composites
 from indexer.learning.recipe import Recipe
 from indexer.learning.samples import Samples
-from indexer.learning.tasks import CompositeTask, SliceTask
+from indexer.learning.tasks import CompositeTask, Network, SliceTask, Task
 from indexer.learning.training import Epoch, train
 from indexer.readers import Source
 from indexer.scan import Scan, stacked
@@ -50,6 +51,7 @@ HELD_OUT = 0.2
 """Share of the training patients that settings may be chosen on."""
 
 RECIPE = Recipe(draws=3000)
+OF_COMPOSITES = Recipe(epochs=16, draws=3000, tissues=2)
 EVENLY = 24
 LESION_SLICES, OTHER_SLICES = 12, 4
 """At most so many slices of a stack are trained on, evenly spaced: neighbours say the same."""
@@ -76,8 +78,52 @@ def outlined(source: Source) -> list[Scan]:
 
 def thinned(source: Source) -> list[Scan]:
     """The scans of a source with some of their slices only."""
+    return _thinned(readers.read(source))
+
+
+def volumes_told_apart(source: Source) -> list[Scan]:
+    """The same of volumes whose outlines tell tissues apart; nothing of others."""
+    if source.kind == "raster" or not source.region_files:
+        return []
+    mask = nib.as_closest_canonical(nib.load(source.region_files[0]))
+    labels = np.asarray(mask.dataobj).astype(np.uint8)
+    return _thinned([dataclasses.replace(scan, region=labels) for scan in readers.read(source)])
+
+
+def outlined_volumes(source: Source) -> list[Scan]:
+    """The scans of volumes that are outlined."""
+    return thinned(source) if source.region_files else []
+
+
+def slices_told_apart(source: Source) -> list[Scan]:
+    """Single slices of FLAIR, whose outlines tell tissues apart."""
+    if source.kind != "raster" or source.sequence != "flair":
+        return []
+    labels = stacked(np.asarray(Image.open(source.region_files[0]), np.uint8)[None])
+    return [dataclasses.replace(scan, region=labels) for scan in readers.read(source)]
+
+
+def outlined_t1ce(source: Source) -> list[Scan]:
+    """The single slices of T1 after contrast agent."""
+    return readers.read(source) if source.sequence == "t1ce" and source.kind == "raster" else []
+
+
+def healthy(source: Source) -> list[Scan]:
+    """A volume that shows no tumour, outlined as such."""
+    if source.kind == "raster":
+        return []
+    scans = _thinned(readers.read(source))
+    return [dataclasses.replace(scan, region=np.zeros(scan.voxels.shape, bool)) for scan in scans]
+
+
+def of_contrast_agent(source: Source) -> list[Scan]:
+    """A figshare slice with the tumour as its region, called what it is."""
+    return [dataclasses.replace(scan, sequence="t1ce") for scan in outlined(source)]
+
+
+def _thinned(scans: list[Scan]) -> list[Scan]:
     found = []
-    for scan in readers.read(source):
+    for scan in scans:
         planes = np.moveaxis(scan.voxels, scan.axis, 0)
         some = planes.any((1, 2))
         if scan.region is None:
@@ -111,20 +157,18 @@ def spaced(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 
 def samples() -> Samples:
-    """All cohorts. Most draws are of figshare, whose labels say the most; grades 2 and 3 the least."""
-    data = results.DATA
-    version = f"thinned {LESION_SLICES} {OTHER_SLICES}"
+    """All cohorts. Most draws are of figshare, whose labels say the most; grades 2 and 3 the least.
+
+    Whole slices of BraTS, volumes and scans without a tumour teach where a lesion is, and no label: no
+    folder is to stand for a grade.
+    """
+    data, version = results.DATA, f"thinned {LESION_SLICES} {OTHER_SLICES}"
+    lesions = load_tables(data / "brats-lesions" / "lesions.tsv")
+    grades = ("grade_group", "who_grade")
     return load(
         [
             Cohort(FIGSHARE / "images", load_tables(FIGSHARE / "slices.tsv"), ("tumour",), outlined, "1", 3),
-            Cohort(
-                data / "brats-lesions",
-                load_tables(data / "brats-lesions" / "lesions.tsv"),
-                ("grade_group", "who_grade"),
-                thinned,
-                version,
-                0.75,
-            ),
+            Cohort(data / "brats-lesions", lesions, grades, thinned, version, 0.75),
             Cohort(
                 data / "tcga-lgg",
                 load_tables(data / "tcga-lgg" / "participants.tsv"),
@@ -133,6 +177,10 @@ def samples() -> Samples:
                 version,
                 0.5,
             ),
+            Cohort(data / "brats-slices", lesions, (), thinned, version, 2),
+            Cohort(data / "volumes-2mm", lesions, (), outlined_volumes, version, 2),
+            Cohort(data / "no-glioma", lesions, (), healthy, version),
+            Cohort(data / "dicom-t1", [], (), healthy, version),
         ],
         network.INPUT,
         results.CACHE,
@@ -140,20 +188,55 @@ def samples() -> Samples:
 
 
 def composites() -> Samples:
-    """Composites of BraTS lesions. Those of TCGA-LGG would teach grades 2 and 3, which do not come across."""
-    root = results.DATA / "brats-lesions"
+    """Composites of BraTS teach the grade, and whatever is outlined teaches the tissues of a lesion.
+
+    Composites of TCGA-LGG would teach grades 2 and 3, which do not come across.
+    """
+    data = results.DATA
     version = f"thinned {LESION_SLICES} {OTHER_SLICES}"
-    cohort = Cohort(root, load_tables(root / "lesions.tsv"), ("grade_group",), thinned, version)
-    found = load_composites([cohort], network.VIEW, results.CACHE)
+    lesions = load_tables(data / "brats-lesions" / "lesions.tsv")
+    grade = ("grade_group",)
+    found = load_composites(
+        [
+            Cohort(data / "brats-lesions", lesions, grade, thinned, version),
+            Cohort(data / "brats-lesions", lesions, (), crops.labelled, "1", 4, TISSUES),
+            Cohort(data / "brats-slices", lesions, (), volumes_told_apart, version, 4, TISSUES),
+            Cohort(data / "brats-slices", lesions, (), slices_told_apart, version, 1, TISSUES),
+            Cohort(data / "brats-slices", lesions, (), outlined_t1ce, version, 1),
+            Cohort(data / "volumes", lesions, (), volumes_told_apart, version, 4, TISSUES),
+            Cohort(data / "volumes-2mm", lesions, grade, volumes_told_apart, version, 4, TISSUES),
+            Cohort(
+                data / "tcga-lgg",
+                load_tables(data / "tcga-lgg" / "participants.tsv"),
+                (),
+                thinned,
+                version,
+                1.5,
+            ),
+            Cohort(
+                FIGSHARE / "images", load_tables(FIGSHARE / "slices.tsv"), (), of_contrast_agent, "1", 1, CORE
+            ),
+            Cohort(data / "no-glioma", lesions, (), healthy, version, 2),
+            Cohort(data / "dicom-t1", [], (), healthy, version, 2),
+        ],
+        network.VIEW,
+        results.CACHE,
+    )
     assert found is not None
     return found
 
 
-def volumes() -> Samples:
-    """Full volumes, most of them skull-stripped: nothing is learnt from them but that they exist."""
-    labels = load_tables(results.DATA / "volumes" / "participants.tsv")
-    cohort = Cohort(results.DATA / "volumes", labels, ("who_grade",), evenly, f"evenly {EVENLY}")
-    return load([cohort], network.INPUT, results.CACHE)
+def unlearnt() -> Samples:
+    """Whole heads and volumes as the clinic has them: nothing is learnt from them but that they exist."""
+    version = f"evenly {EVENLY}"
+    return load(
+        [
+            Cohort(results.DATA / name, [], (), evenly, version)
+            for name in ("volumes", "volumes-2mm", "tcga-gbm")
+        ],
+        network.INPUT,
+        results.CACHE,
+    )
 
 
 def evenly(source: Source) -> list[Scan]:
@@ -166,10 +249,15 @@ def evenly(source: Source) -> list[Scan]:
     return found
 
 
-def without_fold(data: Samples, fold: str) -> Samples:
-    """The samples of persons who are in no cohort's fold of this name."""
-    inside = np.array([row.get("fold") == fold for row in data.labels], bool)
-    return data.chosen(~np.isin(data.patients, data.patients[inside]))
+def persons_in(data: Samples, fold: str) -> frozenset[str]:
+    """Who is in any cohort's fold of this name."""
+    inside = [row.get("fold") == fold for row in data.labels]
+    return frozenset(data.patients[np.array(inside, bool)].tolist())
+
+
+def without(data: Samples, persons: Collection[str]) -> Samples:
+    """The samples of all others."""
+    return data.chosen(~np.isin(data.patients, list(persons)))
 
 
 # ---- networks --------------------------------------------------------------------------------------
@@ -180,25 +268,35 @@ def weights(name: str) -> Path:
     return NETWORKS / f"{name}.safetensors"
 
 
-def trained(data: Samples, name: str, recipe: Recipe = RECIPE) -> TrainedEncoder:
-    """The network on some samples: from the cache, taken up where it stopped, or trained anew."""
+def trained(
+    data: Samples, persons: Collection[str], name: str, recipe: Recipe, of_composites: Recipe
+) -> TrainedEncoder:
+    """The networks that have seen all but some persons: from the cache, or trained, or trained on."""
     path = weights(name)
     if not path.exists():
-        start = time.perf_counter()
-
-        def finished(epoch: Epoch, _: network.RetrievalNetwork) -> None:
-            minutes = (time.perf_counter() - start) / 60
-            losses = ", ".join(f"{n} {value:.3f}" for n, value in epoch.losses.items())
-            print(f"{name}: epoch {epoch.number}/{recipe.epochs}, {losses}, {minutes:.1f} min", flush=True)
-
-        checkpoint = path.with_suffix(".checkpoint")
-        net = train(SliceTask(data, recipe), checkpoint=checkpoint, resume=True, finished=finished)
-        several, also = composites(), volumes()
-        several, also = (part.chosen(np.isin(part.patients, data.patients)) for part in (several, also))
-        composite = train(CompositeTask(several, recipe))
-        save(path, net, data, recipe, "cbir" if name == "final" else name, [also], composite)
-        checkpoint.unlink()
+        mine = without(data, persons)
+        net = _trained(SliceTask(mine, recipe), path.with_suffix(".checkpoint"))
+        several = CompositeTask(without(composites(), persons), of_composites)
+        composite = _trained(several, path.with_suffix(".composites.checkpoint"))
+        also = without(unlearnt(), persons)
+        save(path, net, mine, recipe, "cbir" if name == "final" else name, [also], composite)
+        for checkpoint in path.parent.glob(f"{name}.*checkpoint"):
+            checkpoint.unlink()
     return load_weights(path)
+
+
+def _trained(task: Task[Network], checkpoint: Path) -> Network:
+    start = time.perf_counter()
+
+    def finished(epoch: Epoch, _: Network) -> None:
+        minutes = (time.perf_counter() - start) / 60
+        losses = ", ".join(f"{n} {value:.3f}" for n, value in epoch.losses.items())
+        print(
+            f"{checkpoint.stem}: epoch {epoch.number}/{task.recipe.epochs}, {losses}, {minutes:.1f} min",
+            flush=True,
+        )
+
+    return train(task, checkpoint=checkpoint, resume=True, finished=finished)
 
 
 def fold_networks(folds: Sequence[str] = FOLDS) -> dict[str, TrainedEncoder]:
@@ -206,12 +304,14 @@ def fold_networks(folds: Sequence[str] = FOLDS) -> dict[str, TrainedEncoder]:
     return {fold: load_weights(weights(f"fold-{fold}")) for fold in folds if weights(f"fold-{fold}").exists()}
 
 
-def validate(data: Samples, recipe: Recipe, name: str) -> None:
+def validate(data: Samples, recipe: Recipe, of_composites: Recipe, name: str) -> None:
     """Train on most of fold 1's training patients, and ask with the others."""
-    data = without_fold(data, "1")
-    held = np.isin(data.patients, list(validation(data.patients.tolist(), HELD_OUT)))
-    encoder = trained(data.chosen(~held), f"validation-{name}", recipe)
-    print({head: round(p, 4) for head, p in held_out_precision(encoder, data, held).items()})
+    tested = persons_in(data, "1")
+    data = without(data, tested)
+    held = validation(data.patients.tolist(), HELD_OUT)
+    encoder = trained(data, tested | held, f"validation-{name}", recipe, of_composites)
+    asks = np.isin(data.patients, list(held))
+    print({head: round(p, 4) for head, p in held_out_precision(encoder, data, asks).items()})
 
 
 def main() -> None:
@@ -229,15 +329,15 @@ def main() -> None:
         torch.set_num_threads(arguments["threads"])
     data = samples()
     if arguments["validate"]:
-        validate(data, recipe, arguments["validate"])
+        validate(data, recipe, OF_COMPOSITES, arguments["validate"])
     elif arguments["final"]:
-        trained(data, "final", recipe)
+        trained(data, (), "final", recipe, OF_COMPOSITES)
         shutil.copyfile(weights("final"), SHIPPED)
         digest = hashlib.sha256(SHIPPED.read_bytes()).hexdigest()
         SHIPPED.with_suffix(".sha256").write_text(f"{digest}  {SHIPPED.name}\n")
     else:
         for fold in [arguments["fold"]] if arguments["fold"] else FOLDS:
-            trained(without_fold(data, fold), f"fold-{fold}", recipe)
+            trained(data, persons_in(data, fold), f"fold-{fold}", recipe, OF_COMPOSITES)
 
 
 if __name__ == "__main__":

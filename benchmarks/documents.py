@@ -7,13 +7,13 @@ A block between ``<!-- begin NAME -->`` and ``<!-- end NAME -->`` belongs to thi
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from typer.testing import CliRunner
 
 from benchmarks import results
 from retrieval.cli.app import app
@@ -439,6 +439,44 @@ def calibration(content: dict[str, Any]) -> str:
     return "\n".join([markdown(votes), "", markdown(told), "", origin(content)])
 
 
+def open_set(content: dict[str, Any]) -> str:
+    """Whether a kind that is not there is noticed."""
+    rows = [["embeddings", "asked of", "left out", "patients of it", "got a vote", "known patients refused"]]
+    rows[0] += ["nearer than 5 % of the known", "known ones farther"]
+
+    def span(found: dict[str, float]) -> str:
+        return f"{found['value']:.2f} ({found['low']:.2f}–{found['high']:.2f})"
+
+    for method, table in content["results"].items():
+        for asked, values in table.items():
+            for value, found in values.items():
+                each = ("answered", "refused", "within the edge", "beyond the edge")
+                rows.append(
+                    [method, asked, value, str(found["left out"]), *(span(found[name]) for name in each)]
+                )
+    return "\n".join([markdown(rows), "", origin(content)])
+
+
+def likeness(content: dict[str, Any]) -> str:
+    """Whether hits look like the query."""
+    measures = sorted(
+        {name for table in content["results"].values() for f in table.values() for name in f["by measure"]}
+    )
+    rows = [["embeddings", "ordered by", "P@10 micro", "macro", "likeness", *measures]]
+    for method, table in content["results"].items():
+        for order, found in table.items():
+            told = [
+                f"{found['P@10']['micro']:.3f}",
+                f"{found['P@10']['macro']:.3f}",
+                f"{found['likeness']:.2f}",
+            ]
+            by = found["by measure"]
+            rows.append(
+                [method, order, *told, *(f"{by[name]:.2f}" if name in by else "" for name in measures)]
+            )
+    return "\n".join([markdown(rows), "", origin(content)])
+
+
 def explanation(content: dict[str, Any]) -> str:
     """Areas of the deletion and insertion test."""
     found = content["results"]
@@ -460,6 +498,48 @@ def speed(content: dict[str, Any]) -> str:
     for batch, found in content["results"].items():
         rows.append([batch, *(f"{r['ms']:.1f} ({r['ratio']:.2f})" for r in found.values())])
     return "\n".join([markdown(rows), "", origin(content)])
+
+
+def cold(content: dict[str, Any]) -> str:
+    """A question in a process of its own, over what it cannot do without."""
+    rows = [["query", "planes looked at", "import torch", "the encoder on them", "`cbir query`", "ratio"]]
+    for name, r in content["results"].items():
+        seconds = (f"{r[part]:.1f} s" for part in ("import torch", "encoder", "cbir query"))
+        rows.append([name, str(r["planes"]), *seconds, f"{r['ratio']:.2f}"])
+    return "\n".join([markdown(rows), "", origin(content)])
+
+
+def planes(content: dict[str, Any]) -> str:
+    """What is lost where planes are left out."""
+    rows = [["planes apart", "planes a scan", "cosine with all planes: median, least", "P@10, index of all"]]
+    rows[0].append("P@10, index as sparse")
+    for apart, r in content["results"].items():
+        same = r["cosine with all planes"]
+        rows.append(
+            [
+                "all" if apart == "0" else f"{apart} mm",
+                f"{r['planes a scan']:.0f}",
+                f"{same['median']:.4f}, {same['least']:.3f}",
+                f"{r['P@10, index of all planes']:.3f}",
+                f"{r['P@10, index as sparse']:.3f}",
+            ]
+        )
+    return "\n".join([markdown(rows), "", origin(content)])
+
+
+def scanner_grids(content: dict[str, Any]) -> str:
+    """The same studies on one grid, and as a scanner sends them."""
+    rows = [["", "patients", "", "one grid", "as the scanner sends it", "difference (95 % interval)"]]
+    for which, r in content["results"]["figures"].items():
+        for metric in ("P@10", "vote"):
+            one, other, by = (
+                r[metric][part] for part in ("one grid", "as the scanner sends it", "difference")
+            )
+            span = f"{by['value']:+.3f} ({by['low']:+.3f} to {by['high']:+.3f})"
+            rows.append([which, str(r["patients"]), metric, f"{one:.3f}", f"{other:.3f}", span])
+    same = content["results"]["figures"]["all"]["cosine"]
+    said = f"Cosine of the composites in both forms: median {same['median']:.3f}, least {same['least']:.3f}."
+    return "\n".join([markdown(rows), "", f"{said} {origin(content)}"])
 
 
 def engines(content: dict[str, Any]) -> str:
@@ -548,11 +628,9 @@ def growth(content: dict[str, Any]) -> str:
 
 def help_of(verb: str = "") -> str:
     """What ``cbir VERB --help`` prints, 100 columns wide and without colour."""
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
-    environment.pop("CBIR_INDEX", None)
-    command = [sys.executable, "-m", "retrieval.cli", *verb.split(), "--help"]
-    out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-    return "\n".join(line.rstrip() for line in out.strip().splitlines())
+    environment = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "CBIR_INDEX": None}
+    printed = CliRunner().invoke(app, [*verb.split(), "--help"], env=environment, prog_name="cbir")
+    return "\n".join(line.rstrip() for line in printed.stdout.strip().splitlines())
 
 
 def verbs() -> list[str]:
@@ -685,6 +763,18 @@ def readers(content: dict[str, Any]) -> str:
     return "\n".join([markdown(rows), "", f"{content['provenance']['peer']}. {origin(content)}"])
 
 
+def resemblance(content: dict[str, Any]) -> str:
+    """How much the first hits of the query's class look like it, by each ranking."""
+    found = content["results"]
+    told = list(next(iter(found["rankings"].values()))["likeness"])
+    rows = [["ranking", *told, "P@10 macro", "mAP macro"]]
+    for name, row in found["rankings"].items():
+        values = [*row["likeness"].values(), row["P@10 macro"], row["mAP macro"]]
+        rows.append([name, *(f"{value:.3f}" for value in values)])
+    head = f"**brats-lesions, within the class** ({found['lesions']} lesions, {found['patients']} patients)"
+    return "\n".join([head, "", markdown(rows), "", origin(content)])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "index": index,
     "scale": scale,
@@ -696,11 +786,17 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "trained": trained,
     "figshare": lambda: measured("figshare", figshare),
     "grades": lambda: measured("grades", grades),
+    "resemblance": lambda: measured("resemblance", resemblance),
     "volumes": lambda: measured("volumes", volumes),
     "radiomics": lambda: measured("radiomics", radiomics),
     "ablation": lambda: measured("ablation", ablation),
     "speed": lambda: measured("speed", speed),
+    "cold": lambda: measured("cold", cold),
+    "planes": lambda: measured("planes", planes),
+    "scanner grids": lambda: measured("scanner_grids", scanner_grids),
     "calibration": lambda: measured("calibration", calibration),
+    "open set": lambda: measured("open_set", open_set),
+    "likeness": lambda: measured("likeness", likeness),
     "explanation": lambda: measured("explanation", explanation),
     "paper": paper,
     "service": lambda: measured("service", service),

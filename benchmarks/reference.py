@@ -10,15 +10,18 @@ All of them were trained on, so that they cannot tell what their votes are worth
 networks of the folds (:mod:`benchmarks.cohorts`) can: each asks with the patients it has not seen, those
 that it has seen answer, and what is learnt from all these questions is put beside the cases.
 
-Embeddings, labels and public ids; no pixels. BraTS is not among them, because its terms do not allow
-handing it on.
+WHO grades 2, 3 and 4 are among them, as single sequences and as composites of four: whole heads of
+TCGA-LGG and TCGA-GBM, and what of BraTS was released with terms that allow it: the patients of TCGA
+(BraTS-TCGA-GBM, BraTS-TCGA-LGG; Bakas et al. 2017) and of UCSF-PDGM. Of all others of BraTS nothing is
+handed on. Embeddings, measures, labels and public ids; no pixels.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,21 +32,28 @@ from benchmarks.cohorts import FIGSHARE, outlined, spaced
 from cbir import open_index
 from indexer import discovery, readers, reference
 from indexer.catalog import EmbeddedScan, Entry
+from indexer.composite import composite, groups
 from indexer.encoder import Encoder, TrainedEncoder, load_encoder, look
 from indexer.labels import load_tables
-from indexer.preprocess import Prepared, Preprocessing, prepared
+from indexer.measures import measure
+from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite
 from indexer.readers import Source
 from indexer.reading import input_hash
 from indexer.scan import Scan
+from indexer.sequences import CHANNELS
 from retrieval.calibration import TYPICALITY, Calibration
 from retrieval.learning import leave_one_out
 from retrieval.leave_one_out import LeaveOneOut, joined
 
 LESION_SLICES, OTHER_SLICES = 8, 4
 """At most so many slices of a stack, which keeps all below the size."""
-LARGEST = 8_000_000
+CROP_SLICES = 4
+"""The same of a lesion's crop, all of whose slices show it."""
+LARGEST = 12_000_000
 """Bytes that the package has for them."""
 SEED = 0
+PLAIN = ("figshare", "TCGA-LGG")
+"""Collections whose cases are called like the patients."""
 SAME = 0.99
 """TCGA-LGG repeats FLAIR where a sequence is missing: such a copy correlates with it by more than this."""
 
@@ -66,15 +76,41 @@ class Collection:
         From a source to its scans.
     first : callable
         From a source to the number that the collection gives to its first slice.
+    permits : callable
+        From a patient's row of the table to the terms on which it may be handed on; "" where it may not.
+    slices : int
+        At most so many of a stack that show the lesion.
     """
 
     name: str
-    terms: str
     root: Path
     table: Path
     labels: tuple[str, ...]
     read: Callable[[Source], Sequence[Scan]]
     first: Callable[[Source], int]
+    permits: Callable[[Mapping[str, str]], str]
+    slices: int = LESION_SLICES
+
+    def terms(self) -> dict[str, str]:
+        """Patients who may be handed on, and on what terms."""
+        with self.table.open(newline="", encoding="utf-8") as file:
+            rows = {row["participant_id"]: row for row in csv.DictReader(file, delimiter="\t")}
+        return {patient: terms for patient, row in rows.items() if (terms := self.permits(row))}
+
+
+def all_on(terms: str) -> Callable[[Mapping[str, str]], str]:
+    """Terms that are the same for all patients of a collection."""
+    return lambda row: terms
+
+
+def of_brats(row: Mapping[str, str]) -> str:
+    """Terms of a patient of BraTS, whose id says where it comes from."""
+    patient = row["participant_id"]
+    if patient.startswith("TCGA-"):
+        return "BraTS-TCGA-GBM/LGG (TCIA, Bakas et al. 2017, CC BY 3.0)"
+    if patient.startswith("UCSF-PDGM-"):
+        return "UCSF-PDGM (TCIA, CC BY 4.0)"
+    return ""
 
 
 def post_contrast(source: Source) -> list[Scan]:
@@ -96,56 +132,95 @@ def _same(scan: Scan, other: Scan) -> bool:
 COLLECTIONS = (
     Collection(
         "figshare",
-        "figshare 1512427 (Cheng et al., CC BY 4.0)",
         FIGSHARE / "images",
         FIGSHARE / "slices.tsv",
         ("tumour",),
         post_contrast,
         lambda source: int(source.path.stem),  # each image has a number
+        all_on("figshare 1512427 (Cheng et al., CC BY 4.0)"),
     ),
     Collection(
         "TCGA-LGG",
-        "TCGA-LGG (TCIA, CC BY 3.0)",
         results.DATA / "tcga-lgg",
         results.DATA / "tcga-lgg" / "participants.tsv",
         ("tumour", "who_grade"),
         acquired,
         lambda source: 0,
+        all_on("TCGA-LGG (TCIA, CC BY 3.0)"),
+    ),
+    Collection(
+        "TCGA-GBM",
+        results.DATA / "tcga-gbm",
+        results.DATA / "tcga-gbm" / "participants.tsv",
+        ("tumour", "grade_group", "who_grade"),
+        readers.read,
+        lambda source: 0,
+        all_on("TCGA-GBM (TCIA, CC BY 3.0)"),
+    ),
+    Collection(
+        "BraTS-volumes",
+        results.DATA / "volumes-2mm",
+        results.DATA / "volumes-2mm" / "participants.tsv",
+        ("tumour", "grade_group", "who_grade"),
+        readers.read,
+        lambda source: 0,
+        of_brats,
+    ),
+    Collection(
+        "BraTS-lesions",
+        results.DATA / "brats-lesions",
+        results.DATA / "brats-lesions" / "lesions.tsv",
+        ("tumour", "grade_group", "who_grade"),
+        readers.read,
+        lambda source: 0,
+        of_brats,
+        CROP_SLICES,
     ),
 )
 
 
-def chosen(ready: Prepared) -> NDArray[np.int64]:
+def chosen(ready: Prepared, most: int = LESION_SLICES) -> NDArray[np.int64]:
     """Rows of a scan that are handed on: of a stack some slices, evenly spaced, with their outlines."""
     whole, marked = (set(ready.positions[ready.views == view].tolist()) for view in (0, 1))
     lesion, other = (np.array(sorted(part), np.int64) for part in (whole & marked, whole - marked))
-    kept = np.concatenate([spaced(lesion, LESION_SLICES), spaced(other, OTHER_SLICES)])
+    kept = np.concatenate([spaced(lesion, most), spaced(other, min(most, OTHER_SLICES))])
     return np.flatnonzero(np.isin(ready.positions, kept))
+
+
+Seen = tuple[Scan, Prepared, tuple[str | None, ...]]
+"""A scan as the encoder takes it, with the sequences of its channels."""
+
+
+def seen(encoder: Encoder, scans: Sequence[Scan]) -> list[Seen]:
+    """Scans one by one, and those of four sequences together."""
+    how = Preprocessing.of(encoder)
+    found: list[Seen] = [(scan, prepared(scan, how), (scan.sequence,)) for scan in scans]
+    if how.composite_size:
+        for group in groups(scans, how.composite_size):
+            if all(scan is not None for scan in group.scans):
+                ready = prepared_composite(group.scans, how.composite_size, how.apart, how.standardised)
+                found.append((composite(group), ready, CHANNELS))
+    return found
 
 
 def embedded(
     encoder: Encoder, collection: Collection, patient: str, sources: Sequence[Source]
 ) -> list[EmbeddedScan]:
     """The scans of a patient."""
-    taken = []
-    for source in sources:
-        for scan in collection.read(source):
-            ready = prepared(scan, Preprocessing.of(encoder))
-            rows = chosen(ready)
-            numbers = ready.positions[rows] + collection.first(source)
-            taken.append((scan, ready, rows, numbers))
-    pixels, boxes, weights = (
-        np.concatenate([getattr(ready, part)[rows] for _, ready, rows, _ in taken])
-        for part in ("pixels", "boxes", "weights")
-    )
-    ends = np.cumsum([len(rows) for _, _, rows, _ in taken])[:-1]
-    looks = zip(*(np.split(part, ends) for part in look(encoder, pixels, boxes, weights)), strict=True)
+    scans = [(scan, source) for source in sources for scan in collection.read(source)]
+    numbered = {str(scan.source): collection.first(source) for scan, source in scans}
+    # what one file holds goes together; single sequences in files of their own do, too
+    apart = [[scan for scan, of in scans if of is source] for source in sources]
+    several = apart if any(len(group) > 1 for group in apart) else [[scan for scan, _ in scans]]
+    taken = [one for group in several for one in seen(encoder, group)]
+    rows = [chosen(ready, collection.slices) for _, ready, _ in taken]
     found = []
-    for (scan, ready, rows, numbers), (embeddings, weights, strange) in zip(taken, looks, strict=True):
-        whole = ready.views[rows] == 0
+    for (scan, ready, channels), kept, looked in zip(taken, rows, looks(encoder, taken, rows), strict=True):
+        embeddings, weights, strange = looked
+        whole = ready.views[kept] == 0
         found.append(
             EmbeddedScan(
-                case_id=patient,
+                case_id=case_of(collection, patient),
                 patient_id=patient,
                 series_id=f"{collection.name}/{patient}",
                 sequence=scan.sequence,
@@ -153,28 +228,53 @@ def embedded(
                 shape=scan.voxels.shape,
                 spacing=scan.spacing,
                 input_hash=input_hash(ready),  # of all slices: a query with them is known by it
-                positions=numbers,
-                views=ready.views[rows],
+                positions=ready.positions[kept] + numbered[str(scan.source)],
+                views=ready.views[kept],
                 weights=weights,
                 embeddings=embeddings,
                 strangeness=float(np.average(strange[whole], weights=weights[whole])),
                 in_sample=True,  # they are among what the shipped encoder is trained on
+                measures=measure(ready, channels, encoder).as_vector(),
             )
         )
     return found
 
 
+def looks(
+    encoder: Encoder, taken: Sequence[Seen], rows: Sequence[NDArray[np.int64]]
+) -> list[tuple[NDArray[np.float32], ...]]:
+    """What :func:`indexer.encoder.look` gives of some rows of each scan, as many at once as go together."""
+    found: dict[int, tuple[NDArray[np.float32], ...]] = {}
+    for kind in {ready.pixels.ndim for _, ready, _ in taken}:
+        places = [place for place, (_, ready, _) in enumerate(taken) if ready.pixels.ndim == kind]
+        pixels, boxes, weights = (
+            np.concatenate([getattr(taken[place][1], part)[rows[place]] for place in places])
+            for part in ("pixels", "boxes", "weights")
+        )
+        ends = np.cumsum([len(rows[place]) for place in places])[:-1]
+        parts = (np.split(part, ends) for part in look(encoder, pixels, boxes, weights))
+        found |= zip(places, zip(*parts, strict=True), strict=True)
+    return [found[place] for place in range(len(taken))]
+
+
+def case_of(collection: Collection, patient: str) -> str:
+    """What a patient's images in a collection are called: crops and whole heads are no one case."""
+    return patient if collection.name in PLAIN else f"{patient}/{collection.name}"
+
+
 def cases(encoder: Encoder, collection: Collection) -> tuple[list[Entry], dict[str, dict[str, str]]]:
     """The cases of a collection, one a patient, and their labels."""
     found = discovery.discover(collection.root, load_tables(collection.table))
+    terms = collection.terms()
     of_patient: dict[str, list[Source]] = {}
     for source in found.sources:
-        of_patient.setdefault(source.patient_id, []).append(source)
+        if source.patient_id in terms:
+            of_patient.setdefault(source.patient_id, []).append(source)
     entries, labels = [], {}
     for patient, sources in sorted(of_patient.items()):
         known = found.joined.labels.of(patient)
         labels[patient] = {name: known[name] for name in collection.labels if name in known}
-        labels[patient][reference.COLLECTION] = collection.terms
+        labels[patient][reference.COLLECTION] = terms[patient]
         path = f"{reference.PREFIX}{collection.name}/{patient}"
         scans = embedded(encoder, collection, patient, sources)
         entries.append(reference.entry(path, encoder, scans, labels[patient]))
@@ -183,14 +283,27 @@ def cases(encoder: Encoder, collection: Collection) -> tuple[list[Entry], dict[s
     return entries, labels
 
 
-def made(encoder: Encoder, folder: Path) -> None:
-    """Write the cases as an encoder sees them."""
+def made(encoder: Encoder, folder: Path, collections: Iterable[Collection] = COLLECTIONS) -> None:
+    """Write the cases as an encoder sees them.
+
+    Raises
+    ------
+    SystemExit
+        If two collections say different things of one patient.
+    """
     entries: list[Entry] = []
     labels: dict[str, dict[str, str]] = {}
-    for collection in COLLECTIONS:
+    for collection in collections:
         found, known = cases(encoder, collection)
         entries += found
-        labels |= known
+        for patient, row in known.items():
+            held = labels.setdefault(patient, {})
+            for name, value in row.items():
+                if name == reference.COLLECTION and held.get(name, value) != value:
+                    value = f"{held[name]}; {value}"
+                elif held.get(name, value) != value:
+                    raise SystemExit(f"{patient}: {name} is {held[name]} and {value}")
+                held[name] = value
     reference.write(folder, encoder, entries, labels)
 
 
@@ -203,12 +316,14 @@ def asked_by(
         made(encoder, folder)
     with open_index(folder, encoder) as index:
         contents = index.contents
-        seen = np.array([encoder.trained_on(patient) for patient in contents.patient_ids])
-        questions = leave_one_out(index.state, np.flatnonzero(~seen).tolist(), np.random.default_rng(SEED))
-    print(f"fold {fold}: {np.count_nonzero(~seen)} patients ask, {np.count_nonzero(seen)} answer", flush=True)
+        taught = np.array([encoder.trained_on(patient) for patient in contents.patient_ids])
+        questions = leave_one_out(index.state, np.flatnonzero(~taught).tolist(), np.random.default_rng(SEED))
+    print(
+        f"fold {fold}: {np.count_nonzero(~taught)} cases ask, {np.count_nonzero(taught)} answer", flush=True
+    )
     return {
         kind: (
-            dataclasses.replace(q, similarity=np.where(seen, q.similarity, -np.inf)),
+            q.among(taught),
             {TYPICALITY: -contents.scan_strangeness[q.scans]},
         )
         for kind, q in questions.items()

@@ -126,21 +126,19 @@ def remove(
 ) -> int:
     """Take cases out; the arguments are those of :meth:`cbir.Index.remove`."""
     with index.writing("remove"):
-        contents = index.catalog.contents()
         wanted = {case_ids} if isinstance(case_ids, str) else set(case_ids)
         # a removal that was killed is gone on with, whatever is asked now
         begun = index.begun_removing()
-        unknown = ", ".join(sorted(wanted - set(contents.case_ids) - begun))
+        unknown = ", ".join(sorted(wanted - index.catalog.cases_among(wanted) - begun))
         if unknown:
             raise QueryError(unknown, "the index has no such case", "see `cbir info --cases`")
         for name in [patients] if isinstance(patients, str) else patients:
-            ids = {name, index.patient(name)}
-            found = {c for c, p in zip(contents.case_ids, contents.patient_ids, strict=True) if p in ids}
+            found = index.catalog.cases_of_patients({name, index.patient(name)})
             if not found and not begun:
                 raise QueryError(name, "the index has no such patient", "see `cbir info --cases`")
             wanted |= found
         with index.removing(wanted | begun) as cases:
-            removed = len(begun - set(contents.case_ids)) + index.catalog.remove_cases(cases)
+            removed = len(begun - index.catalog.cases_among(begun)) + index.catalog.remove_cases(cases)
             if reference_cases:
                 removed += reference.leave(index)
             index.file_vectors()

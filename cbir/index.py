@@ -27,6 +27,7 @@ from indexer.stores import LOCAL
 from retrieval import images, learning, search
 from retrieval.answer import Answer
 from retrieval.calibration import Calibration, due
+from retrieval.census import Census
 from retrieval.crossmatch import CrossMatch, IndexEvaluation
 from retrieval.evidence import RANKING
 from retrieval.explain import Explanation
@@ -70,6 +71,7 @@ class Index:
         self._encoder = encoder
         self._recall = recall
         self._state: State | None = None
+        self._census: Census | None = None
         self._lock = Lock()
         if not lazy:
             self.refresh()
@@ -80,7 +82,10 @@ class Index:
         learnt = Calibration.read(self.case_index.folder)
         stale = learnt.stale(self.case_index, self.ranking) if learnt else None
         learnt = None if stale else learnt
-        self._state = State(snapshot, self.ranking, self.case_index.policy, learnt, stale).at(self._recall)
+        policy = self.case_index.policy
+        state = State(snapshot, self.ranking, policy, learnt, stale, self._census)
+        self._census = state.census
+        self._state = state.at(self._recall)
 
     def close(self) -> None:
         """Release the files."""
@@ -135,7 +140,7 @@ class Index:
         ----------
         question : Question or path
             A path is a file or folder that cbir reads: one patient's scan, or several of its sequences.
-        k, where, region, region_slice, mask, exclude_patient, all_cases, visit, recall
+        k, where, region, region_slice, mask, exclude_patient, all_cases, visit, recall, by
             As in :class:`~retrieval.question.Question`, and in its place where one is given, too.
 
         Returns
@@ -244,13 +249,15 @@ class Index:
         """
         name = str(self.case_index.folder) if name is None else name
         why = self.explain(answer)
-        write_report(answer, Path(path), load=load or self.scans, index=name, explain=why)
+        load, beside = load or self.scans, self.state.beside
+        write_report(answer, Path(path), load=load, index=name, explain=why, beside=beside)
 
     def page(
         self, answer: Answer, *, name: str = "", load: Callable[[str], Sequence[Scan]] | None = None
     ) -> str:
         """The HTML that :meth:`report` writes."""
-        return report_page(answer, load=load or self.scans, index=name, explain=self.explain(answer))
+        why, beside = self.explain(answer), self.state.beside
+        return report_page(answer, load=load or self.scans, index=name, explain=why, beside=beside)
 
     # ---- filling -------------------------------------------------------------------------------
 

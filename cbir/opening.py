@@ -116,7 +116,6 @@ def reference_index(encoder: Encoder | None = None) -> Index:
     EncoderError
         If the encoder that made them is not installed.
     """
-    cases = reference.opened()
-    encoder = encoder or cases.load_encoder()
-    reference.require(encoder)
-    return Index(cases, encoder)
+    if encoder is not None:
+        reference.require(encoder)
+    return Index(reference.opened(), encoder)

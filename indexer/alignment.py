@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from indexer import registration
 from indexer.errors import ReadError
-from indexer.preprocess import background_of
+from indexer.preprocess import background_of, window_of
 from indexer.scan import Scan
 
 nib: Any = nibabel  # only partly typed
@@ -234,6 +234,7 @@ def resampled(scan: Scan, grid: Scan) -> Scan:
         affine=grid.affine,
         spacing=(float(sizes[0]), float(sizes[1]), float(sizes[2])),
         region=region,
+        window=window_of(scan),
     )
 
 

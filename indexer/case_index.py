@@ -136,7 +136,7 @@ class CaseIndex:
                     raise CaseIndexError(
                         folder, "is not empty and holds no index", "name a new folder with --index"
                     )
-                inspect(folder)
+                inspect(folder, writing=True)
                 undo.callback(clear, folder, held)
                 lay_down(folder, encoder)
                 manifest = Manifest(
@@ -250,15 +250,24 @@ class CaseIndex:
         DiskFullError
             If there is no room in it.
         """
-        inspect(self.folder)
+        inspect(self.folder, writing=True)
         with needing_room(self.folder), locked(self.folder), signed(self.folder, command):
             # another writer may have come and gone since the index was opened
             self.manifest = Manifest.load(self.folder / MANIFEST)
             self.store.reach()  # before any work is done
-            for leftover in leftovers(self.folder):
-                leftover.unlink(missing_ok=True)
+            self._tidy()
             self._complete()
             yield
+
+    def _tidy(self) -> None:
+        """Take away what a writer left that was ended: what it was writing, and what it had replaced."""
+        held = self.manifest.vectors
+        if held is not None:
+            self.store.keep(held)
+        kept = held.partition if held else None
+        for path in (*leftovers(self.folder), *self.folder.glob("partition-*.npz")):
+            if path.name != kept:
+                path.unlink(missing_ok=True)
 
     def _complete(self) -> None:
         """Take down the checksums that an earlier version did not."""
@@ -315,6 +324,10 @@ class CaseIndex:
         weights = self.folder / WEIGHTS
         return load_encoder(str(weights) if weights.exists() else self.manifest.encoder)
 
+    def preprocessing(self, encoder: Encoder) -> Preprocessing:
+        """How scans are prepared for the index: for the encoder, with planes as far apart as here."""
+        return Preprocessing.of(encoder).as_in(self.manifest.preprocessing)
+
     def require(self, encoder: Encoder) -> None:
         """Refuse an encoder whose vectors cannot be compared with those in the index.
 
@@ -322,7 +335,7 @@ class CaseIndex:
         ------
         EncoderError
         """
-        held, new = self.manifest, Preprocessing.of(encoder).version
+        held, new = self.manifest, self.preprocessing(encoder).version
         if (held.encoder, held.encoder_version) != (encoder.name, encoder.version):
             raise EncoderError(
                 self.folder,
@@ -389,11 +402,8 @@ class CaseIndex:
         filed = replace(filed, partition=file, partition_sha256=checksum, fitted_on=fitted_on)
         self.manifest = replace(self.manifest, vectors=filed)
         self.manifest.save(self.folder / MANIFEST)
-        self.store.keep(filed)
         _log.info("%d vectors filed, %s", count, "by a partition" if partition else "to be compared exactly")
-        for path in self.folder.glob("partition-*.npz"):
-            if path.name != file:
-                path.unlink()
+        self._tidy()
 
     def _save_partition(self, partition: Partition, revision: int) -> tuple[str, str]:
         """Write it beside others, which may still be read; the file's name and checksum."""

@@ -123,21 +123,20 @@ class Cluster:
         processors = max(1, int(ray.cluster_resources().get("CPU", 1)))
         self.ahead, self.groups = 2 * processors, processors
         self._address = address
-        self._preprocessing = Preprocessing.of(encoder)
         self._encoder = [ray.put(encoder)]  # in a list, it is not fetched anew for every task
         task = ray.remote(num_cpus=1, max_retries=RETRIES)
         self._read, self._embed = task(_read).options(num_returns=2), task(_embed)
 
-    def read(self, source: Source) -> Future[Read]:
+    def read(self, source: Source, preprocessing: Preprocessing) -> Future[Read]:
         """See :meth:`indexer.ingest.Workers.read`."""
-        told, images = self._read.remote(source, self._preprocessing, self._preprocessing.version)
+        told, images = self._read.remote(source, preprocessing, preprocessing.version)
         return _then(told.future(), lambda scans: Read(scans, images), self._explained(source))
 
     def embed(self, picks: Sequence[Pick]) -> Future[Embedding]:
         """See :meth:`indexer.ingest.Workers.embed`."""
-        held = list({id(images): images for images, _, _ in picks}.values())
+        held = list({id(images): images for images, *_ in picks}.values())
         place = {id(images): i for i, images in enumerate(held)}
-        where = [(place[id(images)], scan, view) for images, scan, view in picks]
+        where = [(place[id(images)], *rest) for images, *rest in picks]
         return _then(
             self._embed.remote(self._encoder, where, *held).future(), lambda found: found, self._explained()
         )
@@ -178,7 +177,7 @@ def _read(source: Source, preprocessing: Preprocessing, version: str) -> tuple[A
     return found.scans, found.images
 
 
-def _embed(encoder: list[Any], where: Sequence[tuple[int, int, int]], *held: Any) -> Embedding:
+def _embed(encoder: list[Any], where: Sequence[tuple[Any, ...]], *held: Any) -> Embedding:
     prepare()
     (ref,) = encoder
     if ref.hex() not in _encoders:
@@ -186,7 +185,7 @@ def _embed(encoder: list[Any], where: Sequence[tuple[int, int, int]], *held: Any
 
         _encoders.clear()
         _encoders[ref.hex()] = ray.get(ref)
-    return embed(_encoders[ref.hex()], [(held[i], scan, view) for i, scan, view in where])
+    return embed(_encoders[ref.hex()], [(held[i], *rest) for i, *rest in where])
 
 
 def _then(future: Any, made: Any, explained: Any) -> Future[Any]:

@@ -21,6 +21,7 @@ from scipy.spatial.transform import Rotation
 from scipy.special import expit
 
 from indexer.errors import CbirError
+from indexer.files import ASIDE, written_whole
 
 Field = NDArray[Any]
 
@@ -114,7 +115,8 @@ def write_cohort(folder: Path, patients: int = 24, seed: int = 0) -> Cohort:
 def _claim(folder: Path) -> None:
     """Make `folder` a demo folder, or refuse one that holds something else."""
     readme = folder / "README.txt"
-    if folder.is_dir() and any(folder.iterdir()):
+    begun = {f"{readme.name}.0{ASIDE}"}  # one that was ended at once
+    if folder.is_dir() and {path.name for path in folder.iterdir()} - begun:
         # the readme is written first, so that an interrupted demo is still known as one
         if not readme.is_file() or not readme.read_bytes().startswith(MARK.encode()):
             raise CbirError(folder, "not empty and not a demo of cbir", "name a new folder")
@@ -126,7 +128,8 @@ def _claim(folder: Path) -> None:
 def _write(path: Path, data: bytes) -> Path:
     if not path.is_file() or path.read_bytes() != data:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        with written_whole(path) as aside:
+            aside.write_bytes(data)
     return path
 
 

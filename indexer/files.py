@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from indexer.errors import DiskFullError
@@ -49,7 +50,8 @@ def needing_room(path: Path) -> Iterator[None]:
 def written_whole(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Give a path to write to; on success it replaces `path` in one step, else it vanishes.
 
-    The data are on the disk before the name is (write aside, fsync, rename, fsync the folder).
+    The data are on the disk before the name is (write aside, fsync, rename, fsync the folder). What a writer
+    left that was killed is written over by the next one.
 
     Parameters
     ----------
@@ -63,18 +65,49 @@ def written_whole(path: Path, *, private: bool = False) -> Iterator[Path]:
     DiskFullError
         If there is no room for it; `path` is what it was before.
     """
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(6)}{ASIDE}")
+    with needing_room(path):
+        aside, lock = _aside(path)
     try:
         with needing_room(path):
             if private:
-                _made(aside, mode(path))
+                os.fchmod(lock, mode(path))  # the umask has no say
             yield aside
             _sync(aside)
             aside.replace(path)
+            aside = path
             _sync(path.parent)
     finally:
         with suppress(OSError):  # what went wrong first is what is told
-            aside.unlink(missing_ok=True)
+            if aside != path:
+                aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            os.close(lock)
+
+
+def _aside(path: Path) -> tuple[Path, int]:
+    """A file of our own beside another, and what it is locked by: empty, and nobody else's to write."""
+    name = f"{path.name}.0{ASIDE}"
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    for rest in (0, os.O_EXCL, os.O_EXCL, os.O_EXCL):
+        aside = path.with_name(name)
+        name = f"{path.name}.{secrets.token_hex(6)}{ASIDE}"
+        with ExitStack() as undo:
+            try:
+                lock = os.open(aside, flags | rest, 0o666)
+                undo.callback(os.close, lock)
+                if not rest:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held, there = os.fstat(lock), aside.lstat()
+            except OSError:
+                if rest:
+                    raise
+                continue  # somebody else writes the same file, or has put something in our way
+            own = held.st_uid == os.geteuid() and held.st_nlink == 1 and stat.S_ISREG(held.st_mode)
+            if own and (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino):
+                os.ftruncate(lock, 0)
+                undo.pop_all()
+                return aside, lock
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(path))
 
 
 def opened(path: Path, flags: int = os.O_RDONLY) -> int:

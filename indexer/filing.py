@@ -29,7 +29,7 @@ def fitted(catalog: Catalog) -> Partition | None:
     contents, rng = catalog.contents(), np.random.default_rng(0)
     names, patient_of_case = np.unique(contents.patient_ids, return_inverse=True)
     asking = rng.permutation(len(names))[: math.ceil(len(names) / 10)]
-    patient = patient_of_case[contents.slice_case]
+    patient = patient_of_case[contents.scan_case][contents.slice_scan]
     held_out = np.isin(patient, asking) if len(names) > 1 else rng.random(len(patient)) < 0.1
 
     def sample(ids: NDArray[np.int64], most: int) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from indexer.encoder.protocols import Encoder, Segmenter
 from indexer.preprocess import Prepared
-from indexer.sequences import CHANNELS
+from indexer.sequences import CHANNELS, STANDARD
 
 VERSION = 1
 """Counts the changes of what :meth:`Measures.as_vector` holds."""
@@ -30,8 +30,11 @@ SWOLLEN, ENHANCED, DARK = 1.0, 1.0, -0.5
 """By the rules: FLAIR (else T2) above the first is lesion; T1 after contrast agent above the second
 enhances, and below the third is necrotic. In standard deviations of the brain."""
 
+PLANES = 3.0
+"""Millimetres between the planes that are measured, at least: those between say the same."""
+
 SIDE = 80
-"""Cells along each side in which the rules look."""
+"""Cells along each side in which the rules look, at most."""
 
 Floats = NDArray[np.float32]
 
@@ -114,8 +117,8 @@ def measure(
         All NaN where no channel is of a known sequence.
     """
     found = [(CHANNELS.index(s), i) for i, s in enumerate(sequences) if s in CHANNELS]
-    whole = np.flatnonzero(ready.views == 0)
-    images = ready.pixels[whole] if ready.pixels.ndim == 4 else ready.pixels[whole][:, None]
+    boxes, rows = _boxes(ready)
+    images = ready.pixels[rows] if ready.pixels.ndim == 4 else ready.pixels[rows][:, None]
     found = [(channel, i) for channel, i in found if images[:, i].any()]
     if not found:
         return Measures()
@@ -123,29 +126,34 @@ def measure(
     laid = np.zeros((len(images), len(CHANNELS), *images.shape[2:]), np.uint8)
     for channel, i in found:
         laid[:, channel], levels[channel] = images[:, i], ready.frame.levels[i]
-    boxes = _boxes(ready, whole)
-    if isinstance(encoder, Segmenter) and encoder.composite_size:
-        tissues = encoder.segment(_reduced(laid, encoder.composite_size), boxes)
+    if isinstance(encoder, Segmenter) and encoder.segments:
+        greys = _standardised(laid, levels) if encoder.standardised else laid
+        tissues = encoder.segment(_reduced(greys, encoder.composite_size), boxes)
         values = _values(laid, levels, tissues.shape[-1])
     else:
-        values = _values(laid, levels, min(SIDE, laid.shape[-1]))
+        values = _values(laid, levels, _side(laid.shape[-1]))
         tissues = _by_rule(values)
     if boxes is not None:
         tissues = tissues * _inside(boxes, tissues.shape[-1])[:, None]
-    return _measured(tissues, values, ready, whole, images.shape[-1] / tissues.shape[-1])
+    return _measured(tissues, values, ready, rows, images.shape[-1] / tissues.shape[-1])
 
 
-def _boxes(ready: Prepared, whole: NDArray[np.intp]) -> Floats | None:
-    """The region of each whole slice: NaN where it has none; None where none has."""
-    marked = np.flatnonzero(ready.views == 1)
-    if not len(marked):
-        return None
-    boxes = np.full((len(whole), 4), np.nan, np.float32)
-    row = {int(position): i for i, position in enumerate(ready.positions[whole])}
-    for i in marked:
-        if (at := row.get(int(ready.positions[i]))) is not None:
-            boxes[at] = ready.boxes[i]
-    return boxes
+def _side(pixels: int) -> int:
+    """Cells of a whole number of pixels along the side of an image: the most up to :data:`SIDE`."""
+    return next(side for side in range(min(SIDE, pixels), 0, -1) if pixels % side == 0)
+
+
+def _boxes(ready: Prepared) -> tuple[Floats | None, NDArray[np.intp]]:
+    """Regions, None where there is none, and the whole slices to look at: those with regions, spaced."""
+    whole, marked = np.flatnonzero(ready.views == 0), np.flatnonzero(ready.views == 1)
+    if len(marked):
+        seen = np.isin(ready.positions[marked], ready.positions[whole])
+        marked = marked[seen]
+        whole = whole[np.isin(ready.positions[whole], ready.positions[marked])]
+    every = max(1, int(PLANES / ready.frame.thickness)) if ready.frame.thickness > 0 else 1
+    if every < len(whole):
+        whole, marked = whole[::every], marked[::every]
+    return (ready.boxes[marked] if len(marked) else None), whole
 
 
 def _inside(boxes: Floats, side: int) -> NDArray[np.bool_]:
@@ -167,13 +175,25 @@ def _reduced(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return np.asarray(cells.mean((3, 5)), np.uint8)
 
 
+def _standardised(images: NDArray[np.uint8], levels: Floats) -> NDArray[np.uint8]:
+    """Images whose greys are standard deviations, as :data:`indexer.sequences.STANDARD` says."""
+    low, high = STANDARD
+    found = np.zeros_like(images)
+    for channel in np.flatnonzero(np.isfinite(levels[:, 0])):
+        deviations = np.arange(256) * levels[channel, 0] + levels[channel, 1]
+        table = ((deviations - low) / (high - low) * 254 + 1).clip(1, 255).astype(np.uint8)
+        table[0] = 0
+        found[:, channel] = table[images[:, channel]]
+    return found
+
+
 def _values(images: NDArray[np.uint8], levels: Floats, side: int) -> Floats:
     """Mean in each cell in standard deviations of the brain, (n, channels, side, side); NaN outside it."""
     factor = images.shape[-1] // side
     n, channels = images.shape[:2]
-    cells = images.reshape(n, channels, side, factor, side, factor).astype(np.float32)
-    shown = (cells > 0).sum((3, 5))
-    mean = cells.sum((3, 5)) / np.maximum(shown, 1)
+    cells = images.reshape(n, channels, side, factor, side, factor)
+    shown = np.count_nonzero(cells, (3, 5))
+    mean = cells.sum((3, 5), dtype=np.uint32) / np.maximum(shown, 1)
     values = mean * levels[:, 0, None, None] + levels[:, 1, None, None]
     return np.where(2 * shown >= factor**2, values, np.nan).astype(np.float32)
 
@@ -191,16 +211,17 @@ def _by_rule(values: Floats) -> Floats:
 
 
 def _measured(
-    tissues: Floats, values: Floats, ready: Prepared, whole: NDArray[np.intp], pixels: float
+    tissues: Floats, values: Floats, ready: Prepared, rows: NDArray[np.intp], pixels: float
 ) -> Measures:
-    """Sums over the cells that are of a lesion; a cell is so many pixels wide."""
+    """Sums over the cells that are of a lesion, in some of the slices; a cell is so many pixels wide."""
     frame = ready.frame
     lesion = tissues.sum(1) > SURE
     areas = lesion.sum((1, 2))
     if not areas.any():
         return Measures(size=0.0)
-    cell, steps = pixels * frame.spacing, np.diff(ready.positions[whole])
-    if len(whole) > 1 and np.isfinite(frame.thickness):
+    cell = pixels * frame.spacing
+    if len(rows) > 1 and np.isfinite(frame.thickness):
+        steps = np.diff(ready.positions[rows])
         volume = areas.sum() * cell**2 * frame.thickness * float(np.median(steps))
         size = (6 * volume / np.pi) ** (1 / 3)
     else:
@@ -212,27 +233,30 @@ def _measured(
         shown = of_channel[lesion]
         shown = shown[np.isfinite(shown)]
         brightness.append(float(shown.mean()) if shown.size else np.nan)
-    if not np.isfinite(values[:, CHANNELS.index("t1ce")]).any():  # enhancement is seen there alone
+    t1ce, *swelling = (np.isfinite(values[:, CHANNELS.index(name)]).any() for name in ("t1ce", "t2", "flair"))
+    if not (t1ce and any(swelling)):  # the others show what does not enhance
         enhancing = necrotic = oedema = np.nan
-    place = _place(lesion, values, ready, whole, pixels)
+    place = _place(lesion, values, ready, rows, pixels)
     return Measures(*map(float, (size, enhancing, necrotic, oedema, *brightness, *place)))
 
 
 def _place(
-    lesion: NDArray[np.bool_], values: Floats, ready: Prepared, whole: NDArray[np.intp], pixels: float
+    lesion: NDArray[np.bool_], values: Floats, ready: Prepared, rows: NDArray[np.intp], pixels: float
 ) -> tuple[float, float, float]:
     """The middle of the lesion in the box of the head, -1 to 1 along each of the patient's axes."""
     frame = ready.frame
     head = np.logical_or.reduce(np.isfinite(values), 1)
-    spans = [(int(at.min()), int(at.max())) for at in np.nonzero(head)]
+    _, down, across = np.nonzero(head)
+    spans = [(int(at.min()), int(at.max())) for at in (ready.positions[ready.views == 0], down, across)]
     extent = [(high - low + 1) * pixels * frame.spacing for low, high in spans[1:]]
     if frame.axis is None or not min(extent) >= HEAD:
         return np.nan, np.nan, np.nan
+    planes, down, across = np.nonzero(lesion)
     plane, row, column = (
         2 * float(at.mean() - low) / max(float(high - low), 1.0) - 1
-        for at, (low, high) in zip(np.nonzero(lesion), spans, strict=True)
+        for at, (low, high) in zip((ready.positions[rows][planes], down, across), spans, strict=True)
     )
-    if len(whole) == 1:
+    if spans[0][0] == spans[0][1]:
         plane = np.nan
     # planes are displayed with the patient's right, or front, at the left, and front or head at the top
     return ((-plane, -column, -row), (column, plane, -row), (column, -row, plane))[frame.axis]

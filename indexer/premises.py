@@ -30,10 +30,12 @@ REMOVING = "removing.json"
 _BEING_WRITTEN = re.compile(rf".+\.[0-9a-f]+{re.escape(ASIDE)}")
 
 
-def inspect(folder: Path) -> None:
-    """Refuse a folder in which a link, or whatever else is no plain file, has the name of a file of ours.
+def inspect(folder: Path, *, writing: bool = False) -> None:
+    """Refuse a folder in which what has the name of a file of ours cannot be one.
 
-    What has another name is let be, and not looked at: the service looks itself at its own.
+    It is a link or no plain file, or belongs to somebody else than the folder. Who writes refuses also what
+    has another name elsewhere: a backup may share its files so, and they would change there, too. What has
+    another name is let be, and not looked at: the service looks itself at its own.
 
     Raises
     ------
@@ -41,12 +43,22 @@ def inspect(folder: Path) -> None:
         Naming what lies there; or if the folder cannot be looked into.
     """
     try:
+        known = {folder.stat().st_uid, os.geteuid(), 0}
         with os.scandir(folder) as entries:
             for entry in entries:
-                kind = entry.stat(follow_symlinks=False).st_mode
-                if not stat.S_ISREG(kind) and _a_file(entry.name):
-                    what = "a link" if stat.S_ISLNK(kind) else "no plain file"
+                if not _a_file(entry.name):
+                    continue
+                held = entry.stat(follow_symlinks=False)
+                if not stat.S_ISREG(held.st_mode):
+                    what = "a link" if stat.S_ISLNK(held.st_mode) else "no plain file"
                     raise CaseIndexError(entry.path, f"is {what}, and no file of an index is", "move it away")
+                if held.st_uid not in known:
+                    what = "belongs to another user than the folder"
+                    raise CaseIndexError(entry.path, what, "copy the index, if it is right")
+                beside = entry.name.startswith(f"{CATALOG}-")  # who only reads writes these, too
+                if held.st_nlink > 1 and (writing or beside):
+                    what = "has another name elsewhere, and would change there, too"
+                    raise CaseIndexError(entry.path, what, "use a copy of the folder (cp -r)")
     except FileNotFoundError:
         return  # whoever opens it says what is missing
     except NotADirectoryError:

@@ -6,9 +6,10 @@
    Otherwise, patches of the edges' commonest value are background, if many of the edges have it (a
    z-scored image padded with zeros). Otherwise there is none (a photo, a crop out of tissue).
 2. *Crop.* All slices are cut to the scan's one foreground box, so that their sizes stay comparable.
-   Slices that are empty beside the fullest one are skipped.
+   Slices that are empty beside the fullest one are skipped, and so are those between which others lie
+   near enough, if the encoder says how near that is.
 3. *Scale.* The scan's darkest and brightest foreground (percentiles) become 1 and 255; background
-   becomes 0.
+   becomes 0. Of a scan that was resampled they are those that it had before.
 4. *Size.* Pixels are made square in millimetres; the longer side of the box fills the image, and the
    shorter one is centred on background.
 """
@@ -16,6 +17,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,9 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from indexer.encoder import Analyser, Composer, Encoder
+from indexer.encoder import Analyser, Composer, Encoder, Segmenter, Sparse
 from indexer.errors import QueryError, ReadError
 from indexer.scan import Scan, displayed
+from indexer.sequences import STANDARD
 
 SCHEME = 1
 """Counts the changes of the method that the settings below do not show."""
@@ -81,17 +84,31 @@ class Preprocessing:
         region takes the whole slice instead, and the region's box.
     composite_size : int
         Side of composites (:mod:`indexer.composite`), in pixels; 0 where there are to be none.
+    apart : float
+        Distance in mm that slices may have of each other: those between are skipped. 0 to take all.
+    standardised : bool
+        Whether the greys of composites are standard deviations of the brain, as `STANDARD` says, and not
+        from the darkest to the brightest of each scan.
     """
 
     size: int
     crops: bool = True
     composite_size: int = 0
+    apart: float = 0.0
+    standardised: bool = False
 
     @classmethod
     def of(cls, encoder: Encoder) -> Preprocessing:
         """As an encoder takes it."""
         composite_size = encoder.composite_size if isinstance(encoder, Composer) else 0
-        return cls(encoder.size, crops=not isinstance(encoder, Analyser), composite_size=composite_size)
+        apart = encoder.apart if isinstance(encoder, Sparse) else 0.0
+        standardised = isinstance(encoder, Segmenter) and encoder.standardised
+        return cls(encoder.size, not isinstance(encoder, Analyser), composite_size, apart, standardised)
+
+    def as_in(self, version: str) -> Preprocessing:
+        """The same with slices as far apart as another `version` has them: both can be compared."""
+        found = _APART.search(version)
+        return replace(self, apart=float(found[1]) if found else 0.0)
 
     @property
     def version(self) -> str:
@@ -99,7 +116,12 @@ class Preprocessing:
         method = (SCHEME, NEAR, COMMON, PATCH, SPECK, EMPTY, *WINDOW, CONTEXT, LEAST, SAMPLE, AIR)
         whole = () if self.crops else ("whole",)
         composites = (f"together {self.composite_size}",) if self.composite_size else ()
-        return "-".join(map(str, (self.size, *method, *whole, *composites)))
+        standard = ("to".join(map(str, STANDARD)),) if self.standardised else ()
+        apart = (f"every {self.apart:g} mm",) if self.apart else ()
+        return "-".join(map(str, (self.size, *method, *whole, *composites, *standard, *apart)))
+
+
+_APART = re.compile(r"-every (\d+(?:\.\d+)?) mm$")
 
 
 @dataclass(frozen=True)
@@ -203,17 +225,15 @@ def prepared(scan: Scan, preprocessing: Preprocessing) -> Prepared:
     box, shares = extent(planes.masks)
     planes.scale(box)
     size, spacing = preprocessing.size, pixel_spacing(scan)
-    whole = np.flatnonzero(shares >= EMPTY)
-    areas = np.zeros(len(planes.masks), np.int64)
+    whole, marked, areas = _taken(scan, shares, planes.regions, preprocessing.apart)
     pixels = [planes.image(i, box, spacing, size) for i in whole]
     boxes = [np.full(4, np.nan)] * len(whole)
-    for i, region in enumerate(planes.regions):
-        if region is not None and region.any():
-            areas[i] = np.count_nonzero(region)
-            part = crop_box(region, spacing) if preprocessing.crops else box
-            pixels.append(planes.image(i, part, spacing, size))
-            boxes.append(_shares(region, box, spacing))
-    marked = np.flatnonzero(areas)
+    for i in marked:
+        region = planes.regions[i]
+        assert region is not None
+        part = crop_box(region, spacing) if preprocessing.crops else box
+        pixels.append(planes.image(i, part, spacing, size))
+        boxes.append(_shares(region, box, spacing))
     return Prepared(
         np.stack(pixels),
         np.concatenate([whole, marked]),
@@ -224,7 +244,23 @@ def prepared(scan: Scan, preprocessing: Preprocessing) -> Prepared:
     )
 
 
-def prepared_composite(scans: Sequence[Scan | None], size: int) -> Prepared:
+def _taken(
+    scan: Scan,
+    shares: NDArray[np.float64],
+    regions: Sequence[NDArray[np.bool_] | None],
+    apart: float,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Whole slices and outlined slices that are taken, and the area of each slice's outline."""
+    areas = np.array([0 if region is None else np.count_nonzero(region) for region in regions], np.int64)
+    shown, outlined = np.flatnonzero(shares >= EMPTY), np.flatnonzero(areas)
+    step = 1 if scan.spacing is None else max(1, math.floor(apart / scan.spacing[scan.axis] + 1e-3))
+    whole = shown[(shown - shown[len(shown) // 2]) % step == 0]
+    return whole, outlined[(outlined - areas.argmax()) % step == 0], areas
+
+
+def prepared_composite(
+    scans: Sequence[Scan | None], size: int, apart: float = 0.0, standardised: bool = False
+) -> Prepared:
     """Scans on one grid, laid over each other.
 
     Parameters
@@ -233,6 +269,8 @@ def prepared_composite(scans: Sequence[Scan | None], size: int) -> Prepared:
         One a channel, at least one of them there; a channel that is None stays black.
     size : int
         Side of the images, in pixels.
+    apart, standardised
+        See :class:`Preprocessing`.
 
     Returns
     -------
@@ -248,23 +286,23 @@ def prepared_composite(scans: Sequence[Scan | None], size: int) -> Prepared:
     """
     channels = [None if scan is None else _Planes(scan) for scan in scans]
     there = [planes for planes in channels if planes is not None]
-    spacing = pixel_spacing(next(scan for scan in scans if scan is not None))
+    first = next(scan for scan in scans if scan is not None)
+    spacing = pixel_spacing(first)
     box, shares = extent(
         [np.logical_or.reduce(masks) for masks in zip(*(p.masks for p in there), strict=True)]
     )
     for planes in there:
-        planes.scale(box)
+        planes.scale(box, standardised)
 
     def image(i: np.integer[Any] | int) -> NDArray[np.uint8]:
         black = np.zeros((size, size), np.uint8)
         return np.stack([black if c is None else c.image(i, box, spacing, size) for c in channels])
 
-    outlined = next((p.regions for p in there if any(region is not None for region in p.regions)), [])
-    areas = np.zeros(len(shares), np.int64)
-    for i, region in enumerate(outlined):
-        areas[i] = 0 if region is None else np.count_nonzero(region)
-    whole, marked = np.flatnonzero(shares >= EMPTY), np.flatnonzero(areas)
-    places = [_shares(region, box, spacing) for region in outlined if region is not None and region.any()]
+    regions = next(
+        (p.regions for p in there if any(region is not None for region in p.regions)), there[0].regions
+    )
+    whole, marked, areas = _taken(first, shares, regions, apart)
+    places = [_shares(region, box, spacing) for i in marked if (region := regions[i]) is not None]
     return Prepared(
         np.stack([image(i) for i in (*whole, *marked)]),
         np.concatenate([whole, marked]),
@@ -302,31 +340,45 @@ class _Planes:
 
     def __init__(self, scan: Scan) -> None:
         slices = list(scan.slices())
-        self._source, self._dtype = scan.source, scan.voxels.dtype
+        self._source, self._dtype, self._window = scan.source, scan.voxels.dtype, scan.window
         self._planes = [s.pixels for s in slices]
         background = background_of(scan)
         self.masks = [background.foreground(plane) for plane in self._planes]
         self._padded = background.low == background.high or background.low > background.high
         self.regions = [s.region for s in slices]
 
-    def scale(self, box: Box) -> None:
-        """Let the darkest and the brightest foreground within a box become 1 and 255."""
+    def scale(self, box: Box, standardised: bool = False) -> None:
+        """Let the darkest and the brightest foreground in a box, or what `STANDARD` says, be 1 and 255."""
+        shown = self._shown(box)
+        darkest, self._brightest = np.array(self._window or np.percentile(shown, WINDOW), np.float32)
+        # one value alone is bright
+        self._darkest = min(darkest, np.nextafter(self._brightest, np.float32(-np.inf)))
+        already = self._padded and float(shown.min()) < 0
+        mean, deviation = (0.0, 1.0) if already else (float(shown.mean()), float(shown.std()) or 1.0)
+        if standardised:
+            self._darkest, self._brightest = (np.float32(mean + d * deviation) for d in STANDARD)
+        step_up = (float(self._brightest) - float(self._darkest)) / 254 / deviation
+        self.levels = (step_up, (float(self._darkest) - mean) / deviation - step_up)
+        # small integers are looked up, which is several times faster
+        small = self._dtype in (np.uint8, np.uint16)
+        self._table = self._grey(np.arange(np.iinfo(self._dtype).max + 1)) if small else None
+
+    def window(self) -> tuple[float, float]:
+        """The darkest and the brightest foreground."""
+        if self._window is not None:
+            return self._window
+        darkest, brightest = np.percentile(self._shown(extent(self.masks)[0]), WINDOW).tolist()
+        return darkest, brightest
+
+    def _shown(self, box: Box) -> NDArray[Any]:
+        """Intensities of the foreground within a box, of some voxels."""
         every, step = _grid([plane[box] for plane in self._planes])
         thinned = tuple(slice(span.start, span.stop, step) for span in box)
         pairs = zip(self._planes[::every], self.masks[::every], strict=True)
         shown = np.concatenate([plane[thinned][mask[thinned]] for plane, mask in pairs])
         if not shown.size:
             raise ReadError(self._source, "it shows almost nothing", "leave it out")
-        darkest, self._brightest = np.percentile(shown, WINDOW).astype(np.float32)
-        # one value alone is bright
-        self._darkest = min(darkest, np.nextafter(self._brightest, np.float32(-np.inf)))
-        standardised = self._padded and float(shown.min()) < 0
-        mean, deviation = (0.0, 1.0) if standardised else (float(shown.mean()), float(shown.std()) or 1.0)
-        step_up = (float(self._brightest) - float(self._darkest)) / 254 / deviation
-        self.levels = (step_up, (float(self._darkest) - mean) / deviation - step_up)
-        # small integers are looked up, which is several times faster
-        small = self._dtype in (np.uint8, np.uint16)
-        self._table = self._grey(np.arange(np.iinfo(self._dtype).max + 1)) if small else None
+        return shown
 
     def _grey(self, values: NDArray[Any]) -> NDArray[np.uint8]:
         clipped = np.clip(values.astype(np.float32), self._darkest, self._brightest)
@@ -341,6 +393,17 @@ class _Planes:
         plane = self._planes[i][part]
         shades = self._grey(plane) if self._table is None else np.take(self._table, plane)
         return squared(shades * self.masks[i][part], spacing, size)
+
+
+def window_of(scan: Scan) -> tuple[float, float]:
+    """The intensities of a scan that become the darkest and the brightest grey.
+
+    Raises
+    ------
+    ReadError
+        If it shows nothing, or has values that are not finite.
+    """
+    return _Planes(scan).window()
 
 
 def background_of(scan: Scan) -> Background:

@@ -82,7 +82,12 @@ def read(source: Source, preprocessing: Preprocessing) -> Read:
                 notes.clear()
             for group in groups(scans, preprocessing.composite_size) if preprocessing.composite_size else ():
                 with suppress(ReadError):  # what shows too little beside the others is filed without them
-                    ready = prepared_composite(group.scans, preprocessing.composite_size)
+                    ready = prepared_composite(
+                        group.scans,
+                        preprocessing.composite_size,
+                        preprocessing.apart,
+                        preprocessing.standardised,
+                    )
                     found.append((composite(group), ready))
                     notes += group.notes
         told = [

@@ -71,7 +71,8 @@ def require(encoder: Encoder) -> None:
     CaseIndexError
         If there are none.
     """
-    held, new = Manifest.load(FOLDER / "manifest.json"), Preprocessing.of(encoder).version
+    held = Manifest.load(FOLDER / "manifest.json")
+    new = Preprocessing.of(encoder).as_in(held.preprocessing).version
     if (held.encoder, held.encoder_version, held.preprocessing) != (encoder.name, encoder.version, new):
         raise EncoderError(
             "the reference cases",
@@ -143,6 +144,8 @@ def entry(path: str, encoder: Encoder, scans: list[EmbeddedScan], labels: Mappin
     for scan in scans:
         stated = (scan.sequence, scan.input_hash, scan.in_sample, scan.strangeness)
         digest.update(f"\0{stated}".encode())
+        if scan.measures is not None:
+            digest.update(scan.measures.tobytes())
         for part in (scan.positions, scan.views, scan.weights, scan.embeddings):
             digest.update(part.tobytes())
     return Entry(path=path, fingerprint=digest.hexdigest(), record={}, scans=scans)

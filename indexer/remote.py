@@ -120,14 +120,15 @@ class StandIns:
     """What stands for files in stores while they are discovered. A context manager."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="cbir-")
+        self._folder: tempfile.TemporaryDirectory[str] | None = None  # as a rule nothing is in a store
         self._homes: dict[Path, str] = {}
 
     def __enter__(self) -> StandIns:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def place(self, root: str) -> tuple[Path, Path, list[ReadError]]:
         """List an address.
@@ -153,6 +154,7 @@ class StandIns:
         fs, top = _opened(root)
         home = next((home for home, prefix in self._homes.items() if prefix == match[1]), None)
         if home is None:
+            self._folder = self._folder or tempfile.TemporaryDirectory(prefix="cbir-")
             home = Path(self._folder.name).resolve() / str(len(self._homes))
             self._homes[home] = match[1]
             _write(home / CONFIG, b"{}", 2, 0)  # what lies above on this machine says nothing of the store

@@ -103,6 +103,9 @@ class Scan:
         Frame of reference that the affine is in (DICOM FrameOfReferenceUID); empty where nothing says.
     region : ndarray of bool, shape (x, y, z), optional
         Outlined part, from a mask on the same grid.
+    window : (dark, bright), optional
+        Intensities that are as dark and as bright as anything that matters, where the voxels were made of
+        others: means of many are less bright than the brightest.
     """
 
     voxels: NDArray[Any]
@@ -116,6 +119,7 @@ class Scan:
     series_id: str = ""
     frame: str = ""
     region: NDArray[np.bool_] | None = field(default=None, repr=False)
+    window: tuple[float, float] | None = None
 
     @property
     def axis(self) -> int:

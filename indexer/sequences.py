@@ -10,6 +10,9 @@ LEADERS = ("flair", "t2", "t1ce", "t1")
 
 LEADING = tuple(CHANNELS.index(name) for name in LEADERS)
 
+STANDARD = (-2.5, 5.5)
+"""Standard deviations of the brain that become the darkest and the brightest grey of a composite."""
+
 COMPOSITE = "composite"
 """What a composite has for a sequence, and its source for a kind."""
 

@@ -55,10 +55,11 @@ def transfer(
     CaseIndexError
         If there is something at `folder`, a server does not answer, or the copy is not sound.
     """
-    if os.path.lexists(folder):
-        raise CaseIndexError(folder, "exists already", "name a new folder")
     with source.writing("copy"):
-        held = source.manifest
+        held, begun = source.manifest, source.folder / COPYING
+        _discard(begun, held)
+        if os.path.lexists(folder):
+            raise CaseIndexError(folder, "exists already", "name a new folder")
         mark = secrets.token_hex(8)  # nobody else knows it: what bears it is ours to take away
         aside = _aside(folder, mark)
         manifest = replace(
@@ -68,8 +69,6 @@ def transfer(
             name=f"cbir_{mark}",
             vectors=None if held.vectors is None else _partition_of(held.vectors),
         )
-        begun = source.folder / COPYING
-        _discard(begun, held)
         for address in (store, catalog):
             if address not in (None, *PLACELESS):
                 places.name(address)

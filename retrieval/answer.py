@@ -33,6 +33,8 @@ class Query:
     visit : str, optional
         Whose scans asked: as the files call it, or a pseudonym where the index keeps no ids; None where
         the files name none.
+    by : str, optional
+        What hits were to be ordered by; see :class:`retrieval.question.Question`.
     """
 
     source: str
@@ -43,6 +45,7 @@ class Query:
     mask: str | None = None
     scans: list[ScanRef] = field(default_factory=list)
     visit: str | None = None
+    by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,9 @@ class Hit:
     visit : str, optional
         The patient's visit that the case is: as the files call it, or a pseudonym where the index keeps
         no ids; None where the files name none.
+    likeness : list of str
+        How the case's lesion looks beside the query's: what agrees, then what differs, as far as both are
+        known.
     """
 
     rank: int
@@ -85,6 +91,7 @@ class Hit:
     query_scan: ScanRef
     query_sequence: str | None
     visit: str | None = None
+    likeness: list[str] = field(default_factory=list)
 
     @property
     def source(self) -> str:
@@ -124,6 +131,12 @@ class Evidence:
         where that could be.
     values : list of str
         All values that the index holds for the label: it cannot name another.
+    held : dict
+        Each of them to how many patients have it.
+    lacks : list of str
+        Values of the label's scale (:data:`retrieval.evidence.SCALES`) that the index has no case of.
+    others : str, optional
+        Whether a case of a kind that the index does not hold would be noticed.
     """
 
     probabilities: dict[str, float]
@@ -135,6 +148,22 @@ class Evidence:
     calibrated_on: int = 0
     reason: str | None = None
     values: list[str] = field(default_factory=list)
+    held: dict[str, int] = field(default_factory=dict)
+    lacks: list[str] = field(default_factory=list)
+    others: str | None = None
+
+    @property
+    def holdings(self) -> str:
+        """What the index holds of the label, in words.
+
+        Examples
+        --------
+        >>> e = Evidence({}, {}, [], True, 0, held={"2": 40, "3": 46}, lacks=["4"])
+        >>> e.holdings
+        'the index holds 2: 40, 3: 46; none of 4'
+        """
+        held = ", ".join(f"{value}: {n}" for value, n in self.held.items())
+        return f"the index holds {held}" + (f"; none of {', '.join(self.lacks)}" if self.lacks else "")
 
 
 @dataclass(frozen=True)

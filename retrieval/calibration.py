@@ -11,7 +11,9 @@ one. From these questions, whose answers are known, follow
   https://arxiv.org/abs/2107.07511), class by class, because sets that cover 90 % of all patients can
   leave out half of those with the rare value;
 - for each sequence the similarity that almost every known patient finds: below it **nothing similar
-  is here**, and the vote is not taken.
+  is here**, and the vote is not taken;
+- for each column how near to known cases a patient with one of its values is, and whether that tells a
+  patient of **another kind** (:mod:`retrieval.open_set`).
 
 A patient whom the encoder was trained on does not ask (its neighbours look better than a new patient's
 will), but answers. The patient is the unit: one that asks with several scans has one vote in all.
@@ -36,7 +38,8 @@ from indexer.policy import SearchPolicy
 from retrieval.answer import Evidence
 from retrieval.conformal import Floats, conformal_quantile, lowest_usual, shares, temperature, tempered
 from retrieval.evidence import RANKING, class_columns
-from retrieval.leave_one_out import LeaveOneOut, Votes, votes
+from retrieval.leave_one_out import LeaveOneOut, Votes, joined, votes
+from retrieval.open_set import OpenSet
 from retrieval.ranking import Ranking
 
 FILE = "calibration.json"
@@ -128,8 +131,10 @@ class Fit:
         first. Nobody would understand such a set: it gets the first value too, and covers no less.
         """
         values = list(evidence.probabilities)
-        if evidence.abstain or not self.quantiles.keys() >= set(values):
+        if evidence.abstain:
             return evidence
+        if unknown := sorted(set(values) - self.quantiles.keys()):
+            return replace(evidence, reason=f"not calibrated: learnt without {', '.join(unknown)}")
         p = tempered(np.array(list(evidence.probabilities.values())), self.temperature)
         held = self.sets(values, p)
         if held.any():
@@ -153,20 +158,31 @@ class Kind:
     usual : dict of str to dict of str to float
         For each signal (:data:`SIMILARITY`, …) and sequence the :func:`lowest_usual` value; ``""``
         stands for a scan whose sequence is unknown.
+    open_sets : dict of str to OpenSet, optional
+        By column; None if it was learnt before there were any.
     """
 
     columns: dict[str, Fit]
     usual: dict[str, dict[str, float]]
+    open_sets: dict[str, OpenSet] | None = None
 
     @classmethod
     def of(
         cls, questions: LeaveOneOut, columns: Iterable[str], signals: Mapping[str, NDArray[np.floating[Any]]]
     ) -> Kind:
         """Learn from questions whose answers are known; `signals` have one value a question."""
-        fits = {column: Fit.of(votes(questions, column)) for column in columns}
+        fits = {column: fit for column in columns if (fit := Fit.of(votes(questions, column)))}
         told = {SIMILARITY: questions.nearest, **signals}
         usual = {name: _usual(values, questions) for name, values in told.items()}
-        return cls({c: fit for c, fit in fits.items() if fit}, {s: u for s, u in usual.items() if u})
+        return cls(fits, {s: u for s, u in usual.items() if u})
+
+    def with_open_sets(self, questions: LeaveOneOut, *, joint: bool) -> Kind:
+        """Having learnt from questions of one scan each what is near, for each column with a fit."""
+        found = {
+            column: OpenSet.of(questions, column, sorted(fit.quantiles), joint=joint)
+            for column, fit in self.columns.items()
+        }
+        return replace(self, open_sets={column: one for column, one in found.items() if one})
 
     def strange(self, signal: str, values: Sequence[tuple[str | None, float]]) -> bool | None:
         """Whether scans are below what is usual, on average; None where that was not learnt.
@@ -224,7 +240,13 @@ class Calibration:
         try:
             data = UNSAID | sealed.read(folder / FILE)
             kinds = {
-                name: Kind({c: Fit(**fit) for c, fit in kind["columns"].items()}, kind["usual"])
+                name: Kind(
+                    {c: Fit(**fit) for c, fit in kind["columns"].items()},
+                    kind["usual"],
+                    {c: OpenSet.read(one) for c, one in opened.items()}
+                    if (opened := kind.get("open_sets")) is not None
+                    else None,
+                )
                 for name, kind in data.pop("kinds").items()
             }
             ranking, policy = Ranking(**data.pop("ranking")), SearchPolicy(**data.pop("policy"))
@@ -239,6 +261,7 @@ class Calibration:
         counts += [number for column in self.labels.values() for number in column.values()]
         fits = [fit for kind in self.kinds.values() for fit in kind.columns.values()]
         numbers = [number for fit in fits for number in (*fit.quantiles.values(), fit.temperature)]
+        opened = [one for kind in self.kinds.values() for one in (kind.open_sets or {}).values()]
         usual = [of for kind in self.kinds.values() for of in kind.usual.values()]
         numbers += [value for of in usual for value in of.values()]
         return (
@@ -247,6 +270,7 @@ class Calibration:
             and all(type(number) in (int, float) and not math.isnan(number) for number in numbers)
             and all(0 < fit.temperature < math.inf for fit in fits)
             and all("" in of for of in usual)
+            and all(one.plausible() for one in opened)
         )
 
     @classmethod
@@ -293,9 +317,14 @@ class Calibration:
         counts = patients_by_value(contents)
         kinds = {}
         for name, (of_kind, signals) in questions.items():
+            if name == "composite":  # which asks as part of a case only
+                continue
             kinds[name] = Kind.of(of_kind, counts, signals if name == "scan" else {})
             if name == "case":
-                kinds[name] = replace(kinds[name], usual={})
+                parts = [questions[single][0] for single in ("scan", "composite") if single in questions]
+                kinds[name] = replace(kinds[name], usual={}).with_open_sets(joined(parts), joint=True)
+            else:
+                kinds[name] = kinds[name].with_open_sets(of_kind, joint=False)
         return cls(
             kinds,
             encoder_version=case_index.manifest.encoder_version,
@@ -320,8 +349,16 @@ class Calibration:
 
     def fit(self, column: str, scans: int, *, region: bool = False) -> Fit | None:
         """How to read the vote on a column when so many scans ask; None where that is not known."""
-        kind = self.kinds.get("region" if region else "case" if scans > 1 else "scan")
+        kind = self._kind(scans, region)
         return kind.columns.get(column) if kind else None
+
+    def open_set(self, column: str, scans: int, *, region: bool = False) -> OpenSet | None:
+        """What tells whether so many scans are of a kind that is known; None where that was not learnt."""
+        kind = self._kind(scans, region)
+        return (kind.open_sets or {}).get(column) if kind else None
+
+    def _kind(self, scans: int, region: bool) -> Kind | None:
+        return self.kinds.get("region" if region else "case" if scans > 1 else "scan")
 
     def tells(self, signal: str) -> bool:
         """Whether a signal's usual values have been learnt."""
@@ -356,22 +393,20 @@ class Calibration:
 
 def due(
     case_index: CaseIndex,
-    contents: Contents | None = None,
     ranking: Ranking = RANKING,
 ) -> bool:
     """Whether an index should be calibrated: it never was for this way to answer, or a tenth has changed.
 
-    The vectors are not read. `contents`, where they are at hand, spare reading the catalog.
+    Scans are counted, and labels are looked at; vectors and slices are not read.
     """
-    held = Calibration.load(case_index, ranking)
-    contents = contents or case_index.catalog.contents()
-    if held is None:
-        return len(set(contents.patient_ids)) >= ENOUGH
-    kept = int(np.searchsorted(contents.scan_ids, held.last_scan, side="right"))  # ids only grow
-    changed = len(contents.scan_ids) - kept + held.scans - kept
+    held, catalog = Calibration.load(case_index, ranking), case_index.catalog
+    if held is None or any(kind.open_sets is None for kind in held.kinds.values()):
+        return int(catalog.count()["patients"]) >= ENOUGH
+    total, kept = catalog.scans_until(held.last_scan)  # ids only grow
+    changed = total - kept + held.scans - kept
     if changed > CHANGED * max(held.scans, 1):
         return True
-    now = patients_by_value(contents)
+    now = patients_by_value(catalog.people())
     return now.keys() != held.labels.keys() or any(
         sum(abs(now[c].get(v, 0) - then.get(v, 0)) for v in now[c].keys() | then.keys())
         > CHANGED * sum(then.values())

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 
@@ -52,6 +51,8 @@ def temperature(probabilities: Floats, truth: NDArray[np.int64], weights: Floats
         return float(-w @ np.log(np.maximum(tempered(probabilities, np.exp(log_t))[rows, truth], 1e-12)))
 
     low, high = np.log(TEMPERATURES)
+    from scipy.optimize import minimize_scalar  # a question needs none
+
     return float(np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded").x))
 
 
@@ -121,7 +122,7 @@ def lowest_usual(values: Floats, weights: Floats | None = None, strange: float =
         return lowest
     mean = w @ values / n
     spread = np.sqrt(w @ (values - mean) ** 2 / (n - 1))
-    return min(lowest, float(mean - student.ppf(1 - strange, n - 1) * spread * np.sqrt(1 + 1 / n)))
+    return min(lowest, float(mean - stdtrit(n - 1, 1 - strange) * spread * np.sqrt(1 + 1 / n)))
 
 
 def shares(patients: NDArray[Any]) -> Floats:

@@ -17,6 +17,7 @@ from retrieval.evaluation import evaluate
 from retrieval.evidence import RANKING
 from retrieval.figures import Evaluation
 from retrieval.items import Similarity
+from retrieval.likeness import Looks
 from retrieval.ranking import Ranking, Stacks, grouped
 
 SMALL = 5000
@@ -84,6 +85,8 @@ class CrossMatch:
     by : str
         What an item is: ``case`` or ``scan``.
     ranking : Ranking
+    looks : Looks, optional
+        Of the items' lesions; without them, or where nothing is known, order is by similarity alone.
     """
 
     names: list[str]
@@ -93,6 +96,7 @@ class CrossMatch:
     sequences: Sequence[_Sequence] = field(repr=False)
     by: str = "case"
     ranking: Ranking = RANKING
+    looks: Looks | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, snapshot: Snapshot, by: str = "case", ranking: Ranking = RANKING) -> CrossMatch:
@@ -116,6 +120,7 @@ class CrossMatch:
             sequences=sequences,
             by=by,
             ranking=ranking,
+            looks=Looks.of(contents) if by == "case" else Looks.of_scans(contents),
         )
 
     def column(self, name: str) -> list[str | None]:
@@ -220,7 +225,8 @@ class CrossMatch:
         Returns
         -------
         ndarray of float32, shape (len(rows), n)
-            Mean over shared sequences; −inf where none is shared.
+            Mean over shared sequences, less what likeness takes (:class:`retrieval.ranking.Ranking`); −inf
+            where none is shared.
         """
         table = np.full((len(self.sequences), len(rows), len(self.names)), np.nan, np.float32)
         for scores, sequence in zip(table, self.sequences, strict=True):
@@ -231,4 +237,8 @@ class CrossMatch:
             cells = np.ix_(np.flatnonzero(has), sequence.items)
             scores[cells] = self.ranking.scores(sequence.stacks.chosen(at[has]), sequence.stacks)
         found = self.ranking.fused(table, [sequence.name for sequence in self.sequences])
+        if self.looks is not None:
+            every = np.arange(len(self.names))
+            away = [self.looks.distance(self.looks.measures[row], every) for row in rows]
+            found = found - np.float32(self.ranking.likeness) * np.reshape(away, found.shape)
         return np.where(np.isnan(found), np.float32(-np.inf), found)

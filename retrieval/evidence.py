@@ -22,6 +22,8 @@ FEW = 12
 """A column with more distinct values is no class label."""
 PROTOCOL_COLUMNS = {"fold", "split", "collection"}
 """Columns that say how an evaluation is organised or where a case is from, and nothing of a patient."""
+SCALES = {"who_grade": ("2", "3", "4"), "grade_group": ("LGG", "HGG")}
+"""Values that labels of gliomas of adults may have (WHO 2021): what an index lacks of them is said."""
 RANKING = Ranking()
 
 
@@ -54,6 +56,20 @@ class Population:
                 self._counts.setdefault(name, Counter())[value] += 1
         self._totals = {name: counts.total() for name, counts in self._counts.items()}
 
+    def changed(self, rows: Mapping[Any, Mapping[str, str]]) -> Population:
+        """The same but for the labels of some patients, whom it may know or not."""
+        found = Population(rows)
+        found._rows = {**self._rows, **rows}
+        counts = {name: held.copy() for name, held in self._counts.items()}
+        for patient in rows:
+            for name, value in self._rows.get(patient, {}).items():
+                counts[name][value] -= 1
+        for name, held in found._counts.items():
+            counts.setdefault(name, Counter()).update(held)
+        found._counts = {name: held for name, held in ((n, +c) for n, c in counts.items()) if held}
+        found._totals = {name: held.total() for name, held in found._counts.items()}
+        return found
+
     def classes(self, silent: Collection[Any] = ()) -> dict[str, dict[str, int]]:
         """Columns with few distinct values, two at least, and how many patients have each of these.
 
@@ -76,9 +92,9 @@ class Population:
                 found[name] = {v: n - gone[v] for v, n in sorted(counts.items()) if n > gone[v]}
         return found
 
-    def values(self, name: str) -> list[str]:
-        """What there is of a label."""
-        return sorted(self._counts.get(name, ()))
+    def values(self, name: str) -> dict[str, int]:
+        """What there is of a label, and how many have it."""
+        return dict(sorted(self._counts.get(name, {}).items()))
 
 
 def vote(

@@ -50,7 +50,7 @@ class ExplainedScan:
 
     def __init__(self, encoder: Explainer, scan: Scan) -> None:
         self._encoder, self._scan = encoder, scan
-        self._preprocessing = Preprocessing.of(encoder)
+        self._preprocessing = replace(Preprocessing.of(encoder), apart=0.0)  # any plane may be asked for
         self._prepared = prepared(scan, self._preprocessing)
         background = background_of(scan)
         self._box, _ = extent([background.foreground(s.pixels) for s in scan.slices()])

@@ -21,7 +21,7 @@ from indexer.errors import WriterBusyError
 from indexer.sequences import is_composite
 from retrieval.calibration import ENOUGH, TYPICALITY, Calibration, patients_by_value
 from retrieval.leave_one_out import Gallery, LeaveOneOut
-from retrieval.ranking import Stacks, grouped
+from retrieval.ranking import Stacks, grouped, nearness
 from retrieval.state import REGION, WHOLE, QueryScan, State
 
 _log = logging.getLogger(__name__)
@@ -87,7 +87,8 @@ def calibrate(
 def leave_one_out(state: State, cases: Sequence[int], rng: np.random.Generator) -> dict[str, LeaveOneOut]:
     """What some cases ask: each by single scans (``scan``), as a whole (``case``), by outlines (``region``).
 
-    A ``case`` is of several scans, and a kind of question that nobody can ask is left out.
+    A ``case`` is of several scans, and a kind of question that nobody can ask is left out. Composites
+    ask alone, too (``composite``): as parts of a case.
     """
     patients = np.unique(np.array(state.contents.patient_ids), return_inverse=True)[1]
     gallery = Gallery(patients, state.contents.labels)
@@ -99,6 +100,7 @@ def leave_one_out(state: State, cases: Sequence[int], rng: np.random.Generator) 
         kinds = {single: [one for ask in asks for one in ask.single(rng)]}
         if joint:
             kinds[joint] = [ask for ask in asks if len(ask.scans) > 1]
+            kinds["composite"] = [one for ask in asks for one in ask.composites()]
         for name, questions in kinds.items():
             if questions:
                 who = np.array([ask.case for ask in questions])
@@ -110,6 +112,7 @@ def leave_one_out(state: State, cases: Sequence[int], rng: np.random.Generator) 
                     [ask.scans[0].sequence or "" for ask in questions],
                     np.array([ask.places[0] for ask in questions]),
                     state.ranking,
+                    similarities.nearness(questions) if name != joint else None,
                 )
     return found
 
@@ -129,7 +132,14 @@ class _CaseQuery:
             if not is_composite(self.scans[row].sequence):  # which is no scan of its own
                 by_sequence.setdefault(self.scans[row].sequence, []).append(row)
         turns = [r for turn in zip_longest(*by_sequence.values()) for r in turn if r is not None]
-        return [_CaseQuery(self.case, [self.places[r]], [self.scans[r]]) for r in turns[:SCANS]]
+        return [self._alone(r) for r in turns[:SCANS]]
+
+    def composites(self) -> list[_CaseQuery]:
+        """The composites, each alone."""
+        return [self._alone(r) for r, scan in enumerate(self.scans) if is_composite(scan.sequence)][:SCANS]
+
+    def _alone(self, row: int) -> _CaseQuery:
+        return _CaseQuery(self.case, [self.places[row]], [self.scans[row]])
 
 
 class _Similarities:
@@ -139,9 +149,10 @@ class _Similarities:
         self.state, self.view = state, view
         scans = {id(scan): scan for ask in asks for scan in ask.scans}
         pools = {
-            s: np.flatnonzero(state.pool(s, view, np.ones(len(state.slice_case), bool), []))
+            s: state.pool(s, view, np.ones(len(state.contents.case_ids), bool), []).rows
             for s in {q.sequence for q in scans.values()}
         }
+        self.near: dict[int, NDArray[np.float32]] = {}
         self.rows: dict[int, NDArray[np.float32]] | None = {}
         if max((len(pool) for pool in pools.values()), default=0) > state.policy.exact_below:
             self.rows = None
@@ -153,16 +164,18 @@ class _Similarities:
         """Scores (see :mod:`retrieval.ranking`) of many scans with all cases at once."""
         contents = self.state.contents
         stored = self.state.vectors.gather(contents.slice_ids[pool])
-        items, filed = grouped(stored, contents.slice_weight[pool], self.state.slice_case[pool])
+        items, filed = grouped(stored, contents.slice_weight[pool], contents.cases_of(pool))
         asking = Stacks(
             np.concatenate([scan.embeddings for scan in scans]),
             np.concatenate([scan.weights for scan in scans]),
             np.cumsum([0, *(len(scan.positions) for scan in scans)])[:-1],
         )
         rows: dict[int, NDArray[np.float32]] = {}
-        for scan, scores in zip(scans, self.state.ranking.scores(asking, filed), strict=True):
-            row = rows[id(scan)] = np.full(len(contents.case_ids), np.nan, np.float32)
-            row[items] = scores
+        tables = self.state.ranking.scores(asking, filed), nearness(asking, filed)
+        for scan, scores, near in zip(scans, *tables, strict=True):
+            for kept, row, nothing in ((rows, scores, np.nan), (self.near, near, -np.inf)):
+                kept[id(scan)] = np.full(len(contents.case_ids), nothing, np.float32)
+                kept[id(scan)][items] = row
         return rows
 
     def __call__(self, asks: Sequence[_CaseQuery]) -> NDArray[np.float32]:
@@ -173,11 +186,18 @@ class _Similarities:
             if self.rows is None:
                 ranked = self.state.rank(ask.scans, self.view, everyone)
                 scores[ranked.cases] = ranked.scores
+                for scan, found in zip(ask.scans, ranked.matches, strict=True):
+                    near = self.near[id(scan)] = np.full(len(everyone), -np.inf, np.float32)
+                    near[found.cases] = found.nearness
             else:
                 rows = np.array([self.rows[id(scan)] for scan in ask.scans])
-                found = self.state.ranking.fused(rows, [scan.sequence for scan in ask.scans])
-                scores[:] = np.where(np.isnan(found), -np.inf, found)
+                fused = self.state.ranking.fused(rows, [scan.sequence for scan in ask.scans])
+                scores[:] = np.where(np.isnan(fused), -np.inf, fused)
         return table
+
+    def nearness(self, asks: Sequence[_CaseQuery]) -> NDArray[np.float32]:
+        """Of all cases to single scans that have asked, shape (asks, cases); −inf where it was not found."""
+        return np.array([self.near[id(ask.scans[0])] for ask in asks])
 
 
 def chosen(contents: Contents, rng: np.random.Generator, most: int = ASKING) -> list[int]:

@@ -56,6 +56,8 @@ class LeaveOneOut:
         Its place in the contents of the index.
     ranking : Ranking
         That gave the similarities, and by which the others vote.
+    nearness : ndarray of float32, shape (q, n), optional
+        Of questions of one scan: see :func:`retrieval.ranking.nearness`; −inf as above.
     """
 
     gallery: Gallery
@@ -65,6 +67,7 @@ class LeaveOneOut:
     sequences: Sequence[str]
     scans: NDArray[np.int64]
     ranking: Ranking = RANKING
+    nearness: NDArray[np.float32] | None = None
 
     @cached_property
     def rankings(self) -> list[NDArray[np.int64]]:
@@ -82,11 +85,36 @@ class LeaveOneOut:
         pairs = zip(self.similarity, self.rankings, strict=True)
         return np.array([familiarity(row[ranking]) for row, ranking in pairs])
 
+    def among(self, known: NDArray[np.bool_]) -> LeaveOneOut:
+        """The same questions where only some items of the gallery, of shape (n,), answer."""
+        near = None if self.nearness is None else np.where(known, self.nearness, np.float32(-np.inf))
+        return replace(self, similarity=np.where(known, self.similarity, np.float32(-np.inf)), nearness=near)
+
+    def part(self, rows: NDArray[np.bool_], items: NDArray[np.bool_] | None = None) -> LeaveOneOut:
+        """Some of the questions, asked of some of the items, or of all."""
+        chosen = np.ones(len(self.gallery.patients), bool) if items is None else items
+        places, cells = np.flatnonzero(rows).tolist(), np.ix_(rows, chosen)
+        return replace(
+            self,
+            gallery=Gallery(
+                self.gallery.patients[chosen],
+                [self.gallery.labels[i] for i in np.flatnonzero(chosen).tolist()],
+            ),
+            patients=self.patients[rows],
+            labels=[self.labels[i] for i in places],
+            similarity=self.similarity[cells],
+            sequences=[self.sequences[i] for i in places],
+            scans=self.scans[rows],
+            nearness=None if self.nearness is None else self.nearness[cells],
+        )
+
 
 def joined(parts: Sequence[LeaveOneOut]) -> LeaveOneOut:
     """Questions about the same gallery, put to each part's own encoder, as one."""
+    near = [one.nearness for one in parts if one.nearness is not None]
     return replace(
         parts[0],
+        nearness=np.concatenate(near) if near else None,
         patients=np.concatenate([one.patients for one in parts]),
         labels=[row for one in parts for row in one.labels],
         similarity=np.concatenate([one.similarity for one in parts]),

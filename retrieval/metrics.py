@@ -498,3 +498,35 @@ def _discounted(gains: Floats) -> Floats:
 def _share(part: Floats, whole: NDArray[Any]) -> Floats:
     """part / whole, and NaN where whole is 0."""
     return np.asarray(np.divide(part, np.where(whole == 0, np.nan, whole)), dtype=np.float64)
+
+
+def likeness(ranked: ArrayLike, asked: ArrayLike, k: int = 10) -> tuple[Floats, Floats]:
+    """How far the first k of a class differ from a query, and how far all of it does.
+
+    Over many queries the sum of the first over the sum of the second is 1 where the order within a class is
+    random, and small where hits look like the query. NaN counts for nothing.
+
+    Parameters
+    ----------
+    ranked : array_like, shape (n, m)
+        Measures of the ranked items that have the query's label, best match first.
+    asked : array_like, shape (m,)
+        Those of the query.
+    k : int
+
+    Returns
+    -------
+    first, all : ndarray, shape (m,)
+        Mean absolute differences; NaN for a measure that is unknown of the query or of all items.
+
+    Examples
+    --------
+    >>> likeness([[1.0], [4.0], [7.0]], [2.0], k=2)  # (1 + 2) / 2 and (1 + 2 + 5) / 3
+    (array([1.5]), array([2.66666667]))
+    """
+    away = np.abs(np.asarray(ranked, np.float64) - np.asarray(asked, np.float64))
+    known = np.isfinite(away)
+    away = np.where(known, away, 0)
+    with np.errstate(invalid="ignore"):
+        first, every = (away[part].sum(axis=0) / known[part].sum(axis=0) for part in (slice(k), slice(None)))
+    return np.where(np.isfinite(first), first, np.nan), np.where(np.isfinite(every), every, np.nan)

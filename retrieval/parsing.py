@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast, get_args
 
 from indexer.errors import QueryError
+from retrieval.ranking import By
 
 Box = tuple[int, int, int, int]
 
@@ -27,6 +29,26 @@ def parse_region(text: str) -> tuple[Box, int | None]:
         return (x0, y0, x1, y1), int(position) if at else None
     except ValueError:
         raise QueryError("region", f"{text!r} is not X0,Y0,X1,Y1 or X0,Y0,X1,Y1@SLICE") from None
+
+
+def parse_by(text: str | None) -> By | None:
+    """What hits are ordered by; None for both.
+
+    Raises
+    ------
+    QueryError
+
+    Examples
+    --------
+    >>> parse_by("appearance"), parse_by(None)
+    ('appearance', None)
+    """
+    for known in get_args(By):
+        if text == known:
+            return cast(By, known)
+    if text is not None:
+        raise QueryError("by", f"{text!r} is neither class nor appearance")
+    return None
 
 
 def parse_where(pairs: Iterable[str]) -> dict[str, str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, map_coordinates
 
+from indexer.alignment import same_grid
 from indexer.scan import Scan, Slice, displayed
 from retrieval.question import Box
 
@@ -19,6 +20,8 @@ PIXELS = 480
 WINDOW = (0.5, 99.5)
 """Percentiles of a slice that are shown black and white."""
 OUTLINE, BOX = (255, 196, 0), (0, 209, 255)
+REACHED = 0.3
+"""Share of a slice that another scan has to reach for its picture to tell anything."""
 HEAT = ((255, 60, 20), (255, 225, 120))
 """Colours of an explanation, from where little comes from to where the most does."""
 
@@ -40,6 +43,65 @@ class Picture:
     jpeg: bytes = b""
     left: str = ""
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where a displayed slice lies in the patient, and the part of it that is shown.
+
+    Attributes
+    ----------
+    grid : Scan
+        The slice's scan, without its voxels.
+    position : int
+    field : tuple of slice
+        Rows and columns.
+    """
+
+    grid: Scan
+    position: int
+    field: tuple[slice, slice]
+
+    @classmethod
+    def of(cls, scan: Scan, position: int) -> Plane:
+        """Of a slice as :func:`picture` shows it."""
+        grid = replace(scan, voxels=np.broadcast_to(np.uint8(0), scan.voxels.shape), region=None)
+        return cls(grid, position, _field(scan, None))
+
+    def picture(self, scan: Scan) -> Picture | None:
+        """What another scan shows at the same place of the patient; None where it does not reach it.
+
+        Places are those that the headers say, so scans of other frames of reference, or without a place,
+        are no use, unless they lie on the very same grid.
+        """
+        axis, flat = self.grid.axis, list(self.grid.voxels.shape)
+        flat[axis] = 1
+        if same_grid(self.grid, scan) and self.grid.frame == scan.frame:
+            values = np.take(scan.voxels, [self.position], axis=axis)
+        elif self.grid.affine is None or scan.affine is None or self.grid.frame != scan.frame:
+            return None
+        else:
+            voxels = np.stack(np.meshgrid(*map(np.arange, flat), indexing="ij"), -1).reshape(-1, 3)
+            voxels[:, axis] = self.position
+            to = np.linalg.inv(scan.affine) @ self.grid.affine
+            at = voxels @ to[:3, :3].T + to[:3, 3]
+            inside = ((at >= -0.5) & (at <= np.array(scan.voxels.shape) - 0.5)).all(axis=1)
+            if inside.mean() < REACHED:
+                return None
+            dark = scan.voxels[0, 0, 0]
+            values = np.full(len(at), dark, np.float32)
+            values[inside] = map_coordinates(scan.voxels, at[inside].T, order=1, mode="nearest")
+            values = values.reshape(flat)
+        plane = replace(self.grid, voxels=values, sequence=scan.sequence)
+        with BytesIO() as out:
+            image = _sized(
+                Image.fromarray(windowed(displayed(values, axis, 0))[self.field]),
+                plane,
+                PIXELS // 2,
+                Image.Resampling.BICUBIC,
+            )
+            image.save(out, "JPEG", quality=88, optimize=True)
+            return Picture(out.getvalue())
 
 
 def picture(scan: Scan, position: int, box: Box | None = None) -> Picture:

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
-from typing import TypedDict
+from typing import TypedDict, get_args
 
 from indexer.errors import QueryError
 from indexer.scan import Scan
+from retrieval.ranking import By
 
 Box = tuple[int, int, int, int]
 """``(x0, y0, x1, y1)`` in pixels of the displayed slice, from the top left, end exclusive."""
@@ -31,6 +32,7 @@ class Fields(TypedDict, total=False):
     all_cases: bool
     visit: str | None
     recall: float | None
+    by: By | None
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ class Question:
     recall : float, optional
         Share of the nearest slices that a search through the partition's lists finds, 0 to 1; by default
         what the index was opened with. Small collections and narrow filters are exact anyway.
+    by : str, optional
+        What hits are ordered by: ``class``, the similarity alone; ``appearance``, above all the measures of
+        the lesion; by default the first, and the second where similarities are close. Votes stay the same.
 
     Raises
     ------
@@ -92,6 +97,7 @@ class Question:
     all_cases: bool = False
     visit: str | None = None
     recall: float | None = None
+    by: By | None = None
 
     def __post_init__(self) -> None:
         asking = bool(self.scans or self.source is not None), bool(self.cases)
@@ -111,6 +117,8 @@ class Question:
             raise QueryError("region", "a region goes with a scan, not with cases", "ask with the scan")
         if self.recall is not None and not 0 <= self.recall <= 1:
             raise QueryError("recall", f"{self.recall} is no share", "give a number from 0 to 1")
+        if self.by not in (None, *get_args(By)):
+            raise QueryError("by", f"{self.by!r} is no order of hits", "give class, appearance, or neither")
 
     @cached_property
     def cases(self) -> tuple[str, ...]:

@@ -21,10 +21,10 @@ is asked by it with ``cbir.open_index(folder, ranking=cbir.Ranking("its name"))`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import entry_points
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,10 @@ from indexer.sequences import is_composite
 
 BLOCK = 1024
 """Single slices compared at once."""
+By = Literal["class", "appearance"]
+"""What alone hits are ordered by, where not by both."""
+APPEARANCE = 10.0
+"""How many times the measures weigh where hits are ordered by appearance."""
 GROUP = "cbir.rankings"
 """Entry points of rules by others."""
 
@@ -183,6 +187,9 @@ class Ranking:
         Votes that the prior has.
     set_mass : float
         Probability that the set of values holds, where the vote is not calibrated.
+    likeness : float
+        What a hit's similarity loses, in the order of hits, for each spread by which its lesion's measures
+        differ from the query's (:mod:`retrieval.likeness`). It has no part in the vote.
     """
 
     rule: str = "stacks"
@@ -190,6 +197,11 @@ class Ranking:
     neighbours: int = 15
     prior_mass: float = 1.0
     set_mass: float = 0.9
+    likeness: float = 0.1
+
+    def weight(self, by: By | None) -> float:
+        """Of the distance of measures in the order of hits, for who asks ``by`` one of the two alone."""
+        return {"class": 0.0, "appearance": APPEARANCE * self.likeness}.get(by or "", self.likeness)
 
     def scores(self, queries: Stacks, cases: Stacks) -> NDArray[np.float32]:
         """How like each query each case is in one sequence, shape (queries, cases); see :class:`Rule`."""
@@ -267,10 +279,22 @@ class Matches:
     cases : ndarray of int64, shape (c,)
         Cases that hold the sequence, ascending.
     scores : ndarray of float32, shape (c,)
+    nearness : ndarray of float32, shape (c,)
+        Cosine of the query as a whole with each case as a whole (:func:`nearness`), whatever the rule.
     """
 
     cases: NDArray[np.int64]
     scores: NDArray[np.float32]
+    nearness: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+
+
+def nearness(queries: Stacks, cases: Stacks) -> NDArray[np.float32]:
+    """Cosines of the weighted mean embeddings, of single slices too, shape (queries, cases).
+
+    It tells whether a query is of a kind that the cases have (:mod:`retrieval.open_set`). The best match of
+    a slice cannot: in any case there is some slice that looks like a slice of another kind.
+    """
+    return np.asarray(queries.means @ cases.means.T)
 
 
 def grouped(

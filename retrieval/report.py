@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -24,7 +25,7 @@ from indexer.sandbox import read
 from indexer.scan import Scan, ScanRef
 from retrieval.answer import Answer, Hit
 from retrieval.images import chosen
-from retrieval.pictures import HEAT, Picture, overlay, picture
+from retrieval.pictures import HEAT, Picture, Plane, overlay, picture
 from retrieval.question import Box
 
 SIDE = 320
@@ -33,6 +34,8 @@ TEMPLATE = "report.html.j2"
 
 Key = tuple[ScanRef, int]
 """A scan and a slice of it."""
+Beside = Callable[[ScanRef], Sequence[ScanRef]]
+"""Scans of the same case as a hit's, one of each other sequence."""
 Explain = Callable[[Hit, Scan, bool], NDArray[np.float32] | None]
 """For a hit, the scan of one of its slices, and whether that is the query's: 0…1 over the slice."""
 
@@ -48,6 +51,7 @@ def write_report(
     load: Callable[[str], Sequence[Scan]] = _read,
     index: str = "",
     explain: Explain | None = None,
+    beside: Beside | None = None,
 ) -> None:
     """Write the report of an answer.
 
@@ -68,13 +72,16 @@ def write_report(
     explain : callable, optional
         Says where the similarity comes from, as :func:`retrieval.explain.explanation` does; this can
         then be shown over the pictures.
+    beside : callable, optional
+        Names the other sequences of a hit's case, which are shown at the place of the matched slice, as
+        the query's are; where several sequences ask.
 
     Raises
     ------
     CbirError
         If `path` cannot be written.
     """
-    text = report_page(answer, load=load, index=index, explain=explain)
+    text = report_page(answer, load=load, index=index, explain=explain, beside=beside)
     try:
         with written_whole(path) as aside:
             aside.write_text(text, encoding="utf-8", errors="replace")
@@ -89,13 +96,16 @@ def report_page(
     load: Callable[[str], Sequence[Scan]] = _read,
     index: str = "",
     explain: Explain | None = None,
+    beside: Beside | None = None,
 ) -> str:
     """The HTML that :func:`write_report` writes."""
-    pictures, heat = _pictures(answer, load, explain)
+    if beside is None or len(answer.query.scans) < 2:
+        beside = _nobody
+    pictures, heat, others = _pictures(answer, load, explain, beside)
     return _template().render(
         answer=answer,
         facts=_facts(answer, index),
-        pairs=[(hit, *_sides(hit, pictures, heat)) for hit in answer.hits],
+        pairs=[(hit, *_sides(hit, pictures, heat, others)) for hit in answer.hits],
         explained=bool(heat),
         side=SIDE,
         heat=Markup(", ".join(f"rgb{colour}" for colour in HEAT)),
@@ -117,19 +127,27 @@ class Side:
     picture : Picture
     heat : bytes
         What explains it, as a PNG over the picture; empty where nothing does.
+    others : sequence of (str, Picture)
+        Other sequences of the study at the same place, by name.
     """
 
     what: str
     picture: Picture
     heat: bytes = b""
+    others: Sequence[tuple[str, Picture]] = ()
+
+
+def _nobody(scan: ScanRef) -> Sequence[ScanRef]:
+    return ()
 
 
 def _pictures(
-    answer: Answer, load: Callable[[str], Sequence[Scan]], explain: Explain | None
-) -> tuple[dict[Key, Picture], dict[tuple[int, bool], bytes]]:
-    """Every slice the report shows; and what explains it, by the hit's rank and whether it is the query's.
+    answer: Answer, load: Callable[[str], Sequence[Scan]], explain: Explain | None, beside: Beside
+) -> tuple[dict[Key, Picture], dict[tuple[int, bool], bytes], dict[Key, list[tuple[str, Picture]]]]:
+    """Every slice the report shows; what explains it, by the hit's rank and whether it is the query's; and
+    other sequences at its place.
 
-    One source is read after the other.
+    One source is read after the other, and once.
     """
     # the query first: a hit is explained by what it is like
     sides: dict[Key, list[tuple[Hit, bool]]] = {}
@@ -140,6 +158,10 @@ def _pictures(
     for key in sides:
         wanted.setdefault(key[0].source, []).append(key)
     of_the_query = {_query_side(hit) for hit in answer.hits}
+    around = {key: _around(key, answer, beside, of_query=key in of_the_query) for key in sides}
+    again = {ref.source for refs in around.values() for ref in refs}
+    held: dict[str, Sequence[Scan]] = {}
+    planes: dict[Key, Plane] = {}
     pictures: dict[Key, Picture] = {}
     heat: dict[tuple[int, bool], bytes] = {}
     for source, keys in wanted.items():
@@ -148,6 +170,8 @@ def _pictures(
         except Exception as error:  # whatever a file does to its reader, the report is written
             pictures |= dict.fromkeys(keys, Picture(reason=_reason(error)))
             continue
+        if source in again:
+            held[source] = scans
         for key in keys:
             ref, position = key
             try:
@@ -158,6 +182,7 @@ def _pictures(
                 if answer.query.region_slice not in (None, position):
                     box = None
                 pictures[key] = picture(scan, position, box)
+                planes[key] = Plane.of(scan, position)
                 if explain is None:
                     continue
                 for hit, of_query in sides[key]:
@@ -166,7 +191,40 @@ def _pictures(
                         heat[hit.rank, of_query] = overlay(scan, position, values, box)
             except Exception as error:
                 pictures[key] = Picture(reason=_reason(error))
-    return pictures, heat
+    return pictures, heat, _others(planes, around, held, load)
+
+
+def _around(key: Key, answer: Answer, beside: Beside, *, of_query: bool) -> list[ScanRef]:
+    """Scans that may show other sequences at the place of a slice."""
+    if beside is _nobody:
+        return []
+    return [ref for ref in (answer.query.scans if of_query else beside(key[0])) if ref != key[0]]
+
+
+def _others(
+    planes: Mapping[Key, Plane],
+    around: Mapping[Key, Sequence[ScanRef]],
+    held: Mapping[str, Sequence[Scan]],
+    load: Callable[[str], Sequence[Scan]],
+) -> dict[Key, list[tuple[str, Picture]]]:
+    """Other sequences at the places of slices, one picture of each; what cannot be read is left out."""
+    wanted: dict[str, list[tuple[Key, ScanRef]]] = {}
+    for key, refs in around.items():
+        for ref in refs if key in planes else ():
+            wanted.setdefault(ref.source, []).append((key, ref))
+    found: dict[Key, dict[str, Picture]] = {}
+    for source, places in wanted.items():
+        with suppress(Exception):  # whatever a file does to its reader, the report is written
+            scans = held[source] if source in held else load(source)
+            for key, ref in places:
+                scan, plane = chosen(scans, ref), planes[key]
+                name = scan.sequence or "unknown sequence"
+                if scan.sequence == plane.grid.sequence or name in found.get(key, {}):
+                    continue
+                shown = plane.picture(scan)
+                if shown is not None:
+                    found.setdefault(key, {})[name] = shown
+    return {key: sorted(shown.items()) for key, shown in found.items()}
 
 
 def _query_side(hit: Hit) -> Key:
@@ -223,15 +281,26 @@ def _region(region: Box, position: int | None) -> str:
     return f"columns {x0}–{x1}, rows {y0}–{y1}{where}"
 
 
-def _sides(hit: Hit, pictures: dict[Key, Picture], heat: dict[tuple[int, bool], bytes]) -> tuple[Side, Side]:
+def _sides(
+    hit: Hit,
+    pictures: Mapping[Key, Picture],
+    heat: Mapping[tuple[int, bool], bytes],
+    others: Mapping[Key, Sequence[tuple[str, Picture]]],
+) -> tuple[Side, Side]:
     """The query's slice of a pair, and the hit's."""
     return (
         Side(
             _called(hit.query_sequence, hit.query_slice),
             pictures[_query_side(hit)],
             heat.get((hit.rank, True), b""),
+            others.get(_query_side(hit), ()),
         ),
-        Side(_called(hit.sequence, hit.slice), pictures[_hit_side(hit)], heat.get((hit.rank, False), b"")),
+        Side(
+            _called(hit.sequence, hit.slice),
+            pictures[_hit_side(hit)],
+            heat.get((hit.rank, False), b""),
+            others.get(_hit_side(hit), ()),
+        ),
     )
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +19,26 @@ from numpy.typing import NDArray
 from indexer import roots, sandbox
 from indexer.case_index import CaseIndex
 from indexer.composite import Group, composite, groups
-from indexer.encoder import Encoder, look
+from indexer.encoder import Doubtful, Encoder, look
 from indexer.errors import QueryError
 from indexer.ingest import remembered_tables
+from indexer.measures import Measures, measure
 from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite, with_region
 from indexer.reading import input_hash
 from indexer.scan import Scan, ScanRef
-from indexer.sequences import LEADERS, is_composite
+from indexer.sequences import CHANNELS, LEADERS, is_composite
 from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.asked import asked
-from retrieval.evidence import vote
+from retrieval.evidence import SCALES, vote
+from retrieval.likeness import scaled, together
+from retrieval.open_set import OpenSet
 from retrieval.question import Question
 from retrieval.state import REGION, WHOLE, QueryScan, Ranked, State, first_of_each
 
 _log = logging.getLogger(__name__)
+
+UNHELD = "the index holds no case of the kind this may be"
+NO_LESION = "no lesion found: no slice of this scan looks as if it showed one"
 
 STRANGE = "nothing similar here: this scan is unlike almost every one that is known"
 
@@ -49,6 +58,10 @@ class Asking:
     silent : set of str
         Patients that may be hits and have no vote.
     notes : list of str
+    measures : ndarray of float32, shape (n,)
+        Of the lesion, as :func:`retrieval.likeness.scaled` gives them.
+    healthy : bool
+        Whether the encoder finds no lesion in it.
     """
 
     query: Query
@@ -57,6 +70,8 @@ class Asking:
     excluded: set[str]
     silent: set[str]
     notes: list[str]
+    measures: NDArray[np.float32]
+    healthy: bool = False
 
 
 def answered(
@@ -86,7 +101,8 @@ def answered(
     if question.cases:
         asking = _filed(question, state)
     else:
-        asking = _given(question, state, case_index, encoder())
+        with ThreadPoolExecutor(1) as aside:  # other processes read meanwhile
+            asking = _given(question, state, case_index, aside.submit(encoder).result)
     excluded = asking.excluded | _named(case_index, question.excluded)
     read = time.perf_counter()
     asking = replace(asking, excluded=excluded, notes=[*asking.notes, *roots.notes(case_index)])
@@ -101,7 +117,7 @@ def answered(
 
 def has_patient(case_index: CaseIndex, state: State, patient: str) -> bool:
     """Whether a patient is in the index, by the id in the files or in the index."""
-    return not _named(case_index, [patient]).isdisjoint(state.contents.patient_ids)
+    return not _named(case_index, [patient]).isdisjoint(state.census.cases_of)
 
 
 # ---- what asks ---------------------------------------------------------------------------------
@@ -117,10 +133,12 @@ def _filed(question: Question, state: State) -> Asking:
     filed = state.scans_of(cases)
     scans = [scan for case in cases for _, scan in filed.get(case, [])]
     own = {contents.patient_ids[case] for case in cases}
-    return Asking(_query(question, scans), scans, WHOLE, own, set(), [])
+    with warnings.catch_warnings(action="ignore"):  # what is known of none of the cases stays NaN
+        measures = np.nanmean(state.census.looks.measures[cases], axis=0)
+    return Asking(_query(question, scans), scans, WHOLE, own, set(), [], measures)
 
 
-def _given(question: Question, state: State, case_index: CaseIndex, encoder: Encoder) -> Asking:
+def _given(question: Question, state: State, case_index: CaseIndex, encoder: Callable[[], Encoder]) -> Asking:
     """A scan, or several of a patient."""
     notes: list[str] = []
     if question.scans:
@@ -145,7 +163,7 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Enc
     else:
         scans = [replace(scan, region=None) for scan in scans]
     view = REGION if question.marked else WHOLE
-    embedded, identical = _embedded(scans, refs, view, state, case_index, encoder, notes)
+    embedded, identical, measures = _embedded(scans, refs, view, state, case_index, encoder(), notes)
     query = _query(question, embedded)
     if question.region is not None:
         query = replace(query, region=question.region, region_slice=int(embedded[0].positions[0]))
@@ -159,10 +177,18 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Enc
     own: set[str] = set()
     if not question.scans:
         own = _named(case_index, sorted({scan.patient_id for scan in scans} - {""}))
-        own = own & set(state.contents.patient_ids) - silent
+        own = (own & state.census.cases_of.keys()) - silent
         if own:
             notes.append("the patient of the query is in the index, and is left out")
-    return Asking(query, embedded, view, own, silent, notes)
+    healthy = view == WHOLE and _healthy(embedded, encoder())
+    return Asking(query, embedded, view, own, silent, notes, measures, healthy)
+
+
+def _healthy(scans: Sequence[QueryScan], encoder: Encoder) -> bool:
+    """Whether no slice of any of these shows a lesion, for an encoder that can tell."""
+    if not isinstance(encoder, Doubtful):
+        return False
+    return max(float(scan.lesion) for scan in scans) < encoder.least_lesion
 
 
 def numbered(scans: Sequence[Scan]) -> list[ScanRef]:
@@ -184,20 +210,32 @@ def _embedded(
     case_index: CaseIndex,
     encoder: Encoder,
     notes: list[str],
-) -> tuple[list[QueryScan], set[int]]:
-    """The scans and their composites as queries, and the cases that hold the very same."""
-    how = Preprocessing.of(encoder)
-    asking: list[tuple[Scan, ScanRef, Prepared]] = [
-        (scan, ref, prepared(scan, how)) for scan, ref in zip(scans, refs, strict=True)
-    ]
+) -> tuple[list[QueryScan], set[int], NDArray[np.float32]]:
+    """The scans and their composites as queries, the cases that hold the very same, and the measures."""
+    how, held = Preprocessing.of(encoder), case_index.preprocessing(encoder)
+    asking: list[tuple[Scan, ScanRef, Prepared]] = []
+    digests: list[str] = []
+
+    def take(scan: Scan, ref: ScanRef, prepare: Callable[[Preprocessing], Prepared]) -> None:
+        asking.append((scan, ref, ready := prepare(how)))
+        # an index of old may hold more planes, and be asked with fewer
+        digests.append(input_hash(ready if held == how else prepare(held)))
+
+    for scan, ref in zip(scans, refs, strict=True):
+        take(scan, ref, partial(prepared, scan))
     if how.composite_size and state.has_composites:
         for group in groups(scans, how.composite_size):
-            ready = prepared_composite(group.scans, how.composite_size)
-            asking.append((composite(group), _planes_of(group, scans, refs), ready))
+            take(composite(group), _planes_of(group, scans, refs), partial(_together, group))
             notes += group.notes
-    embedded, identical = [], set()
+    identical = {case for digest in digests for case in state.cases_with(case_index.catalog.scans_of(digest))}
+    of_composites = any(is_composite(scan.sequence) for scan, _, _ in asking)  # which tell more
+    embedded, measured = [], []
     for scan, ref, ready in asking:
-        identical |= state.cases_with(case_index.catalog.scans_of(input_hash(ready)))
+        channels = CHANNELS if is_composite(scan.sequence) else (scan.sequence,)
+        if not state.has_measures or (of_composites and not is_composite(scan.sequence)):
+            measured.append(Measures())
+        else:
+            measured.append(measure(ready, channels, encoder))
         rows = np.flatnonzero(ready.views == view)
         if not len(rows):
             raise QueryError(scan.source, "the region is empty", "mark a part of the image")
@@ -210,9 +248,15 @@ def _embedded(
                 weights=weights,
                 embeddings=vectors,
                 strangeness=float(np.average(strange, weights=weights)),
+                lesion=float((weights / ready.weights[rows]).max()),
             )
         )
-    return embedded, identical
+    names = [scan.sequence for scan, _, _ in asking]
+    return embedded, identical, scaled(together(names, np.array([one.as_vector()[1:] for one in measured])))
+
+
+def _together(group: Group, how: Preprocessing) -> Prepared:
+    return prepared_composite(group.scans, how.composite_size, how.apart, how.standardised)
 
 
 def _planes_of(group: Group, scans: Sequence[Scan], refs: Sequence[ScanRef]) -> ScanRef:
@@ -249,6 +293,7 @@ def _query(question: Question, scans: Sequence[QueryScan]) -> Query:
         slices=sum(len(scan.positions) for scan in own),
         mask=None if question.mask is None else os.fspath(question.mask),
         scans=[scan.scan for scan in own],
+        by=question.by,
     )
 
 
@@ -283,18 +328,19 @@ def _answer(question: Question, asking: Asking, state: State, folder: Path) -> A
     where = {name: str(value) for name, value in (question.where or {}).items()}
     eligible = np.ones(len(contents.case_ids), bool)
     for patient in asking.excluded:
-        eligible[state.cases_of.get(patient, [])] = False
+        eligible[state.census.cases_of.get(patient, [])] = False
     matching = eligible & _matching(state, where)
     ranked = state.rank(asking.scans, asking.view, matching, 5 * question.k)
     notes = [*asking.notes, *ranked.notes]
-    hits = _hits(question, state, ranked)
+    hits = _hits(question, asking, state, ranked)
     if where:  # a filter on one label would make the vote on it a foregone conclusion
         ranked = state.rank(asking.scans, asking.view, eligible)
     silent = asking.silent | asking.excluded
     strange = state.strange(ranked, silent, asking.view)
-    if strange:
-        notes.append(STRANGE)
-    evidence = _evidence(state, ranked, silent, asking, strange=bool(strange))
+    doubt = NO_LESION if asking.healthy else STRANGE if strange else None
+    if doubt:
+        notes.append(doubt)
+    evidence = _evidence(state, ranked, silent, asking, doubt)
     if state.stale and evidence:
         notes.append(f"not calibrated: {state.stale}; `cbir index` learns it anew")
     return Answer(asking.query, hits, evidence, notes, familiar=None if strange is None else not strange)
@@ -315,12 +361,14 @@ def _matching(state: State, where: Mapping[str, str]) -> NDArray[np.bool_]:
     return np.array([all(row.get(n) == v for n, v in where.items()) for row in labels], bool)
 
 
-def _hits(question: Question, state: State, ranked: Ranked) -> list[Hit]:
-    contents = state.contents
-    patients = [contents.patient_ids[case] for case in ranked.cases]
+def _hits(question: Question, asking: Asking, state: State, ranked: Ranked) -> list[Hit]:
+    contents, looks = state.contents, state.census.looks
+    away = state.ranking.weight(question.by) * looks.distance(asking.measures, ranked.cases)
+    order = np.argsort(away - ranked.scores, kind="stable")
+    patients = [contents.patient_ids[case] for case in ranked.cases[order]]
     places = range(len(patients)) if question.all_cases else first_of_each(patients)
     hits = []
-    for rank, place in enumerate(list(places)[: question.k], 1):
+    for rank, place in enumerate(order[list(places)[: question.k]].tolist(), 1):
         query, query_row, row = state.pair(ranked, place)
         case, scan = int(ranked.cases[place]), int(contents.slice_scan[row])
         hits.append(
@@ -337,28 +385,51 @@ def _hits(question: Question, state: State, ranked: Ranked) -> list[Hit]:
                 query_slice=int(query.positions[query_row]),
                 query_scan=query.scan,
                 query_sequence=query.sequence,
+                likeness=looks.words(asking.measures, case),
             )
         )
     return hits
 
 
 def _evidence(
-    state: State, ranked: Ranked, silent: set[str], asking: Asking, *, strange: bool
+    state: State, ranked: Ranked, silent: set[str], asking: Asking, doubt: str | None
 ) -> dict[str, Evidence]:
     """The vote on each label, of the nearest case of each patient who has one."""
-    contents, learnt = state.contents, state.calibration
+    contents, learnt, marked = state.contents, state.calibration, asking.view == REGION
     patients = [contents.patient_ids[c] for c in ranked.cases]
     voters = [place for place in first_of_each(patients) if patients[place] not in silent]
-    if strange:  # whoever is nearest is not like the query: the prior is all there is to say
+    if doubt:  # whoever is nearest is not like the query: the prior is all there is to say
         voters = []
     evidence = {}
-    for name, counts in state.population.classes(silent).items():
+    for name, counts in state.census.patients.classes(silent).items():
         prior = {value: n / sum(counts.values()) for value, n in counts.items()}
-        values = [contents.labels[ranked.cases[place]].get(name) for place in voters]
-        said = vote(ranked.scores[voters], values, prior, state.ranking)
-        fit = learnt.fit(name, len(asking.scans), region=asking.view == REGION) if learnt else None
-        said = replace(said, reason=STRANGE) if strange else fit(said) if fit else said
+        known = learnt.open_set(name, len(asking.scans), region=marked) if learnt else None
+        unheld = not doubt and known is not None and known.refuses(state.nearness(ranked, silent, name))
+        able = [] if unheld else voters
+        values = [contents.labels[ranked.cases[place]].get(name) for place in able]
+        said = vote(ranked.scores[able], values, prior, state.ranking)
+        if doubt or unheld:
+            said = replace(said, reason=doubt or UNHELD)
+        elif fit := learnt.fit(name, len(asking.scans), region=marked) if learnt else None:
+            said = fit(said)
         if state.stale and not said.abstain:
             said = replace(said, reason=f"not calibrated: {state.stale}")
-        evidence[name] = replace(said, values=state.cases.values(name))
+        every = state.census.cases.values(name)
+        evidence[name] = replace(
+            said,
+            values=list(every),
+            held=state.census.patients.values(name),
+            lacks=[value for value in SCALES.get(name.lower(), ()) if value not in every],
+            others=_others(known),
+        )
     return evidence
+
+
+def _others(known: OpenSet | None) -> str:
+    """Whether a case of a kind that the index does not hold would be noticed, in words."""
+    if known is None or known.missed is None:
+        return "whether it would notice a kind that it does not hold is not known"
+    tried = f"with each kind left out in turn, {known.missed:.0%} of its cases got a vote"
+    if known.tells:
+        return f"it may notice a kind that it does not hold: {tried}"
+    return f"it does not notice a kind that it does not hold: {tried}, so that nobody is refused"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -11,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.case_index import Snapshot
+from indexer.ids import NONE, among
 from indexer.learning.strangeness import LIMIT
 from indexer.policy import SearchPolicy
 from indexer.scan import ScanRef
 from indexer.sequences import is_composite
 from retrieval.calibration import POLICY, SIMILARITY, TYPICALITY, Calibration
-from retrieval.evidence import RANKING, Population
-from retrieval.leave_one_out import familiarity
-from retrieval.ranking import Matches, Ranking, Stacks, grouped, shown_pair
+from retrieval.census import Census
+from retrieval.evidence import RANKING
+from retrieval.leave_one_out import NEAREST, familiarity
+from retrieval.ranking import Matches, Ranking, Stacks, grouped, nearness, shown_pair
 
 WHOLE, REGION = 0, 1
 """Views of a slice: as a whole, and its outlined part."""
@@ -38,6 +41,8 @@ class QueryScan:
     embeddings : ndarray of float32, shape (n, dimension)
     strangeness : float
         Distance from what the encoder was trained on; NaN where it cannot say.
+    lesion : float
+        Chance that it shows one, of the surest slice; 1 where that is known or nobody can tell.
     """
 
     scan: ScanRef
@@ -46,6 +51,7 @@ class QueryScan:
     weights: NDArray[np.float32]
     embeddings: NDArray[np.float32]
     strangeness: float
+    lesion: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,43 @@ class Ranked:
     notes: list[str]
 
 
+SINGLE, NOTHING = -1, -2
+"""All sequences but composites, and one that is not there, where a sequence is meant by its number."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Slices that a query's are compared with, as rows of the contents.
+
+    Attributes
+    ----------
+    filed : ndarray of int64
+        Ascending. With their ids they stay the same from question to question, so that nothing has to be
+        worked out of them again.
+    ids : ndarray of int64
+    but : ndarray of int64
+        Rows among them that are left out; ascending, and few.
+    """
+
+    filed: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    but: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.filed) - len(self.but)
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Those that are compared; ascending."""
+        if not len(self.but):
+            return self.filed
+        return np.delete(self.filed, np.searchsorted(self.filed, self.but))
+
+    def holds(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of some rows, ascending, are among them."""
+        return among(rows, self.filed) & ~among(rows, self.but)
+
+
 class State:
     """A snapshot with what every query needs of it worked out once.
 
@@ -89,6 +132,8 @@ class State:
         That was learnt from answers given so.
     stale : str, optional
         Why there is none, where there is one of other answers.
+    census : Census, optional
+        Of an earlier state: only what has changed since is counted.
     """
 
     def __init__(
@@ -98,27 +143,18 @@ class State:
         policy: SearchPolicy = POLICY,
         calibration: Calibration | None = None,
         stale: str | None = None,
+        census: Census | None = None,
     ) -> None:
         self.contents, self.vectors = snapshot.contents, snapshot.vectors
         self.ranking, self.policy = ranking, policy
         self.calibration, self.stale = calibration, stale
         contents = self.contents
-        self.slice_case = contents.slice_case
-        names = {name: n for n, name in enumerate(dict.fromkeys(contents.scan_sequence))}
-        self.sequences = names
-        codes = np.array([names[s] for s in contents.scan_sequence], np.int64)
-        self.slice_sequence = codes[contents.slice_scan]
-        composites = np.array([is_composite(name) for name in names], bool)
-        self.slice_single = ~composites[self.slice_sequence]
+        self.census = Census.of(contents, census)
+        composites = np.array([is_composite(name) for name in self.census.sequences], bool)
+        self._scan_single = ~composites[self.census.scan_sequence]
         self.has_composites = bool(composites.any())
-        self.cases_of: dict[str, list[int]] = {}
-        for case, patient in enumerate(contents.patient_ids):
-            self.cases_of.setdefault(patient, []).append(case)
-        self.population = Population(dict(zip(contents.patient_ids, contents.labels, strict=True)))
-        alone = len(self.cases_of) == len(contents.case_ids)  # no patient has two cases
-        self.cases = self.population if alone else Population(dict(enumerate(contents.labels)))
-        # of those who ask all: slices that are compared, and what was noted
-        self._pools: dict[tuple[str | None, int], tuple[NDArray[np.bool_], list[str]]] = {}
+        self.has_measures = bool(np.isfinite(contents.scan_measures).any())
+        self._filed: dict[tuple[int, int], Pool] = {}
 
     def at(self, recall: float | None) -> State:
         """The same state, searched for so large a share of the nearest slices."""
@@ -136,6 +172,20 @@ class State:
     def places(self) -> dict[ScanRef, int]:
         """Where in the contents each scan is."""
         return {self.contents.scan_ref(place): place for place in range(len(self.contents.scan_ids))}
+
+    def beside(self, scan: ScanRef) -> list[ScanRef]:
+        """Scans of other sequences of the same case, one of each; none where the scan is gone."""
+        place = self.places.get(scan)
+        if place is None:
+            return []
+        contents = self.contents
+        own = contents.scan_sequence[place]
+        first: dict[str | None, ScanRef] = {}
+        for other in np.flatnonzero(contents.scan_case == contents.scan_case[place]):
+            sequence = contents.scan_sequence[other]
+            if sequence != own and not is_composite(sequence):
+                first.setdefault(sequence, contents.scan_ref(int(other)))
+        return list(first.values())
 
     def cases_with(self, scan_ids: Sequence[int]) -> set[int]:
         """Cases that hold scans, given by their ids in the catalog."""
@@ -169,7 +219,8 @@ class State:
         if place is None:
             return None
         contents = self.contents
-        rows = np.flatnonzero((contents.slice_scan == place) & (contents.slice_position == position))
+        rows = contents.rows_of(np.array([place]))
+        rows = rows[contents.slice_position[rows] == position]
         views = contents.slice_view[rows]
         for wanted in dict.fromkeys((view, WHOLE)):
             if (views == wanted).any():
@@ -180,7 +231,8 @@ class State:
     def scans_of(self, cases: Sequence[int], view: int = WHOLE) -> dict[int, list[tuple[int, QueryScan]]]:
         """Filed cases as queries: of each that has slices of this view its scans, with their places."""
         contents = self.contents
-        rows = np.flatnonzero((contents.slice_view == view) & np.isin(self.slice_case, cases))
+        rows = contents.rows_of_cases(np.array(cases, np.int64))
+        rows = rows[contents.slice_view[rows] == view]
         rows = rows[np.argsort(contents.slice_scan[rows], kind="stable")]
         vectors = self.vectors.gather(contents.slice_ids[rows])
         places, starts = np.unique(contents.slice_scan[rows], return_index=True)
@@ -199,30 +251,41 @@ class State:
 
     # ---- ranking -------------------------------------------------------------------------------
 
-    def pool(
-        self, sequence: str | None, view: int, eligible: NDArray[np.bool_], notes: list[str]
-    ) -> NDArray[np.bool_]:
-        """Slices that a query slice of this sequence and view is compared with, of those that may be."""
-        everyone = bool(eligible.all())
-        if everyone and (sequence, view) in self._pools:
-            pool, said = self._pools[sequence, view]
-            notes += said
-            return pool
-        before = len(notes)
-        of_view = self.contents.slice_view == view
-        same = self.slice_sequence == self.sequences.get(sequence, -1)
-        if sequence is None:
-            same = self.slice_single
-        elif not (same & eligible).any() and not is_composite(sequence):
+    def pool(self, sequence: str | None, view: int, eligible: NDArray[np.bool_], notes: list[str]) -> Pool:
+        """Slices that a query slice of this sequence and view is compared with, of the cases that may be."""
+        kind = SINGLE if sequence is None else self.census.sequences.get(sequence, NOTHING)
+        there = any(len(self._of(kind, each, eligible)) for each in (WHOLE, REGION))
+        if not there and sequence is not None and not is_composite(sequence):
             notes.append(f"no other case has {sequence}: compared with all sequences")
-            same = self.slice_single
-        if view == REGION and not (of_view & same & eligible).any():
+            kind = SINGLE
+        pool = self._of(kind, view, eligible)
+        if view == REGION and not len(pool):
             notes.append("the index has no outlined regions: the region is compared with whole slices")
-            of_view = self.contents.slice_view == WHOLE
-        pool = np.asarray(of_view & same & eligible)
-        if everyone:
-            self._pools[sequence, view] = pool, notes[before:]
+            pool = self._of(kind, WHOLE, eligible)
         return pool
+
+    def _of(self, kind: int, view: int, eligible: NDArray[np.bool_]) -> Pool:
+        """The slices of a sequence and a view, of the cases that may be."""
+        contents = self.contents
+        some = np.flatnonzero(eligible)
+        if 2 * len(some) < len(eligible):
+            rows = contents.rows_of_cases(some)
+            rows = rows[self._scans_of_kind(kind)[contents.slice_scan[rows]]]
+            rows = rows[contents.slice_view[rows] == view]
+            return Pool(rows, contents.slice_ids[rows], NONE)
+        filed = self._filed.get((kind, view))
+        if filed is None:
+            of_kind = self._scans_of_kind(kind)[contents.slice_scan]
+            rows = np.flatnonzero(of_kind & (contents.slice_view == view))
+            filed = self._filed[kind, view] = Pool(rows, contents.slice_ids[rows], NONE)
+        out = np.flatnonzero(~eligible)
+        if not len(out):
+            return filed
+        but = contents.rows_of_cases(out)
+        return Pool(filed.filed, filed.ids, but[among(but, filed.filed)])
+
+    def _scans_of_kind(self, kind: int) -> NDArray[np.bool_]:
+        return self._scan_single if kind == SINGLE else np.asarray(self.census.scan_sequence == kind)
 
     def rank(
         self, queries: Sequence[QueryScan], view: int, eligible: NDArray[np.bool_], shortlist: int = 0
@@ -241,22 +304,23 @@ class State:
             Cases to propose, where the policy has fewer.
         """
         notes: list[str] = []
-        pools = [self.pool(q.sequence, view, eligible[self.slice_case], notes) for q in queries]
-        if max(int(pool.sum()) for pool in pools) > self.policy.exact_below:
-            short = np.zeros(len(eligible), bool)
-            for query, pool in zip(queries, pools, strict=True):
-                short[self._propose(query, pool, max(shortlist, self.policy.shortlist))] = True
-            pools = [pool & short[self.slice_case] for pool in pools]
-        matches, rows = [], []
-        for query, pool in zip(queries, pools, strict=True):
-            row = np.flatnonzero(pool)
+        pools = [self.pool(q.sequence, view, eligible, notes) for q in queries]
+        if max(map(len, pools)) > self.policy.exact_below:
+            wide = max(shortlist, self.policy.shortlist)
+            short = [self._propose(query, pool, wide) for query, pool in zip(queries, pools, strict=True)]
+            rows = self.contents.rows_of_cases(np.concatenate(short))
+            compared = [rows[pool.holds(rows)] for pool in pools]
+        else:
+            compared = [pool.rows for pool in pools]
+        matches = []
+        for query, row in zip(queries, compared, strict=True):
             stored = self.vectors.gather(self.contents.slice_ids[row])
-            cases, stacks = grouped(stored, self.contents.slice_weight[row], self.slice_case[row])
+            cases, stacks = grouped(stored, self.contents.slice_weight[row], self.contents.cases_of(row))
             asking = Stacks.one(query.embeddings, query.weights)
-            matches.append(Matches(cases, self.ranking.scores(asking, stacks)[0]))
-            rows.append(row)
+            scores, near = self.ranking.scores(asking, stacks)[0], nearness(asking, stacks)[0]
+            matches.append(Matches(cases, scores, near))
         fused = self.ranking.fuse(matches, [query.sequence for query in queries])
-        return Ranked(*fused, queries, matches, rows, list(dict.fromkeys(notes)))
+        return Ranked(*fused, queries, matches, compared, list(dict.fromkeys(notes)))
 
     def pair(self, ranked: Ranked, place: int) -> tuple[QueryScan, int, int]:
         """The slices to show for the case at a place of a ranking.
@@ -268,24 +332,29 @@ class State:
         """
         which = int(ranked.shown[place])
         query, rows = ranked.queries[which], ranked.rows[which]
-        rows = rows[self.slice_case[rows] == ranked.cases[place]]
+        rows = rows[self.contents.cases_of(rows) == ranked.cases[place]]
         stored = self.vectors.gather(self.contents.slice_ids[rows])
         asking, row = shown_pair(query.embeddings, query.weights, stored)
         return query, asking, int(rows[row])
 
-    def _propose(self, query: QueryScan, pool: NDArray[np.bool_], shortlist: int) -> NDArray[np.int64]:
-        keep = None if pool.all() else self.contents.slice_ids[pool]
-        scores, ids = self.vectors.search(query.embeddings, self.policy.depth, keep)
+    def _propose(self, query: QueryScan, pool: Pool, shortlist: int) -> NDArray[np.int64]:
+        """The cases whose slices are nearest."""
+        contents = self.contents
+        keep = None if len(pool.filed) == len(contents.slice_ids) else pool.ids
+        scores, ids = self.vectors.search(
+            query.embeddings, self.policy.depth, keep, contents.slice_ids[pool.but]
+        )
         found = ids >= 0
-        cases = self.slice_case[np.searchsorted(self.contents.slice_ids, ids[found])]
+        rows = np.searchsorted(contents.slice_ids, ids[found])
+        cases, places = np.unique(contents.cases_of(rows), return_inverse=True)
         # a case that a query slice did not find scores the worst that slice found
         floor = np.where(found, scores, np.inf).min(axis=1, keepdims=True)
-        gain = np.zeros((len(query.weights), len(self.contents.case_ids)), np.float32)
+        gain = np.zeros((len(query.weights), len(cases)), np.float32)
         slices = np.nonzero(found)[0]
-        np.maximum.at(gain, (slices, cases), (scores - floor)[found])
+        np.maximum.at(gain, (slices, places), (scores - floor)[found])
         total = query.weights @ gain
         best = np.argsort(-total, kind="stable")[:shortlist]
-        return best[total[best] > 0] if (total > 0).any() else np.unique(cases)
+        return cases[best[total[best] > 0]] if (total > 0).any() else cases
 
     # ---- strangers -----------------------------------------------------------------------------
 
@@ -309,6 +378,25 @@ class State:
         values = [value for _, value in typical if not np.isnan(value)]
         foreign = bool(np.mean(values) < -LIMIT) if values else None
         return found if foreign is None else bool(found) or foreign
+
+    def nearness(self, ranked: Ranked, silent: set[str], label: str) -> list[tuple[str | None, float]]:
+        """Sequence and nearness to the nearest patients with a label, of each scan of a query.
+
+        As :func:`retrieval.open_set.nearest`; NaN where there is none.
+        """
+        contents = self.contents
+        told = []
+        for query, found in zip(ranked.queries, ranked.matches, strict=True):
+            best: dict[str, float] = {}
+            for place in np.argsort(-found.nearness, kind="stable"):
+                case = found.cases[place]
+                patient = contents.patient_ids[case]
+                if label in contents.labels[case] and patient not in silent:
+                    best.setdefault(patient, float(found.nearness[place]))
+                if len(best) == NEAREST:
+                    break
+            told.append((query.sequence, float(np.mean(list(best.values()))) if best else math.nan))
+        return told
 
     def _familiarity(self, matches: Matches, silent: set[str]) -> float:
         """That of a query's scan, without some patients."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,10 @@ import pytest
 from benchmarks import results
 from indexer.case_index import CaseIndex
 from indexer.catalog import Catalog
+from indexer.ingest import ingest
 from indexer.sandbox.pool import InProcess, using
 from tests.support.encoders import TinyAnalyser, TinyEncoder
-from tests.support.images import phantom, write_nifti
+from tests.support.images import write_cohort
 from tests.support.network import leave
 from tests.support.paths import REAL
 from tests.support.servers import Milvus, Postgres, missing, started
@@ -26,17 +28,21 @@ hypothesis.settings.register_profile("cbir", deadline=None)
 hypothesis.settings.load_profile("cbir")
 
 
+CREATE = CaseIndex.create
+"""With files, whatever a test puts in its place."""
 ENGINES = ("files", "servers")
 """FAISS and SQLite, and Milvus and PostgreSQL."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=6, help="moments at which the crash test kills a run")
+    parser.addoption("--runs-killed", type=int, default=6, help="moments at which a real run is killed")
     parser.addoption(
         "--flips", type=int, default=2, help="bits flipped in each file; 20 times in the catalog"
     )
-    parser.addoption("--faults", type=int, default=40, help="calls of the system that fail, one a run")
-    parser.addoption("--folders", type=int, default=60, help="hostile index folders, each for every verb")
+    parser.addoption("--kills", type=int, default=12, help="system calls at which a verb is killed")
+    parser.addoption("--errors", type=int, default=12, help="system calls that fail, or all from one on")
+    parser.addoption("--interrupts", type=int, default=8, help="system calls at which Ctrl-C comes")
+    parser.addoption("--folders", type=int, default=80, help="commands at hostile index folders")
     parser.addoption("--fuzz", type=int, default=200, help="mutated files that the fuzz test reads")
     parser.addoption("--fuzz-seed", type=int, default=0, help="number of the first of them")
     parser.addoption("--planted", type=int, default=300, help="identifiers that are planted, at least")
@@ -129,15 +135,7 @@ def cohort(tmp_path: Path) -> Callable[..., Path]:
     """Write a cohort of phantoms: `cohort(n)` gives its folder."""
 
     def write(n: int = 6, sequences: tuple[str, ...] = ("t1ce",), folder: str = "mri") -> Path:
-        root = tmp_path / folder
-        lines = ["participant_id\twho_grade\tsite"]
-        for i in range(n):
-            grade = 2 + i % 3
-            lines.append(f"P-{i:02}\t{grade}\tn/a")
-            for s, sequence in enumerate(sequences):
-                write_nifti(root / f"P-{i:02}" / f"P-{i:02}_{sequence}.nii.gz", phantom(10 * i + s, grade))
-        (root / "participants.tsv").write_text("\n".join(lines) + "\n")
-        return root
+        return write_cohort(tmp_path / folder, n, sequences)
 
     return write
 
@@ -153,3 +151,33 @@ def catalog(tmp_path: Path, engine: str, request: pytest.FixtureRequest) -> Iter
     yield catalog
     catalog.drop()
     catalog.close()
+
+
+@pytest.fixture(scope="session")
+def indexes(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Indexes of phantoms, each made once: `indexes(n)` gives a folder with `index` and its images, `mri`.
+
+    They are to be copied, not to be changed.
+    """
+    made: dict[object, Path] = {}
+
+    def make(n: int, sequences: tuple[str, ...] = ("t1ce",), *, keep_ids: bool = True) -> Path:
+        if (n, sequences, keep_ids) not in made:
+            root = tmp_path_factory.mktemp("made")
+            with CREATE(root / "index", TinyEncoder(), keep_ids=keep_ids) as index:
+                ingest(index, [write_cohort(root / "mri", n, sequences)], TinyEncoder())
+            made[n, sequences, keep_ids] = root
+        return made[n, sequences, keep_ids]
+
+    return make
+
+
+@pytest.fixture
+def index_of(tmp_path: Path, indexes: Callable[..., Path]) -> Callable[..., Path]:
+    """Copy such an index: `index_of(n)` gives its folder."""
+
+    def copied(n: int, sequences: tuple[str, ...] = ("t1ce",), *, keep_ids: bool = True) -> Path:
+        made = indexes(n, sequences, keep_ids=keep_ids) / "index"
+        return Path(shutil.copytree(made, tmp_path / "index"))
+
+    return copied

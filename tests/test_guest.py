@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.images import phantom, write_dicom
 from tests.support.paths import ROOT
 
@@ -66,8 +68,8 @@ def foreign() -> list[str]:
     return sorted(name for name in found if name.partition(".")[0] not in OURS)
 
 
-def changes(doing: str) -> dict[str, list[object]]:
-    """What of the state of a fresh process is another after `doing`; libraries are imported before."""
+def changes(*doings: str) -> list[dict[str, list[object]]]:
+    """What of the state of a fresh process each of `doings` changes; libraries are imported before."""
     code = f"""
 import importlib
 OURS = {OURS}
@@ -76,40 +78,44 @@ for name in {foreign()}:
 {STATE}
 import json
 import os
-before = state()
-{doing}
-after = state()
-gone = {{k: [before[k], after[k]] for k in before if repr(before[k]) != repr(after[k])}}
+gone = []
+for doing in {doings}:
+    before = state()
+    exec(doing)
+    after = state()
+    gone.append({{k: [before[k], after[k]] for k in before if repr(before[k]) != repr(after[k])}})
 print('STATE', json.dumps(gone, default=repr))
 """
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
     assert done.stderr == ""
-    return dict(json.loads(done.stdout.rpartition("STATE ")[2]))
+    return list(json.loads(done.stdout.rpartition("STATE ")[2]))
 
 
-def test_importing_everything_changes_nothing() -> None:
+@pytest.mark.slow
+def test_importing_everything_and_reading_change_nothing_and_a_change_is_noticed(tmp_path: Path) -> None:
     """Nor how the heap grows, which only :func:`indexer.runtime.prepare` sets, and shows in no variable."""
-    loop = f"for name in {MODULES}:\n    importlib.import_module(name)"
-    unprepared = "from indexer.runtime import prepare\nassert not prepare.cache_info().currsize"
-    assert changes(f"{loop}\n{unprepared}") == {}
-
-
-def test_a_change_is_noticed() -> None:
-    assert changes("import indexer.runtime; indexer.runtime.prepare()").keys() == {"environment"}
-
-
-def test_reading_changes_nothing(tmp_path: Path) -> None:
+    importing = f"""
+for name in {MODULES}:
+    importlib.import_module(name)
+from indexer.runtime import prepare
+assert not prepare.cache_info().currsize
+"""
     series = write_dicom(tmp_path / "series", phantom(0, 3), StudyInstanceUID="Planted.Name")
-    doing = f"""
+    reading = f"""
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from indexer.discovery import read
 with ThreadPoolExecutor(4) as pool:
     assert all(scans for scans in pool.map(read, [Path({str(series)!r})] * 8))
 """
-    assert changes(doing) == {}
+    imported, read, prepared = changes(
+        importing, reading, "import indexer.runtime; indexer.runtime.prepare()"
+    )
+    assert imported == {}
+    assert read == {}
+    assert prepared.keys() == {"environment"}
 
 
 def test_what_headers_hold_is_not_told(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from indexer.catalog.schema import (
     scans,
     slices,
     sources,
+    trained_on,
     visit_labels,
 )
 from indexer.errors import CaseIndexError
@@ -74,7 +75,8 @@ class Catalog:
             raise CaseIndexError(path, "the catalog is missing", "restore it from a backup, or index again")
         if create:
             make_private(path)
-        writable = not immutable and os.access(path.parent, os.W_OK)
+        # what has a second name is a backup's, too
+        writable = not immutable and os.access(path.parent, os.W_OK) and path.lstat().st_nlink == 1
         catalog = cls(database.sqlite(path, writable=writable, immutable=immutable), dimension)
         catalog._prepare(create=create, writable=writable)
         catalog._log_is_kept = writable
@@ -398,20 +400,30 @@ class Catalog:
                         found[row.patient_id][row.name] = row.value
         return found
 
-    def composites_beside(self, paths: Iterable[str]) -> list[str]:
-        """Paths of the sources that are nothing but a composite of a visit that one of these belongs to."""
+    def cases_of(self, paths: Iterable[str]) -> list[str]:
+        """Ids of the cases that hold a scan of one of these sources."""
         found: set[str] = set()
         with self._transaction() as connection:
             for block in blocks(paths):
-                visits = (
-                    sa.select(scans.c.case)
+                of_sources = (
+                    sa.select(cases.c.case_id)
+                    .join(scans, scans.c.case == cases.c.id)
                     .join(sources, sources.c.id == scans.c.source)
                     .where(sources.c.path.in_(block))
                 )
+                found |= set(connection.scalars(of_sources))
+        return sorted(found)
+
+    def composites_of(self, case_ids: Iterable[str]) -> list[str]:
+        """Paths of the sources that are nothing but a composite of one of these cases."""
+        found: set[str] = set()
+        with self._transaction() as connection:
+            for block in blocks(case_ids):
                 chosen = (
                     sa.select(sources.c.path, sources.c.record)
                     .join(scans, scans.c.source == sources.c.id)
-                    .where(scans.c.sequence == COMPOSITE, scans.c.case.in_(visits))
+                    .join(cases, cases.c.id == scans.c.case)
+                    .where(scans.c.sequence == COMPOSITE, cases.c.case_id.in_(block))
                 )
                 rows = connection.execute(chosen)
                 found |= {row.path for row in rows if row.record["kind"] == COMPOSITE}
@@ -433,6 +445,7 @@ class Catalog:
             of_visit = sa.select(visit_labels.c.name, visit_labels.c.value).where(
                 visit_labels.c.case == case.id
             )
+            seen = sa.select(trained_on.c.patient_id).where(trained_on.c.patient_id == case.patient_id)
             columns = (scans.c.sequence, scans.c.modality, scans.c.shape, scans.c.spacing, scans.c.channel)
             rows = connection.execute(
                 sa.select(*columns, sources.c.path)
@@ -459,6 +472,7 @@ class Catalog:
                     )
                     for row in rows
                 ],
+                in_sample=connection.scalar(seen) is not None,
             )
 
     def embedded(
@@ -502,6 +516,33 @@ class Catalog:
         with self._transaction() as connection:
             names = {*_values(connection, labels.c.name), *_values(connection, visit_labels.c.name)}
         return sorted(names)
+
+    def people(self) -> Contents:
+        """Cases with their labels, as if they had no scans."""
+        with self._transaction() as connection:
+            return contents.people(connection)
+
+    def cases_among(self, case_ids: Iterable[str]) -> set[str]:
+        """Those of the cases that are there."""
+        return self._named(cases.c.case_id, case_ids)
+
+    def cases_of_patients(self, patients: Iterable[str]) -> set[str]:
+        """All cases of these patients."""
+        return self._named(cases.c.patient_id, patients)
+
+    def _named(self, column: sa.Column[str], values: Iterable[str]) -> set[str]:
+        found: set[str] = set()
+        with self._transaction() as connection:
+            for block in blocks(values):
+                found |= set(connection.scalars(sa.select(cases.c.case_id).where(column.in_(block))))
+        return found
+
+    def scans_until(self, last: int) -> tuple[int, int]:
+        """How many scans there are, composites too, and how many of them have an id up to `last`."""
+        with self._transaction() as connection:
+            every = sa.select(sa.func.count(), sa.func.count().filter(scans.c.id <= last)).select_from(scans)
+            total, until = connection.execute(every).one()
+            return int(total), int(until)
 
     def slices_until(self, last: int) -> tuple[int, int]:
         """How many slices there are, and how many of them have an id up to `last`."""

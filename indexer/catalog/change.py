@@ -18,6 +18,7 @@ from indexer.catalog.schema import (
     changed,
     failures,
     labels,
+    measures,
     meta,
     removed,
     scans,
@@ -125,6 +126,10 @@ class Change:
         strange = [(i, scan.strangeness) for i, scan in filed if math.isfinite(scan.strangeness)]
         if strange:
             execute(strangeness.insert(), [{"scan": i, "value": float(value)} for i, value in strange])
+        vectors = [(i, scan.measures) for i, scan in filed if scan.measures is not None]
+        if vectors:
+            told = [{"scan": i, "vector": vector.astype("<f4").tobytes()} for i, vector in vectors]
+            execute(measures.insert(), told)
         own = [row for row in rows if row.sequence != COMPOSITE]
         self._counts["scans"] += len(own)
         self._counts["sources"] += len({row.source for row in own})

@@ -17,6 +17,7 @@ from indexer.catalog.schema import (
     cases,
     changed,
     labels,
+    measures,
     meta,
     removed,
     scans,
@@ -26,6 +27,7 @@ from indexer.catalog.schema import (
     trained_on,
     visit_labels,
 )
+from indexer.measures import NAMES, Measures
 from indexer.scan import ScanRef
 
 MOST = 2**62
@@ -65,6 +67,8 @@ class Contents:
         Of the voxels that were embedded.
     scan_strangeness : ndarray of float32
         NaN where it is unknown.
+    scan_measures : ndarray of float32, shape (scans, measures)
+        Of the lesion, in the order of :data:`indexer.measures.NAMES`; NaN where they are unknown.
     slice_ids : ndarray of int64
         Ascending.
     slice_scan : ndarray of int64
@@ -86,6 +90,7 @@ class Contents:
     scan_number: NDArray[np.int64]
     scan_shape: list[tuple[int, ...]]
     scan_strangeness: NDArray[np.float32]
+    scan_measures: NDArray[np.float32]
     slice_ids: NDArray[np.int64]
     slice_scan: NDArray[np.int64]
     slice_position: NDArray[np.int64]
@@ -96,10 +101,30 @@ class Contents:
         """Which scan the one at this place is."""
         return ScanRef(self.scan_source[place], int(self.scan_number[place]))
 
+    def cases_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """For some slices the position of their case."""
+        return self.scan_case[self.slice_scan[rows]]
+
+    def rows_of(self, scans: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The slices of some scans, by position; ascending."""
+        if not self._filed_in_order:
+            return np.flatnonzero(np.isin(self.slice_scan, scans))
+        scans = np.unique(scans)
+        first = np.searchsorted(self.slice_scan, scans)
+        count = np.searchsorted(self.slice_scan, scans, "right") - first
+        before = np.cumsum(count) - count
+        return np.repeat(first - before, count) + np.arange(count.sum())
+
+    def rows_of_cases(self, cases: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The slices of some cases, by position; ascending."""
+        wanted = np.zeros(len(self.case_ids), bool)
+        wanted[cases] = True
+        return self.rows_of(np.flatnonzero(wanted[self.scan_case]))
+
     @cached_property
-    def slice_case(self) -> NDArray[np.int64]:
-        """For each slice the position of its case."""
-        return self.scan_case[self.slice_scan]
+    def _filed_in_order(self) -> bool:
+        """Whether slices lie by scan, as they are filed."""
+        return bool((self.slice_scan[1:] >= self.slice_scan[:-1]).all())
 
 
 def nothing() -> Contents:
@@ -120,12 +145,19 @@ def nothing() -> Contents:
         scan_number=ints,
         scan_shape=[],
         scan_strangeness=np.empty(0, np.float32),
+        scan_measures=np.empty((0, len(NAMES)), np.float32),
         slice_ids=ints,
         slice_scan=ints,
         slice_position=ints,
         slice_view=np.empty(0, np.uint8),
         slice_weight=np.empty(0, np.float32),
     )
+
+
+def people(connection: sa.Connection) -> Contents:
+    """Cases with their labels alone: of scans and slices, which are many more, nothing is read."""
+    known = _with_cases(nothing(), _cases(connection, None), None)
+    return replace(known, revision=numbers(connection).get("revision", 0))
 
 
 def numbers(connection: sa.Connection) -> dict[str, int]:
@@ -269,6 +301,7 @@ def _without_scans(old: Contents, went: NDArray[np.int64]) -> Contents:
         scan_number=old.scan_number[stays],
         scan_shape=[old.scan_shape[i] for i in places],
         scan_strangeness=old.scan_strangeness[stays],
+        scan_measures=old.scan_measures[stays],
         slice_ids=old.slice_ids[kept],
         slice_scan=(np.cumsum(stays) - 1)[old.slice_scan[kept]],
         slice_position=old.slice_position[kept],
@@ -282,9 +315,10 @@ def _with_scans(connection: sa.Connection, old: Contents) -> Contents:
     last = int(old.scan_ids[-1]) if len(old.scan_ids) else 0  # ids only grow
     columns = (scans.c.id, scans.c.case, scans.c.sequence, scans.c.channel, scans.c.shape)
     new = connection.execute(
-        sa.select(*columns, sources.c.path, strangeness.c.value)
+        sa.select(*columns, sources.c.path, strangeness.c.value, measures.c.vector)
         .join(sources, sources.c.id == scans.c.source)
         .join(strangeness, strangeness.c.scan == scans.c.id, isouter=True)
+        .join(measures, measures.c.scan == scans.c.id, isouter=True)
         .where(scans.c.id > last)
         .order_by(scans.c.id)
     ).all()
@@ -312,7 +346,22 @@ def _with_scans(connection: sa.Connection, old: Contents) -> Contents:
         scan_strangeness=np.append(  # None becomes NaN
             old.scan_strangeness, np.array([row.value for row in new], np.float32)
         ),
+        scan_measures=np.concatenate(
+            [old.scan_measures, np.array([_measured(row.vector) for row in new]).reshape(-1, len(NAMES))]
+        ),
     )
+
+
+def _measured(vector: Any) -> NDArray[np.float32]:
+    """Measures as they were filed; unknown where another version of them was, or none."""
+    unknown = np.full(len(NAMES), np.nan, np.float32)
+    if not isinstance(vector, bytes) or len(vector) % 4:
+        return unknown
+    try:
+        held = Measures.from_vector(np.frombuffer(vector, "<f4")).as_vector()[1:]
+    except ValueError:
+        return unknown
+    return np.where(np.isfinite(held), held, np.nan).astype(np.float32)
 
 
 def _with_slices(connection: sa.Connection, old: Contents) -> Contents:

@@ -11,11 +11,14 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
+from indexer.catalog.intake import refuse_journal, refuse_schema
 from indexer.catalog.migrations import lay_over
 from indexer.errors import CaseIndexError
 from indexer.files import disk_full
 from indexer.text import printable
 
+DEFENSIVE = 1010
+"""SQLITE_DBCONFIG_DEFENSIVE, which Python's older modules do not name."""
 EXAMPLE = "name one such as postgresql://user@host/database"
 
 
@@ -25,7 +28,13 @@ def sqlite(path: Path, *, writable: bool, immutable: bool = False) -> sa.Engine:
     Who may not write the folder of a database that others write reads their log beside it, which
     :func:`keep_log` leaves there; without one nobody has written since the file was whole, so it is read as
     one that does not change.
+
+    Raises
+    ------
+    CaseIndexError
+        If a journal beside it leads elsewhere; when it is connected to, if it holds what no catalog does.
     """
+    refuse_journal(path)
     if writable:
         engine = sa.create_engine(f"sqlite:///{path}")
     else:
@@ -37,7 +46,15 @@ def sqlite(path: Path, *, writable: bool, immutable: bool = False) -> sa.Engine:
             return sqlite3.connect(place, uri=True, check_same_thread=False)
 
         engine = sa.create_engine(f"sqlite:///{path}", creator=connect, poolclass=sa.NullPool)
+    looked: list[Path] = []
+
+    def look(raw: Any, _record: Any) -> None:
+        if not looked:
+            refuse_schema(raw, str(path))
+            looked.append(path)
+
     sa.event.listen(engine, "connect", _configure_sqlite)
+    sa.event.listen(engine, "connect", look)
     if not writable:
         sa.event.listen(engine, "connect", lambda raw, _: lay_over(raw))
     sa.event.listen(engine, "begin", _begin_sqlite)
@@ -152,7 +169,10 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
+    if hasattr(connection, "setconfig"):  # Python 3.12
+        connection.setconfig(DEFENSIVE, True)
     connection.execute("PRAGMA trusted_schema=OFF")  # a file of strangers calls no functions
+    connection.execute("PRAGMA cell_size_check=ON")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA busy_timeout=10000")
     # in an immutable (read-only) database the mode stays as it is

@@ -23,6 +23,7 @@ from indexer.catalog.schema import (
     failures,
     history,
     labels,
+    measures,
     meta,
     removed,
     roots,
@@ -96,7 +97,7 @@ def of_sources(connection: sa.Connection, keys: Iterable[str]) -> Iterator[tuple
     of_source, of_scan = defaultdict(list), defaultdict(list)
     columns = (slices.c.scan, slices.c.id, slices.c.position, slices.c.view, slices.c.weight)
     for block in blocks(row.id for row in held_scans):
-        for table, what in ((slices, columns), (strangeness, (strangeness.c.scan, strangeness.c.value))):
+        for table, what in ((slices, columns), (strangeness, strangeness.c), (measures, measures.c)):
             rows = sa.select(*what).where(table.c.scan.in_(block)).order_by(*table.primary_key)
             for row in connection.execute(rows):
                 of_scan[row.scan].append(list(row))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from indexer.catalog.blocks import blocks
 from indexer.catalog.records import EmbeddedScan, Entry, digest
-from indexer.catalog.schema import cases, scans, slices, sources, strangeness, trained_on
+from indexer.catalog.schema import cases, measures, scans, slices, sources, strangeness, trained_on
 
 Floats = NDArray[np.float32]
 
@@ -68,6 +68,7 @@ def entries(connection: sa.Connection, dimension: int) -> list[Entry]:
     """All sources with what they hold."""
     seen = set(connection.scalars(sa.select(trained_on.c.patient_id)))
     strange = {row.scan: row.value for row in connection.execute(sa.select(strangeness))}
+    measured = {row.scan: np.frombuffer(row.vector, "<f4") for row in connection.execute(sa.select(measures))}
     source_rows = connection.execute(sa.select(sources).order_by(sources.c.id)).all()
     scan_rows = connection.execute(
         sa.select(scans, cases.c.case_id, cases.c.patient_id, cases.c.visit)
@@ -96,6 +97,7 @@ def entries(connection: sa.Connection, dimension: int) -> list[Entry]:
             in_sample=row.patient_id in seen,
             strangeness=strange.get(row.id, math.nan),
             visit=row.visit,
+            measures=measured.get(row.id),
         )
         of_source.setdefault(row.source, []).append(scan)
     return [Entry(row.path, row.fingerprint, row.record, of_source.get(row.id, [])) for row in source_rows]

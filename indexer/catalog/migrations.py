@@ -87,7 +87,16 @@ def _digests(connection: sa.Connection, schema: str | None) -> None:
     metadata.create_all(connection)
 
 
-STEPS: Mapping[int, Callable[[sa.Connection, str | None], None]] = {1: _visits_and_counts, 2: _digests}
+def _measures(connection: sa.Connection, schema: str | None) -> None:
+    """From 3 to 4: scans have measures."""
+    metadata.create_all(connection)
+
+
+STEPS: Mapping[int, Callable[[sa.Connection, str | None], None]] = {
+    1: _visits_and_counts,
+    2: _digests,
+    3: _measures,
+}
 """By the format that each leads on from."""
 
 

@@ -37,6 +37,8 @@ class EmbeddedScan:
         See :mod:`indexer.learning.strangeness`; NaN where the encoder cannot say.
     visit : str, optional
         What the visit that the case is of is called; None for a patient's only one, without a name.
+    measures : ndarray of float32, optional
+        Of the lesion, as :meth:`indexer.measures.Measures.as_vector` gives them.
     """
 
     case_id: str
@@ -54,6 +56,7 @@ class EmbeddedScan:
     in_sample: bool = False
     strangeness: float = math.nan
     visit: str | None = None
+    measures: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,12 +117,15 @@ class FiledCase:
         The patient's, overlaid by the visit's.
     scans : list of FiledScan
         Composites are no scans of their own.
+    in_sample : bool
+        Whether the encoder was trained on the patient.
     """
 
     patient_id: str
     visit: str | None
     labels: dict[str, str]
     scans: list[FiledScan]
+    in_sample: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-FORMAT = 3
+FORMAT = 4
 """Of the tables below; earlier ones are migrated (:mod:`indexer.catalog.migrations`)."""
 
 metadata = sa.MetaData()
@@ -87,6 +87,13 @@ strangeness = sa.Table(
     metadata,
     sa.Column("scan", sa.ForeignKey("scans.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("value", sa.Float, nullable=False),
+)
+# what the lesion that a scan shows looks like (indexer/measures.py), where it was measured
+measures = sa.Table(
+    "measures",
+    metadata,
+    sa.Column("scan", sa.ForeignKey("scans.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("vector", sa.LargeBinary, nullable=False),  # float32, little-endian, the version first
 )
 # patients that the encoder's weights have seen: a figure on them would be in-sample
 trained_on = sa.Table("trained_on", metadata, sa.Column("patient_id", sa.String, primary_key=True))

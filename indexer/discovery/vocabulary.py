@@ -1,4 +1,4 @@
-"""The field's words: what the tokens of names mean, where they mean anything.
+"""What the tokens of names mean, where they mean anything; those of sequences are in the one table of all.
 
 Words are hints. Structure (:mod:`indexer.discovery.people`) decides who is who, and voxels
 (:mod:`indexer.discovery.content`) decide what is a mask where words leave a doubt.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+
+from indexer import vocabulary
 
 
 class Kind(Enum):
@@ -36,58 +38,23 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-SEQUENCES = {
-    **dict.fromkeys(_words("t1 t1w t1n t1wi t1pre pret1 t1native t1precontrast"), "t1"),
-    **dict.fromkeys(
-        _words(
-            "t1ce t1c t1gd t1ca t1wce t1wc t1cw t1post t1postgd t1km t1wgd t1gad t1contrast t1ceweighted "
-            "ct1 cet1 cet1w gdt1 t1enhanced posttt1 postt1 t1wpost t1cpost t1wks t1ks"
-        ),
-        "t1ce",
-    ),
-    **dict.fromkeys(_words("t2 t2w t2wi t2tse t2fse t2n"), "t2"),
-    **dict.fromkeys(_words("flair t2f t2flair t2wflair flairt2 t2flairw fla fl darkfluid"), "flair"),
-    **dict.fromkeys(_words("pd pdw pdwi dp"), "pd"),
-    **dict.fromkeys(_words("swi swan swiw"), "swi"),
-    **dict.fromkeys(_words("t2star t2starw t2s"), "t2star"),
-    **dict.fromkeys(_words("mra tof angio angiography"), "angio"),
-    **dict.fromkeys(_words("stir"), "stir"),
-    **dict.fromkeys(_words("pet fdg fet"), "pet"),
-}
+SEQUENCES = vocabulary.named("t1", "t1ce", "t2", "flair", "pd", "swi", "t2star", "angio", "stir", "pet")
 """Tokens (in lower case) and the sequence each stands for."""
 
-WEAK_SEQUENCES = dict.fromkeys(
-    _words("mprage mpr mp2rage spgr fspgr bravo tfl mpnrage unit1 mprageised"), "t1"
-)
+WEAK_SEQUENCES = vocabulary.techniques()
 """Techniques that stand for a sequence where no token names one."""
 
-CONTRAST = _words(
-    """ce gd gad gado gadolinium contrast postcontrast postgd postgad enhanced km c contrasted cm"""
-)
+CONTRAST = _words(vocabulary.GIVEN.names)
 AGENTS = _words("gado gadolinium gad postcontrast postgd postgad")
 """Contrast agents, which stand for T1 after contrast where no sequence is named."""
-AFTER, BEFORE = _words("post"), _words("pre precontrast noncontrast unenhanced native nativ nogd noce")
+AFTER, BEFORE = _words("post"), _words(vocabulary.PLAIN.names)
 """Before and after contrast, if they stand beside T1 and nothing else is before or after."""
 
 PREFIXES = _words("ax axial sag sagittal cor coronal tra trans 2d 3d hr hires tse fse")
 """Words of protocols that are written without a space before a sequence: ``hrT2``, ``axFLAIR``."""
 
-SERIES = {
-    **dict.fromkeys(_words("dwi dti dmri diffusion hardi noddi dki trace tracew"), "dwi"),
-    **dict.fromkeys(_words("dsc dce perf perfusion pwi cest dsce"), "perf"),
-    **dict.fromkeys(_words("bold func fmri rest rsfmri epi sbref"), "bold"),
-    **dict.fromkeys(_words("m0 m0scan magnitude magnitude1 magnitude2 mag"), "m0"),
-}
-
-MAPS = _words(
-    """adc eadc dadc fa md rcbv rcbf ncbv cbv cbf mtt ttp tmax psr ktrans kep iauc prob probability
-    probabilities probseg probmap phasediff phase phase1 phase2 phasemap fieldmap mip minip t1map t2map
-    pdmap t1rho r1map r2map qsm colfa tensor dtitensor evecs evals warp warpfield xfm displacement
-    jacobian biasfield uncertainty entropy heatmap saliency distance curvature thickness snr asl apt mtr
-    mtsat mwf icvf isovf odi
-    pve inversewarp 0warp 1warp genericaffine subtraction difference histogram
-    rcbvmap adcmap famap mdmap heatmaps pcasl"""
-)
+SERIES = vocabulary.named("dwi", "perf", "bold", "m0")
+MAPS = frozenset(vocabulary.named("adc", "map"))
 SERIES_MAPS = _words(
     """ad rd tr l1 l2 l3 v1 v2 v3 mo s0 ph pe ve vp auc rcbv fa md ap ga cs dt0 b0 peak trace"""
 )
@@ -158,9 +125,7 @@ CONTAINERS = _words(
 IMAGES = _words("image images imgs img imagestr imagests imagesval volumes pictures scans")
 """Words of folders that hold images, whatever else is said above."""
 
-LOCALIZERS = _words(
-    """localizer localiser loc scout survey 3plane threeplane aahscout aascout localizers planscan"""
-)
+LOCALIZERS = frozenset(vocabulary.named("localizer"))
 
 GROUPS = re.compile(
     r"(?:site|cent(?:er|re)|hospital|institution|scanner|batch|part|fold|group|grp|split|set|dataset|data|task|"

@@ -59,7 +59,7 @@ class Analysis:
     maps : ndarray of float32, shape (n, h, w)
         Chance of a lesion in each cell of a grid over the slice.
     boxes : ndarray of float32, shape (n, 4)
-        The region looked at: x0, y0, x1, y1 as shares of the side.
+        The region, as it was given or as it shows itself: x0, y0, x1, y1 as shares of the side.
     strangeness : ndarray of float32, shape (n,)
         Distance from what the encoder was trained on, about 1 for its like; NaN where it cannot say.
     """
@@ -115,9 +115,23 @@ class Segmenter(Encoder, Protocol):
     ----------
     composite_size : int
         As for a :class:`Composer`.
+    segments : bool
+        Whether it does so after all.
+    standardised : bool
+        Whether its composites' greys are standard deviations (:class:`indexer.preprocess.Preprocessing`).
     """
 
     composite_size: int
+
+    @property
+    def segments(self) -> bool:
+        """See the attributes."""
+        ...
+
+    @property
+    def standardised(self) -> bool:
+        """See the attributes."""
+        ...
 
     def segment(
         self, batch: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None
@@ -146,6 +160,33 @@ class Explainer(Encoder, Protocol):
         maps over the images, shape (n, h, w), of either sign.
         """
         ...
+
+
+@runtime_checkable
+class Sparse(Encoder, Protocol):
+    """An encoder to which neighbouring planes say the same.
+
+    Attributes
+    ----------
+    apart : float
+        Distance in mm of planes between which no others need to be seen.
+    """
+
+    apart: float
+
+
+@runtime_checkable
+class Doubtful(Analyser, Protocol):
+    """An encoder that knows when it sees no lesion at all.
+
+    Attributes
+    ----------
+    least_lesion : float
+        A scan none of whose slices shows a lesion with at least this chance shows none; 0 where nothing is
+        known of that, so that every scan may show one.
+    """
+
+    least_lesion: float
 
 
 @runtime_checkable

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from indexer.learning.network import CompositeNetwork, RetrievalNetwork
 
 
+APART = 4.0
+"""Millimetres between planes: measured, for volumes of 1 and 2 mm, by ``python -m benchmarks.planes``."""
+
+
 @dataclass
 class TrainedEncoder:
     """An encoder from a file of weights: it offers all that :mod:`indexer.encoder.protocols` names.
@@ -29,6 +33,10 @@ class TrainedEncoder:
     ----------
     name, dimension, version, size, composite_size
         As in :class:`Encoder` and :class:`Composer`.
+    apart : float
+        See :class:`Sparse`.
+    least_lesion : float
+        See :class:`Doubtful`.
     weights_file : Path
         See :class:`FileEncoder`.
     about : dict
@@ -50,6 +58,8 @@ class TrainedEncoder:
     network: RetrievalNetwork = field(repr=False)
     distribution: TrainingDistribution | None = field(repr=False, default=None)
     composite: CompositeNetwork | None = field(repr=False, default=None)
+    apart: float = APART
+    least_lesion: float = 0.0
 
     @property
     def composite_size(self) -> int:
@@ -103,9 +113,8 @@ class TrainedEncoder:
         """
         from indexer.learning.looks import compose
 
-        shape = (len(CHANNELS), self.composite_size, self.composite_size)
-        if self.composite is None or batch.dtype != np.uint8 or batch.shape[1:] != shape:
-            raise ValueError(f"{self.name} takes no composites of {batch.dtype} {batch.shape}")
+        self._check_composites(batch)
+        assert self.composite is not None
         vectors, weights = (
             np.empty((len(batch), self.dimension), np.float32),
             np.empty(len(batch), np.float32),
@@ -114,6 +123,43 @@ class TrainedEncoder:
             known = None if boxes is None else boxes[rows]
             vectors[rows], weights[rows] = compose(self.network, self.composite, batch[rows], LEADING, known)
         return vectors, weights
+
+    def _check_composites(self, batch: NDArray[np.uint8]) -> None:
+        shape = (len(CHANNELS), self.composite_size, self.composite_size)
+        if self.composite is None or batch.dtype != np.uint8 or batch.shape[1:] != shape:
+            raise ValueError(f"{self.name} takes no composites of {batch.dtype} {batch.shape}")
+
+    @property
+    def standardised(self) -> bool:
+        """See :class:`Segmenter`."""
+        return self.composite is not None and self.composite.standardised
+
+    @property
+    def segments(self) -> bool:
+        """See :class:`Segmenter`."""
+        return self.composite is not None and self.composite.segments
+
+    def segment(
+        self, batch: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Chances of tissues in composites, shape (n, 3, 80, 80): see :class:`Segmenter`.
+
+        Raises
+        ------
+        ValueError
+            If the encoder does not tell tissues apart, or takes no composites of this shape or type.
+        """
+        from indexer.learning.looks import segment
+        from indexer.learning.network import TISSUE_CELL, TISSUES
+
+        if self.composite is None or not self.segments:
+            raise ValueError(f"{self.name} does not tell tissues apart")
+        self._check_composites(batch)
+        side = self.composite_size // TISSUE_CELL
+        maps = np.empty((len(batch), len(TISSUES), side, side), np.float32)
+        for rows in blocks(len(batch)):
+            maps[rows] = segment(self.composite, batch[rows], None if boxes is None else boxes[rows])
+        return maps
 
     def explain(
         self,

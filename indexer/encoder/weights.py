@@ -59,6 +59,9 @@ ABOUT: dict[str, type] = {
 }
 """What a file says of itself."""
 
+LEAST_LESION = "least_lesion"
+"""What a file may say besides: see :class:`indexer.encoder.protocols.Doubtful`."""
+
 T = TypeVar("T")
 
 
@@ -78,6 +81,7 @@ def write_weights(
     patients: Collection[str],
     distribution: TrainingDistribution | None = None,
     composite: CompositeNetwork | None = None,
+    least_lesion: float = 0.0,
 ) -> None:
     """Write a trained network as an encoder.
 
@@ -102,6 +106,8 @@ def write_weights(
         What it was trained on, to tell strange slices.
     composite : CompositeNetwork, optional
         Sees several sequences at once; not fused.
+    least_lesion : float
+        As :class:`indexer.encoder.protocols.Doubtful` has it, if it was measured.
 
     Raises
     ------
@@ -136,6 +142,8 @@ def write_weights(
         "patients": sorted({keyed_hash(key, patient) for patient in patients}),
         "known": _version(of_training, DISTRIBUTION),
     }
+    if least_lesion:
+        about[LEAST_LESION] = float(least_lesion)
     text = json.dumps(about, ensure_ascii=False, sort_keys=True)
     # one key alone: safetensors writes several in any order, and equal trainings should give equal files
     envelope = {"format": FORMAT, "about": text, "checksum": hashlib.sha256(text.encode()).hexdigest()}
@@ -177,7 +185,14 @@ def load_weights(path: Path) -> TrainedEncoder:
     if projection is None or projection.shape[:1] != (about["dimension"],):  # before so much is allocated
         raise EncoderError(path, "does not hold the weights of its architecture", REMEDY)
     net = RetrievalNetwork(about["dimension"])
-    composite = CompositeNetwork(len(CHANNELS), about["dimension"]) if of_composite else None
+    composite = None
+    if of_composite:
+        composite = CompositeNetwork(
+            len(CHANNELS),
+            about["dimension"],
+            segments="tissue.1.weight" in of_composite,  # those of earlier versions had neither
+            standardised="standard" in of_composite,
+        )
     if (about["architecture"], about["size"]) != (architecture(net, composite), INPUT):
         raise EncoderError(path, "is of another version of cbir", "train again, or use that version")
     _fill(path, net, tensors)
@@ -191,6 +206,7 @@ def load_weights(path: Path) -> TrainedEncoder:
         weights_file=path,
         about=about,
         network=net.fused(),
+        least_lesion=about.get(LEAST_LESION, 0.0),
         distribution=_distribution(path, of_training) if of_training else None,
         composite=None if composite is None else composite.fused(),
     )
@@ -228,6 +244,9 @@ def _described(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         raise EncoderError(path, "is damaged: its description is torn", REMEDY) from error
     if not isinstance(about, dict) or not ABOUT.keys() <= about.keys():
         raise EncoderError(path, "is of another version of cbir", "train again, or use that version")
+    least = about.get(LEAST_LESION, 0.0)
+    if type(least) is not float or not 0 <= least <= 1:
+        raise EncoderError(path, f"is damaged: its description has no proper {LEAST_LESION}", REMEDY)
     for part, kind in ABOUT.items():
         if type(about[part]) is not kind or (kind is int and about[part] < 1):
             raise EncoderError(path, f"is damaged: its description has no proper {part}", REMEDY)

@@ -6,7 +6,7 @@ each whole, so that an interrupted run loses at most one group and a second run 
 
 from indexer.ingest.filing import GROUP
 from indexer.ingest.report import IngestReport
-from indexer.ingest.run import Options, ingest, ingest_sources
+from indexer.ingest.run import Options, ingest, ingest_sources, remove_sources
 from indexer.ingest.survey import remembered_tables
 from indexer.ingest.workers import Embedding, Pick, Threads, Workers, embed
 
@@ -22,4 +22,5 @@ __all__ = [
     "ingest",
     "ingest_sources",
     "remembered_tables",
+    "remove_sources",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from indexer import reference
 from indexer.case_index import CaseIndex
 from indexer.catalog import EmbeddedScan, Entry
-from indexer.encoder import Encoder, trained_on
+from indexer.encoder import Encoder
 from indexer.errors import PoisonError, ReadError
 from indexer.ingest.report import IngestReport, Progress, failure, untold
 from indexer.ingest.workers import Embedding, Pick, Workers
 from indexer.journal import Journal, journal
+from indexer.preprocess import Preprocessing
 from indexer.readers import Source
 from indexer.reading import Read, ReadScan
-from indexer.sequences import COMPOSITE
+from indexer.sequences import CHANNELS, COMPOSITE, is_composite
+from indexer.studies import Belonging, belonging
 
 GROUP = 256
 """Slices that are embedded and committed together, at least."""
@@ -63,8 +65,14 @@ def file(
     workers: Workers,
     report: IngestReport,
     progress: Progress = untold,
+    known: Mapping[str, Belonging] | None = None,
 ) -> None:
-    """Read, embed and commit what is new or changed."""
+    """Read, embed and commit what is new or changed; `known` says whose sources without ids are."""
+    told, how = known or {}, index.preprocessing(encoder)
+
+    def whose(source: Source) -> Belonging:
+        return told.get(source.name) or belonging(index, encoder, source)
+
     held = index.catalog.fingerprints_of(source.name for source in sources if source.name.isprintable())
     fresh: list[tuple[Source, str]] = []
     for source in sources:
@@ -75,7 +83,7 @@ def file(
                 raise ReadError(
                     source.name, "its patient or study id holds control characters", "mend its header"
                 )
-            fingerprint = _fingerprint(index, source)
+            fingerprint = _fingerprint(source, whose(source))
         except ReadError as error:
             report.failed.append(failure(error.where, error))
             continue
@@ -92,7 +100,7 @@ def file(
     def land() -> None:
         nonlocal done
         landing = flying.popleft()
-        entries = _landed(index, encoder, landing, report)
+        entries = _landed(index, landing, whose, report)
         embedded = [scan for entry in entries for scan in entry.scans]
         of_patients = {scan.patient_id: tables.get(scan.patient_id) for scan in embedded}
         of_visits = {scan.case_id: visits.get(scan.case_id) for scan in embedded}
@@ -102,7 +110,7 @@ def file(
         progress(done + len(report.failed) - failed, len(fresh), report.embedded)
 
     with journal(index.folder) as begun:
-        for group in _groups(_read_ahead(fresh, workers, report, begun)):
+        for group in _groups(_read_ahead(fresh, workers, how, report, begun)):
             flying.append(_sent(index, workers, group, {digest for each in flying for digest in each.fresh}))
             if len(flying) >= workers.groups:
                 land()
@@ -114,14 +122,17 @@ def _known(rows: Mapping[str, Mapping[str, str] | None]) -> dict[str, Mapping[st
     return {name: row for name, row in rows.items() if row is not None}
 
 
-def _fingerprint(index: CaseIndex, source: Source) -> str:
+def _fingerprint(source: Source, whose: Belonging) -> str:
     """Changes with the files, and when a labels table gives them to another patient."""
-    case = index.case(source.patient_id, source.study_id)
-    return hashlib.sha256(f"{source.fingerprint()}\0{case}".encode()).hexdigest()
+    return hashlib.sha256(f"{source.fingerprint()}\0{whose.case_id}".encode()).hexdigest()
 
 
 def _read_ahead(
-    fresh: Iterable[tuple[Source, str]], workers: Workers, report: IngestReport, begun: Journal
+    fresh: Iterable[tuple[Source, str]],
+    workers: Workers,
+    preprocessing: Preprocessing,
+    report: IngestReport,
+    begun: Journal,
 ) -> Iterator[_Fresh]:
     """Have sources read, in order, a few of them ahead; what may have ended a run before, alone."""
     waiting: deque[tuple[Source, str, Future[Read]]] = deque()
@@ -149,7 +160,7 @@ def _read_ahead(
         while waiting and (alone or len(waiting) > workers.ahead):
             yield from result(*waiting.popleft())
         begun.begin(source.name, fingerprint)
-        waiting.append((source, fingerprint, workers.read(source)))
+        waiting.append((source, fingerprint, workers.read(source, preprocessing)))
         if alone:
             yield from result(*waiting.popleft())
     while waiting:
@@ -177,8 +188,9 @@ def _sent(index: CaseIndex, workers: Workers, group: list[_Fresh], pending: Coll
     for one in group:
         for number, scan in enumerate(one.read.scans):
             counts[scan.digest] = int(np.count_nonzero(scan.views == 0))
-            first.setdefault(scan.digest, (one.read.images, number, 0))
-            regions.append((one.read.images, number, 1))
+            several = CHANNELS if is_composite(scan.scan.sequence) else (scan.scan.sequence,)
+            first.setdefault(scan.digest, (one.read.images, number, 0, several))
+            regions.append((one.read.images, number, 1, several))
     known = index.catalog.embedded(list(counts))
     # of a reference case not all slices are filed
     known = {digest: held for digest, held in known.items() if len(held[0]) == counts[digest]}
@@ -187,14 +199,16 @@ def _sent(index: CaseIndex, workers: Workers, group: list[_Fresh], pending: Coll
     return _Flying(group, known, fresh, found)
 
 
-def _landed(index: CaseIndex, encoder: Encoder, flying: _Flying, report: IngestReport) -> list[Entry]:
+def _landed(
+    index: CaseIndex, flying: _Flying, whose: Callable[[Source], Belonging], report: IngestReport
+) -> list[Entry]:
     """The entries of a group, once the network has seen it."""
     found = flying.found.result()
     _log.debug("%d sources, %d scans embedded in %.2f s", len(flying.group), len(found.parts), found.seconds)
     report.encoder_seconds += found.seconds
     report.embedded += sum(len(part[0]) for part in found.parts)
     known = flying.known | dict(zip(flying.fresh, found.parts, strict=False))
-    of_region = iter(found.parts[len(flying.fresh) :])
+    of_region = iter(zip(found.parts[len(flying.fresh) :], found.measures, strict=True))
     # what was at the network with an earlier group is in the catalog by now
     others = {scan.digest for one in flying.group for scan in one.read.scans} - known.keys()
     known |= index.catalog.embedded(list(others)) if others else {}
@@ -204,7 +218,7 @@ def _landed(index: CaseIndex, encoder: Encoder, flying: _Flying, report: IngestR
             fingerprint=one.fingerprint,
             record=one.source.record(),
             scans=[
-                _filed(index, encoder, one.source, scan, known[scan.digest], next(of_region))
+                _filed(index, one.source, whose(one.source), scan, known[scan.digest], *next(of_region))
                 for scan in one.read.scans
             ],
         )
@@ -214,17 +228,18 @@ def _landed(index: CaseIndex, encoder: Encoder, flying: _Flying, report: IngestR
 
 def _filed(
     index: CaseIndex,
-    encoder: Encoder,
     source: Source,
+    whose: Belonging,
     read: ReadScan,
     whole: Sequence[NDArray[np.float32]],
     region: Sequence[NDArray[np.float32]],
+    measures: NDArray[np.float32],
 ) -> EmbeddedScan:
     scan = read.scan
     embeddings, weights, _ = (np.concatenate(parts) for parts in zip(whole, region, strict=True))
     return EmbeddedScan(
-        case_id=index.case(source.patient_id, source.study_id),
-        patient_id=index.patient(source.patient_id),
+        case_id=whose.case_id,
+        patient_id=whose.patient_id,
         series_id=index.pseudonym("series", scan.series_id or source.name),
         sequence=scan.sequence,
         modality=scan.modality,
@@ -235,7 +250,8 @@ def _filed(
         views=read.views,
         weights=weights,
         embeddings=embeddings,
-        in_sample=trained_on(encoder, source.patient_id),
+        in_sample=whose.in_sample,
         strangeness=float(np.average(whole[2], weights=whole[1])),
-        visit=index.visit(source.patient_id, source.study_id),
+        visit=whose.visit,
+        measures=measures,
     )

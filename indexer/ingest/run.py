@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from indexer.labels import Labels, Table, listed
 from indexer.readers import Source
 from indexer.roots import recall, remember
 from indexer.sequences import COMPOSITE
-from indexer.studies import composites
+from indexer.studies import composites, remaining
 from indexer.text import printable
 
 UNFILED = 10_000
@@ -227,10 +227,50 @@ def ingest_sources(
                 file(index, together, persons, visits, encoder, able, report)
         index.catalog.set_labels(persons)
         index.catalog.set_visit_labels(visits)
-        if index.lag() > 0.05 or index.unfiled() > UNFILED:
-            index.file_vectors()
+        _file_lagging(index)
         _finish(index, report, start)
     return report
+
+
+def remove_sources(index: CaseIndex, names: Collection[str], encoder: Encoder) -> int:
+    """Take single sources out of a living index, such as series that are gone from a PACS.
+
+    The composites of their visits are made anew of what stays, before anything is taken out: who is stopped
+    in between begins again.
+
+    Parameters
+    ----------
+    index : CaseIndex
+    names : collection of str
+    encoder : Encoder
+
+    Returns
+    -------
+    int
+        Sources there were.
+
+    Raises
+    ------
+    CaseIndexError
+        If another process writes to the index.
+    EncoderError
+        If the index was made by another encoder.
+    """
+    index.require(encoder)
+    with index.writing("remove"):
+        whose, together, stale = remaining(index, names)
+        with Threads(encoder) as able:
+            file(index, together, {}, {}, encoder, able, IngestReport(), known=whose)
+        gone = index.catalog.remove_sources(names)
+        index.catalog.remove_sources(stale)
+        _file_lagging(index)
+    return gone
+
+
+def _file_lagging(index: CaseIndex) -> None:
+    """Bring the vectors file up to date, if it lags by more than opening the index should have to do."""
+    if index.lag() > 0.05 or index.unfiled() > UNFILED:
+        index.file_vectors()
 
 
 def _finish(index: CaseIndex, report: IngestReport, start: float) -> None:

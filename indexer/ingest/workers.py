@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from indexer import sandbox
 from indexer.encoder import Encoder, look
+from indexer.measures import Measures, measure
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
 from indexer.reading import Read
@@ -20,8 +21,8 @@ from indexer.reading import Read
 READERS = 2
 """Sources that are read at a time."""
 
-Pick = tuple[Any, int, int]
-"""Images to embed: `Read.images`, which of its scans, and which view of it."""
+Pick = tuple[Any, int, int, Sequence[str | None]]
+"""Images to embed: `Read.images`, which of its scans, which view of it, and the sequences of its channels."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,13 @@ class Embedding:
         Embeddings, weights and strangeness (see :func:`indexer.encoder.look`), a tuple a pick.
     seconds : float
         That the network took.
+    measures : list of ndarray
+        Of the lesion (:mod:`indexer.measures`), where regions were picked: one for each of these picks.
     """
 
     parts: list[tuple[NDArray[np.float32], ...]]
     seconds: float
+    measures: list[NDArray[np.float32]]
 
 
 class Workers(Protocol):
@@ -54,7 +58,7 @@ class Workers(Protocol):
     ahead: int
     groups: int
 
-    def read(self, source: Source) -> Future[Read]:
+    def read(self, source: Source, preprocessing: Preprocessing) -> Future[Read]:
         """Read and prepare a source; the future raises `ReadError` if that cannot be."""
         ...
 
@@ -71,7 +75,6 @@ class Threads:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._preprocessing = Preprocessing.of(encoder)
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
 
     def __enter__(self) -> Threads:
@@ -80,9 +83,9 @@ class Threads:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def read(self, source: Source) -> Future[Read]:
+    def read(self, source: Source, preprocessing: Preprocessing) -> Future[Read]:
         """See :meth:`Workers.read`."""
-        return self._pool.submit(sandbox.prepare, source, self._preprocessing)
+        return self._pool.submit(sandbox.prepare, source, preprocessing)
 
     def embed(self, picks: Sequence[Pick]) -> Future[Embedding]:
         """See :meth:`Workers.embed`."""
@@ -93,7 +96,7 @@ class Threads:
 
 def embed(encoder: Encoder, picks: Sequence[Pick]) -> Embedding:
     """Take images to the network, all of them together, wherever that is done."""
-    blocks = [(images[scan], images[scan].views == view) for images, scan, view in picks]
+    blocks = [(images[scan], images[scan].views == view) for images, scan, view, _ in picks]
     kinds: dict[int, list[int]] = {}  # composites have a network of their own
     for place, (ready, _) in enumerate(blocks):
         kinds.setdefault(ready.pixels.ndim, []).append(place)
@@ -109,4 +112,14 @@ def embed(encoder: Encoder, picks: Sequence[Pick]) -> Embedding:
         seconds += time.perf_counter() - start
         ends = np.cumsum([np.count_nonzero(blocks[place][1]) for place in places])[:-1]
         parts |= zip(places, zip(*(np.split(part, ends) for part in found), strict=True), strict=True)
-    return Embedding([parts[place] for place in range(len(blocks))], seconds)
+    start = time.perf_counter()
+    composed = {id(images) for images, *_, sequences in picks if len(sequences) > 1}
+    measures = [
+        measure(images[scan], sequences, encoder).as_vector()
+        if len(sequences) > 1 or id(images) not in composed  # together they tell more
+        else Measures().as_vector()
+        for images, scan, view, sequences in picks
+        if view
+    ]
+    seconds += time.perf_counter() - start
+    return Embedding([parts[place] for place in range(len(blocks))], seconds, measures)

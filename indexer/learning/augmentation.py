@@ -25,6 +25,9 @@ ASPECT = 1.12
 SHIFT = 0.08
 """Views move by up to this share of their side."""
 
+WHOLES = 0.35
+"""Share of the views for tissues that show the whole slice."""
+
 GAMMA, CONTRAST, BRIGHTNESS, SHADING, NOISE = 1.6, 1.3, 0.1, 0.15, 0.05
 """Greatest exponent, gain, offset, slope of the shading across the view, and deviation of the noise."""
 
@@ -102,7 +105,32 @@ def lesion_frames(boxes: Tensor, generator: Generator) -> Tensor:
     return torch.cat([_matrix(width, False, generator, 180.0), centre[:, :, None]], 2)
 
 
-def recoloured(views: Tensor, generator: Generator) -> Tensor:
+def tissue_frames(boxes: Tensor, generator: Generator) -> Tensor:
+    """Affine maps, shape (n, 2, 3), from a view, turned at will, to anything between a region and all.
+
+    Parameters
+    ----------
+    boxes : Tensor, shape (n, 4)
+        As for :func:`region_frames`; slices without one are seen whole or in part.
+    generator : Generator
+    """
+    n = len(boxes)
+    longer = (boxes[:, 2:] - boxes[:, :2]).amax(1)
+    known = torch.isfinite(longer)
+    least = torch.where(known, (longer * CONTEXT / REGION).clamp(LEAST, 1), PART[0])
+    share = torch.rand(n, generator=generator) ** 2  # regions more often than all
+    share = torch.where(torch.rand(n, generator=generator) < WHOLES, 1.0, share)
+    width = least ** (1 - share) * WHOLE ** (2 * torch.rand(n, generator=generator) - 1)
+    shift = uniform(-1, 1, n * 2, generator).view(n, 2)
+    off = torch.where(known[:, None], 2 * SHIFT * width[:, None], (1 - width[:, None]).clamp(min=0)) * shift
+    middle = torch.where(known[:, None], boxes[:, :2] + boxes[:, 2:] - 1, 0)
+    # the nearer to all, the less it lies around the region
+    return torch.cat(
+        [_matrix(width, False, generator, 180.0), ((1 - share)[:, None] * middle + off)[:, :, None]], 2
+    )
+
+
+def recoloured(views: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
     """Other contrast, brightness, shading, noise and sharpness; background stays background.
 
     Parameters
@@ -110,6 +138,8 @@ def recoloured(views: Tensor, generator: Generator) -> Tensor:
     views : Tensor, shape (n, 1, h, w)
         0 (background) to 1.
     generator : Generator
+    strength : float
+        Of all but the sharpness; 1 as the constants say.
     """
     n, _, height, width = views.shape
 
@@ -121,12 +151,15 @@ def recoloured(views: Tensor, generator: Generator) -> Tensor:
     kernel = torch.tensor([1.0, 2.0, 1.0], device=views.device) / 4
     smooth = nn.functional.conv2d(views, torch.outer(kernel, kernel)[None, None], padding=1)
     x = torch.where(blurred, smooth, views)
-    x = x.clamp(min=1e-6) ** _factor(GAMMA, n, generator).view(n, 1, 1, 1).to(views.device)
-    slope = drawn(-SHADING, SHADING) * torch.linspace(-1, 1, width, device=views.device)
-    slope = slope + drawn(-SHADING, SHADING) * torch.linspace(-1, 1, height, device=views.device)[:, None]
-    gain = _factor(CONTRAST, n, generator).view(n, 1, 1, 1).to(views.device)
+    x = x.clamp(min=1e-6) ** _factor(GAMMA**strength, n, generator).view(n, 1, 1, 1).to(views.device)
+    slope = strength * drawn(-SHADING, SHADING) * torch.linspace(-1, 1, width, device=views.device)
+    slope = (
+        slope
+        + strength * drawn(-SHADING, SHADING) * torch.linspace(-1, 1, height, device=views.device)[:, None]
+    )
+    gain = _factor(CONTRAST**strength, n, generator).view(n, 1, 1, 1).to(views.device)
     x = x * (1 + slope)
     mean = (x * foreground).sum((1, 2, 3), True) / foreground.sum((1, 2, 3), True).clamp(min=1)
-    x = (x - mean) * gain + mean + drawn(-BRIGHTNESS, BRIGHTNESS)
+    x = (x - mean) * gain + mean + strength * drawn(-BRIGHTNESS, BRIGHTNESS)
     noise = torch.randn(views.shape, generator=generator).to(views.device)
-    return (x + drawn(0, NOISE) * noise).clamp(0, 1) * foreground
+    return (x + strength * drawn(0, NOISE) * noise).clamp(0, 1) * foreground

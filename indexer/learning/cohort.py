@@ -13,6 +13,9 @@ from indexer.labels import Labels, Table, identifies
 from indexer.readers import Source
 from indexer.scan import Scan
 
+LESION, CORE, TISSUES = "lesion", "core", "tissues"
+"""What an outline is of: the whole lesion; all of it but the oedema; each tissue by itself."""
+
 
 @dataclass(frozen=True)
 class Cohort:
@@ -32,6 +35,8 @@ class Cohort:
         Changes whenever `read` would give something else for the same files.
     importance : float
         How often its slices are drawn, as a multiple of what they would be.
+    outlines : str
+        What its outlines are of: `LESION`, `CORE`, or `TISSUES`, whose regions hold BraTS's labels.
     labels : Labels
         What the tables say, once the images are found.
     """
@@ -42,13 +47,14 @@ class Cohort:
     read: Callable[[Source], list[Scan]] = sandbox.read
     version: str = ""
     importance: float = 1.0
+    outlines: str = LESION
     labels: Labels = field(default_factory=Labels)
 
     @property
     def table(self) -> Path:
-        """The first table that has a column to learn."""
+        """The first table that has a column to learn; the folder where there is no table."""
         having = (each.path for each in self.tables if set(self.columns) & set(each.header))
-        return next(having, self.tables[0].path)
+        return next(having, self.tables[0].path if self.tables else self.root)
 
 
 def cohorts(

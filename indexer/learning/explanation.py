@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from indexer.learning.backbone import FEATURES, EfficientNetLite0, scaled
-from indexer.learning.looks import analyse, frames, looked_at
+from indexer.learning.looks import frames, known_or_proposed, looked_at
 from indexer.learning.network import INPUT, VIEW, RetrievalNetwork
 
 GRID = 40
@@ -46,11 +46,11 @@ def explain(
     rests : ndarray of float32, shape (n,)
         What the sum of the map lacks to the cosine: the same for every image but for the lengths.
     """
-    where = analyse(network, images, boxes)[3]
     x, towards = scaled(images), torch.from_numpy(directions)
-    frame = frames(torch.from_numpy(where))
+    halved = nn.functional.avg_pool2d(x, INPUT // VIEW)
+    frame = frames(torch.from_numpy(known_or_proposed(boxes, network(halved)[1].sigmoid())))
     plane = torch.eye(2, 3).expand_as(frame)
-    views = nn.functional.avg_pool2d(x, INPUT // VIEW), looked_at(x, frame)
+    views = halved, looked_at(x, frame)
     (whole, cells, rest), (region, finer, rest_finer) = (_shares(network, v, towards) for v in views)
     length = (whole + region).norm(dim=1)
     maps = (spread(cells, plane) + spread(finer, frame)) / length[:, None, None]

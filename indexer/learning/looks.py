@@ -17,10 +17,14 @@ from indexer.learning.network import (
     COMPOSITE_VIEW,
     INPUT,
     LATERAL,
+    TISSUE_CELL,
+    TISSUE_LATERAL,
+    TISSUES,
     VIEW,
     CompositeNetwork,
     RetrievalNetwork,
 )
+from indexer.sequences import STANDARD
 
 CONTEXT = 1.6
 """Side of a region's square over the longer side of its box, as the preprocessing crops regions."""
@@ -44,6 +48,10 @@ def architecture(network: RetrievalNetwork, composite: CompositeNetwork | None =
     text = f"{ARCHITECTURE}, {network.dimension} of mean and lesion, {how}"
     if composite is not None:
         text += f", {composite.channels} together at {COMPOSITE_VIEW} of {VIEW}, {COMPOSITE_STAGES} stages"
+        if composite.segments:
+            text += f", {TISSUES} at a {TISSUE_CELL}th by {TISSUE_LATERAL}, proposed by them"
+        if composite.standardised:
+            text += f", {STANDARD} deviations"
     return text
 
 
@@ -70,7 +78,7 @@ def analyse(
     maps : ndarray of float32, shape (n, 20, 20)
         Chance of a lesion in each cell of the slice.
     boxes : ndarray of float32, shape (n, 4)
-        The boxes that were looked at, without their context.
+        The boxes that were given; of the others, what the closer look shows of those that were proposed.
     statistics : ndarray of float32, shape (n, 304 = STATISTICS)
         Mean and deviation of each channel of the two finer levels of the pyramid, for
         :mod:`indexer.learning.strangeness`.
@@ -79,10 +87,11 @@ def analyse(
     levels = network.backbone.pyramid(nn.functional.avg_pool2d(x, INPUT // VIEW))
     whole, logits = network.heads(*levels)
     maps = logits.sigmoid()
-    where = proposed(maps.numpy())
+    theta = frames(torch.from_numpy(known_or_proposed(boxes, maps)))
+    region, closer = network(looked_at(x, theta))
+    where = _within(proposed(closer.sigmoid().numpy()), theta.numpy())
     if boxes is not None:
         where = np.where(np.isfinite(boxes), boxes, where).astype(np.float32)
-    region, _ = network(looked_at(x, frames(torch.from_numpy(where))))
     embeddings = nn.functional.normalize(whole + region)
     weights = maps.flatten(1).topk(TOP).values.mean(1)
     planes = [level.flatten(2) for level in levels[:2]]
@@ -103,7 +112,7 @@ def compose(
     Parameters
     ----------
     network : RetrievalNetwork
-        Proposes the region, in evaluation mode.
+        Proposes the region where the composite network has no tissue head; in evaluation mode.
     composite : CompositeNetwork
         In evaluation mode.
     images : ndarray of uint8, shape (n, channels, 160, 160)
@@ -119,16 +128,70 @@ def compose(
     weights : ndarray of float32, shape (n,)
         Chance that the slice shows a lesion at all.
     """
-    x = torch.from_numpy(images).float().div_(127.5).sub_(1)
-    there = torch.from_numpy(images.any((2, 3)))
-    order = torch.tensor(leading)
-    lead = order[there[:, order].int().argmax(1)]
-    maps = network(x[torch.arange(len(x)), lead][:, None])[1].sigmoid()
-    where = proposed(maps.numpy())
-    if boxes is not None:
-        where = np.where(np.isfinite(boxes), boxes, where).astype(np.float32)
+    x, there = _together(images)
+    if composite.segments:
+        maps = 1 - _tissues(composite, x, there, None)[:, 0]
+    else:
+        order = torch.tensor(leading)
+        lead = order[there[:, order].int().argmax(1)]
+        maps = network(x[torch.arange(len(x)), lead][:, None])[1].sigmoid()
+    where = known_or_proposed(boxes, maps)
     region = looked_at(x, frames(torch.from_numpy(where)), COMPOSITE_VIEW)
-    return composite(region, there).numpy(), maps.flatten(1).topk(TOP).values.mean(1).numpy()
+    highest = maps.flatten(1).topk(round(TOP * maps[0].numel() / (VIEW // CELL) ** 2)).values
+    return composite(region, there).numpy(), highest.mean(1).numpy()
+
+
+@torch.inference_mode()
+def segment(
+    composite: CompositeNetwork, images: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Look at several sequences at once for tissues: at the whole, and closer at a region.
+
+    Parameters
+    ----------
+    composite : CompositeNetwork
+        In evaluation mode, with a tissue head.
+    images, boxes
+        As for :func:`compose`.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, tissues, 80, 80)
+        Chance of each of `TISSUES` in each cell of the image.
+    """
+    x, there = _together(images)
+    whole = _tissues(composite, x, there, None)
+    theta = frames(torch.from_numpy(known_or_proposed(boxes, 1 - whole[:, 0])))
+    close = _tissues(composite, x, there, theta)
+    side = VIEW // TISSUE_CELL
+    # where in the closer look the cells of the image are
+    scale = 1 / theta[:, 0, 0]
+    back = torch.cat(
+        [torch.diag_embed(scale[:, None].expand(-1, 2)), -theta[:, :, 2:] * scale[:, None, None]], 2
+    )
+    grid = nn.functional.affine_grid(back, [len(x), 1, side, side], align_corners=False)
+    closer = nn.functional.grid_sample(close, grid, align_corners=False)
+    whole = nn.functional.interpolate(whole, size=(side, side), mode="bilinear")
+    covered = (grid.abs() <= 1).all(-1)[:, None]
+    return torch.where(covered, closer, whole)[:, 1:].numpy()
+
+
+def _together(images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    """Composites as the network takes them, and which of their channels there are."""
+    return torch.from_numpy(images).float().div_(127.5).sub_(1), torch.from_numpy(images.any((2, 3)))
+
+
+def _tissues(composite: CompositeNetwork, x: Tensor, there: Tensor, theta: Tensor | None) -> Tensor:
+    """Chances in each cell of a view, the whole without a frame."""
+    if theta is None:
+        theta = torch.eye(2, 3).expand(len(x), 2, 3)
+    return composite.tissues(looked_at(x, theta, COMPOSITE_VIEW), there).softmax(1)
+
+
+def known_or_proposed(boxes: NDArray[np.float32] | None, maps: Tensor) -> NDArray[np.float32]:
+    """The boxes to look at closer: those that are given and not NaN, else what lesion maps propose."""
+    where = proposed(maps.numpy())
+    return where if boxes is None else np.where(np.isfinite(boxes), boxes, where).astype(np.float32)
 
 
 def proposed(maps: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -155,6 +218,13 @@ def proposed(maps: NDArray[np.float32]) -> NDArray[np.float32]:
         height, width = plane.shape
         box[:] = columns.start / width, rows.start / height, columns.stop / width, rows.stop / height
     return boxes
+
+
+def _within(boxes: NDArray[np.float32], theta: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Boxes in views as boxes in the images, of which they show what the frames say."""
+    width, middle = theta[:, 0, :1], theta[:, :, 2]
+    found = ((boxes * 2 - 1) * width + np.tile(middle, 2) + 1) / 2
+    return np.asarray(found.clip(0, 1), np.float32)
 
 
 def frames(boxes: Tensor) -> Tensor:

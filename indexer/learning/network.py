@@ -22,6 +22,7 @@ from indexer.learning.backbone import (
     pretrained,
     released,
 )
+from indexer.sequences import STANDARD
 
 DIMENSION = 128
 """Length of the trained embedding."""
@@ -43,6 +44,15 @@ COMPOSITE_VIEW = 96
 
 COMPOSITE_STAGES = 5
 """Stages of the backbone that it has; its features are taken at a 16th of the side."""
+
+TISSUES = ("necrosis", "oedema", "enhancement")
+"""What a lesion is made of, in the order of the tissue maps."""
+
+TISSUE_CELL = 2
+"""Pixels of its view, along each side, that share one value of the tissue maps."""
+
+TISSUE_LATERAL = 32
+"""Channels of its tissue head."""
 
 
 class RetrievalNetwork(nn.Module):
@@ -107,7 +117,9 @@ class RetrievalNetwork(nn.Module):
 
 
 class CompositeNetwork(nn.Module):
-    """The backbone's first stages with a stem for several sequences, and an embedding head.
+    """The backbone's first stages with a stem for several sequences, an embedding head and a tissue head.
+
+    The tissue head joins the features at a 16th, an 8th, a 4th and a half of the side, and the greys.
 
     Parameters
     ----------
@@ -115,10 +127,25 @@ class CompositeNetwork(nn.Module):
         Sequences, one a channel.
     dimension, dropout, depth
         As in :class:`RetrievalNetwork`.
+    segments : bool
+        Whether it has a tissue head; those of earlier versions had none.
+    standardised : bool
+        Whether greys are standard deviations; for those of earlier versions they were not.
+
+    Attributes
+    ----------
+    standard : Tensor, shape (2,)
+        Deviations that the darkest and the brightest grey stand for, if they do.
     """
 
     def __init__(
-        self, channels: int, dimension: int = DIMENSION, dropout: float = 0.0, depth: float = 0.0
+        self,
+        channels: int,
+        dimension: int = DIMENSION,
+        dropout: float = 0.0,
+        depth: float = 0.0,
+        segments: bool = True,
+        standardised: bool = True,
     ) -> None:
         super().__init__()
         self.channels, self.dimension = channels, dimension
@@ -130,6 +157,19 @@ class CompositeNetwork(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.projection = nn.Linear(2 * STAGES[COMPOSITE_STAGES - 1][-1], dimension, bias=False)
         self.norm = nn.BatchNorm1d(dimension)
+        self.segments, self.standardised = segments, standardised
+        if standardised:
+            self.register_buffer("standard", torch.tensor(STANDARD))
+        if segments:
+            ends = [sum(stage[0] for stage in STAGES[: i + 1]) for i in range(COMPOSITE_STAGES)]
+            # the last block before each halving of the side, and the last of all
+            self._levels = (ends[0], ends[1], ends[2], ends[4])
+            widths = [STAGES[i][-1] for i in (0, 1, 2, 4)]
+            self.lateral = nn.ModuleList(Convolution(c, TISSUE_LATERAL, 1, linear=True) for c in widths)
+            self.raw = Convolution(2 * channels, TISSUE_LATERAL, 1, linear=True)
+            self.tissue = nn.Sequential(
+                Convolution(TISSUE_LATERAL, TISSUE_LATERAL, 3), nn.Conv2d(TISSUE_LATERAL, 1 + len(TISSUES), 1)
+            )
 
     def forward(self, x: Tensor, there: Tensor) -> Tensor:
         """Unit vectors of images, from the features' mean and maximum over the plane.
@@ -145,11 +185,42 @@ class CompositeNetwork(nn.Module):
         -------
         Tensor, shape (n, dimension)
         """
-        share = there / there.sum(1, keepdim=True).clamp(min=1)
-        x = (x * share[:, :, None, None]).contiguous(memory_format=torch.channels_last)
-        features = self.blocks(self.stem(x))
+        return self.embedded(self.blocks(self.stem(self._shown(x, there))))
+
+    def both(self, x: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` and :meth:`tissues` return, of one look."""
+        levels = self._pyramid(x, there)
+        return self.embedded(levels[-1]), self._tissues(levels, x, there)
+
+    def tissues(self, x: Tensor, there: Tensor) -> Tensor:
+        """Logits of each cell, shape (n, 1 + tissues, side / 2, side / 2): healthy first, then `TISSUES`."""
+        return self._tissues(self._pyramid(x, there), x, there)
+
+    def embedded(self, features: Tensor) -> Tensor:
+        """Unit vectors of feature maps at a 16th of the side."""
         pooled = self.dropout(torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1))
         return nn.functional.normalize(self.norm(self.projection(pooled)))
+
+    def _shown(self, x: Tensor, there: Tensor) -> Tensor:
+        share = there / there.sum(1, keepdim=True).clamp(min=1)
+        return (x * share[:, :, None, None]).contiguous(memory_format=torch.channels_last)
+
+    def _pyramid(self, x: Tensor, there: Tensor) -> list[Tensor]:
+        maps, done = [self.stem(self._shown(x, there))], 0
+        for end in self._levels:
+            maps.append(self.blocks[done:end](maps[-1]))
+            done = end
+        return maps[1:]
+
+    def _tissues(self, levels: list[Tensor], x: Tensor, there: Tensor) -> Tensor:
+        top_down = self.lateral[-1](levels[-1])
+        for lateral, level in zip(reversed(self.lateral[:-1]), reversed(levels[:-1]), strict=True):
+            wider = nn.functional.interpolate(top_down, scale_factor=2.0, mode="bilinear")
+            top_down = lateral(level) + wider
+        shown = there[:, :, None, None].to(x.dtype)
+        greys = nn.functional.avg_pool2d((x + 1) * shown, TISSUE_CELL)
+        raw = self.raw(torch.cat([greys, shown.expand_as(greys)], 1))
+        return self.tissue(top_down + raw)  # type: ignore[no-any-return]
 
     def fused(self) -> CompositeNetwork:
         """This network, made ready for inference in place: fused, in evaluation mode, channels last."""

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer import sandbox
-from indexer.composite import beside, groups
+from indexer.composite import Group, beside, groups
 from indexer.errors import LabelsError, ReadError
 from indexer.files import written_whole
-from indexer.learning.cohort import Cohort
+from indexer.learning.cohort import CORE, TISSUES, Cohort
+from indexer.learning.network import TISSUE_CELL
+from indexer.learning.network import TISSUES as TISSUE_NAMES
 from indexer.learning.samples import Samples
 from indexer.learning.targets import classes_of, coded
 from indexer.preprocess import (
@@ -34,6 +38,12 @@ from indexer.preprocess import (
 from indexer.readers import Source
 from indexer.scan import Scan
 from indexer.sequences import CHANNELS
+
+BRATS = (1, 2, 4)
+"""Labels of necrosis, oedema and enhancement in the masks of BraTS (Menze et al. 2015)."""
+
+SWELLING = 2.0
+"""Oedema that the outline of a core leaves out lies in a box so many times as large."""
 
 FINER = 4
 """Pixels of the image, along each side, that share one value of the stored outline."""
@@ -67,7 +77,7 @@ def load(
     found, failed = _sources(cohorts)
     preprocessing = Preprocessing(size)
 
-    def cut(scans: Sequence[Scan]) -> list[_Cut]:
+    def cut(_: Cohort, scans: Sequence[Scan]) -> list[_Cut]:
         return [slices_of(scan, preprocessing) for scan in scans]
 
     coarse = size // FINER
@@ -95,21 +105,39 @@ def load_composites(
     """The composites of cohorts (:mod:`indexer.composite`), or None where nothing has several sequences.
 
     Parameters and errors as of :func:`load`; a column that has fewer than two values among the
-    composites is left out.
+    composites is left out. What has one sequence alone is a composite here if it is outlined, for the
+    tissues of a lesion are seen in each.
     """
     found, failed = _sources(cohorts)
+    together: list[tuple[Cohort, Source]] = []
     for cohort in {id(of): of for of, _ in found}.values():
-        found += [(cohort, source) for source in beside([s for of, s in found if of is cohort], _visit)]
+        mine = [source for of, source in found if of is cohort]
+        several = beside(mine, _visit)
+        parts = {part.path for source in several for part in source.parts}
+        together += [(cohort, source) for source in (*mine, *several) if source.path not in parts]
 
-    def cut(scans: Sequence[Scan]) -> list[_Cut]:
-        return [composites_of(group.scans, size) for group in groups(scans, size)]
+    def cut(cohort: Cohort, scans: Sequence[Scan]) -> list[_Cut]:
+        laid = list(groups(scans, size)) or [_alone(scan) for scan in scans if scan.sequence in CHANNELS]
+        outlined = [any(s is not None and s.region is not None for s in group.scans) for group in laid]
+        several = [sum(s is not None for s in group.scans) > 1 for group in laid]
+        return [
+            composites_of(group.scans, size, cohort.outlines)
+            for group, region, many in zip(laid, outlined, several, strict=True)
+            if region or many
+        ]
 
-    version = f"together 1 {Preprocessing(size).version}"
-    shapes = ((len(CHANNELS), size, size), (0, 0))
+    version = f"together 4 {Preprocessing(size, standardised=True).version} {TISSUE_CELL}"
+    coarse = size // TISSUE_CELL
+    shapes = ((len(CHANNELS), size, size), (1 + len(TISSUE_NAMES), coarse, coarse))
+    found = together
     pack = _packed(found, version, cut, shapes, cache, failed, progress)
     if not len(pack.source):
         return None
     return replace(_labelled(pack, found, all_columns=False), failed=tuple(failed))
+
+
+def _alone(scan: Scan) -> Group:
+    return Group([scan if scan.sequence == channel else None for channel in CHANNELS])
 
 
 def _visit(patient: str, study: str) -> str:
@@ -146,7 +174,7 @@ class _Pack:
 def _packed(
     found: Sequence[tuple[Cohort, Source]],
     version: str,
-    cut: Callable[[Sequence[Scan]], list[_Cut]],
+    cut: Callable[[Cohort, Sequence[Scan]], list[_Cut]],
     shapes: tuple[tuple[int, ...], tuple[int, ...]],
     cache: Path,
     failed: list[tuple[str, str]],
@@ -155,7 +183,9 @@ def _packed(
     """The images that are cut from all sources, in their order."""
     digest = hashlib.sha256(version.encode())
     for cohort, source in found:
-        digest.update(f"\0{cohort.version}\0{source.path}\0{source.fingerprint()}".encode())
+        digest.update(
+            f"\0{cohort.version}\0{cohort.outlines}\0{source.path}\0{source.fingerprint()}".encode()
+        )
     folder = cache / f"samples-{digest.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "reasons.json").exists():
@@ -169,7 +199,7 @@ def _packed(
             for i, (cohort, source) in enumerate(found):
                 try:
                     several = source.parts or (source,)
-                    ready = cut([scan for each in several for scan in cohort.read(each)])
+                    ready = cut(cohort, [scan for each in several for scan in cohort.read(each)])
                 except ReadError as error:
                     reasons.append((str(source.path), error.explanation))
                     continue
@@ -202,16 +232,64 @@ def _mapped(path: Path, shape: tuple[int, ...], n: int = -1) -> NDArray[np.uint8
     return np.memmap(path, np.uint8, "r").reshape(-1, *shape)
 
 
-def composites_of(group: Sequence[Scan | None], size: int) -> _Cut:
-    """The prepared composites of a group of scans, as :func:`slices_of` gives slices; without outlines."""
-    ready = prepared_composite(group, size)
+def composites_of(group: Sequence[Scan | None], size: int, outlines: str) -> _Cut:
+    """The prepared composites of a group of scans, as :func:`slices_of` gives slices.
+
+    Parameters
+    ----------
+    group : sequence of Scan or None
+        One a channel of `CHANNELS`.
+    size : int
+        Side of the images.
+    outlines : str
+        What the scans' regions are of: see :class:`~indexer.learning.cohort.Cohort`.
+
+    Returns
+    -------
+    tuple
+        The outlines have the shape (n, 1 + tissues, size / 2, size / 2): how far a cell may be healthy, and
+        of each tissue.
+    """
+    ready = prepared_composite(group, size, standardised=True)
     whole, marked = ready.views == 0, ready.views == 1
     boxes = np.full((np.count_nonzero(whole), 4), np.nan, np.float32)
     place, inside = np.searchsorted(ready.positions[whole], ready.positions[marked]), ready.boxes[marked]
     there = np.isin(ready.positions[marked], ready.positions[whole])
     boxes[place[there]] = inside[there]
-    known = any(scan is not None and scan.region is not None for scan in group)
-    return ready.pixels[whole], np.empty((len(boxes), 0, 0), np.uint8), boxes, known
+    side = size // TISSUE_CELL
+    maps = np.zeros((len(boxes), 1 + len(TISSUE_NAMES), side, side), np.uint8)
+    scans = [scan for scan in group if scan is not None]
+    outlined = next((scan for scan in scans if scan.region is not None), None)
+    if outlined is None:
+        return ready.pixels[whole], maps, boxes, False
+    masks = [[background_of(scan).foreground(s.pixels) for s in scan.slices()] for scan in scans]
+    part, _ = extent([np.logical_or.reduce(of_plane) for of_plane in zip(*masks, strict=True)])
+    for place, position in zip(maps, ready.positions[whole], strict=True):
+        region = outlined.slice(int(position)).region
+        assert region is not None
+        for covered, mask in zip(place[1:], _tissues(region[part], outlines), strict=True):
+            fine = squared(mask.astype(np.uint8) * 255, pixel_spacing(outlined), size)
+            covered[:] = fine.reshape(side, TISSUE_CELL, side, TISSUE_CELL).mean((1, 3))
+        place[0] = 255 - (place[1:].sum(0).clip(0, 255) if outlines == TISSUES else place[1])
+        if outlines == CORE:
+            place[1 + TISSUE_NAMES.index("oedema")] = np.where(_around(place[1] > 0), place[0], 0)
+    return ready.pixels[whole], maps, boxes, True
+
+
+def _around(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The box of a mask, :data:`SWELLING` times as large."""
+    found = np.zeros_like(mask)
+    if mask.any():
+        spans = [np.flatnonzero(mask.any(1 - axis))[[0, -1]] + (0, 1) for axis in (0, 1)]
+        grown = [(start + stop + np.array([-1, 1]) * SWELLING * (stop - start)) / 2 for start, stop in spans]
+        rows, columns = (slice(max(int(low), 0), math.ceil(high)) for low, high in grown)
+        found[rows, columns] = True
+    return found
+
+
+def _tissues(region: NDArray[Any], outlines: str) -> list[NDArray[np.bool_]]:
+    """Where in the outline each of the tissues may be, as far as it tells them."""
+    return [region == code for code in BRATS] if outlines == TISSUES else [region > 0] * len(BRATS)
 
 
 def slices_of(scan: Scan, preprocessing: Preprocessing) -> _Cut:
@@ -268,7 +346,7 @@ def _labelled(pack: _Pack, found: Sequence[tuple[Cohort, Source]], *, all_column
         for column in columns:
             head = column if names.count(column) == 1 else f"{path.parent.name}/{column}"
             values = [
-                row.get(column, "") if cohort.table == path else ""
+                row.get(column, "") if cohort.table == path and column in cohort.columns else ""
                 for (cohort, _), row in zip(found, rows, strict=True)
             ]
             present = classes_of([values[i] for i in np.unique(pack.source)])

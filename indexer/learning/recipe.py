@@ -26,6 +26,8 @@ class Recipe:
         Of the normalised softmax.
     lesion : float
         Weight of the outlines' loss.
+    tissues : float
+        Weight of the tissues' loss of composites.
     own : float
         Chance that a region is the one that the network itself proposes, instead of the outline's;
         after a third of the epochs, when it has learnt to propose.
@@ -45,6 +47,7 @@ class Recipe:
     scale: float = 16.0
     smoothing: float = 0.05
     lesion: float = 2.0
+    tissues: float = 1.0
     own: float = 0.5
     dropout: float = 0.3
     depth: float = 0.15

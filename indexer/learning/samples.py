@@ -27,8 +27,9 @@ class Samples:
     pixels : ndarray of uint8, shape (m, size, size), or (m, channels, size, size)
         Prepared whole slices, or composites.
     outlines : ndarray of uint8, shape (m, size / 4, size / 4)
-        How far the outline covers each pixel, in 255ths; 0 where nothing is outlined. Composites have
-        none, but boxes.
+        How far the outline covers each pixel, in 255ths; 0 where nothing is outlined. For composites of
+        shape (m, 1 + tissues, size / 2, size / 2): how far a cell may be healthy, and of each tissue, as far
+        as the outline tells it; 0 throughout where there is none.
     rows : ndarray of int, shape (n,)
         The images that are samples; the attributes below have one entry for each.
     boxes : ndarray of float32, shape (n, 4)
@@ -109,12 +110,17 @@ class Samples:
         """Slices that may show what the patient's label is about: all but those known to be free of it."""
         return np.isfinite(self.boxes[:, 0]) | ~self.outlined
 
-    def shares(self) -> NDArray[np.float64]:
+    def shares(self, unlabelled: float = UNLABELLED) -> NDArray[np.float64]:
         """How often each sample should be drawn.
 
         In each head all classes weigh the same, and within a class a patient weighs as the square
         root of its slices: many slices of one patient say little more than a few. The importance of
         the cohorts then comes on top.
+
+        Parameters
+        ----------
+        unlabelled : float
+            Share of the draws that goes to outlined slices without any label.
 
         Returns
         -------
@@ -131,7 +137,7 @@ class Samples:
             total[mine] += balanced(target[mine], _per_patient(patient, mine)[mine])
         if total.sum():
             total /= total.sum()
-        for rows, part in ((~shown, EMPTY), (shown & ~labelled & self.outlined, UNLABELLED)):
+        for rows, part in ((~shown, EMPTY), (shown & ~labelled & self.outlined, unlabelled)):
             if rows.any():
                 share = _per_patient(patient, rows)
                 total = total * (1 - part) + part * share / share.sum()

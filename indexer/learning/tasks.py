@@ -18,11 +18,19 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from indexer.errors import CbirError
-from indexer.learning.augmentation import lesion_frames, recoloured, region_frames, whole_frames
+from indexer.learning.augmentation import (
+    lesion_frames,
+    recoloured,
+    region_frames,
+    tissue_frames,
+    whole_frames,
+)
 from indexer.learning.looks import looked_at, proposed
 from indexer.learning.network import (
     CELL,
     COMPOSITE_VIEW,
+    TISSUE_CELL,
+    TISSUES,
     VIEW,
     CompositeNetwork,
     RetrievalNetwork,
@@ -33,8 +41,14 @@ from indexer.learning.recipe import Recipe
 from indexer.learning.samples import Samples
 from indexer.learning.targets import UNKNOWN, ClassVectors
 
+RECOLOURED = 0.4
+"""How much views for tissues change in colour, beside those for labels: tissues are told by their greys."""
+
 HIDDEN = 0.25
 """Chance that a composite is learnt without one of its sequences, as a scan may lack any."""
+
+UNLABELLED = 0.4
+"""Share of a composite task's draws that goes to outlined composites without any label."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -53,6 +67,10 @@ class Task(Protocol[Network]):
     samples: Samples
     recipe: Recipe
     weights: dict[str, float]
+
+    def shares(self) -> NDArray[np.float64]:
+        """How often each sample is drawn, shape (n,); sums to 1."""
+        ...
 
     def network(self) -> Network:
         """A network with its first weights; torch's generator decides what is random about them."""
@@ -100,6 +118,10 @@ class SliceTask:
         self.weights = {"labels": 1.0, "outlines": self.recipe.lesion}
         self._outlines = bool(self.samples.outlined.any())
 
+    def shares(self) -> NDArray[np.float64]:
+        """See :meth:`Task.shares`."""
+        return self.samples.shares()
+
     def network(self) -> RetrievalNetwork:
         """See :meth:`Task.network`."""
         net = RetrievalNetwork(self.recipe.dimension, self.recipe.dropout, self.recipe.depth)
@@ -146,14 +168,16 @@ class SliceTask:
 
 
 class CompositeTask:
-    """Labels of composites: a :class:`Task`. Those that have none, or cannot show it, are left out.
+    """Labels and tissues of composites: a :class:`Task`. Those that can show neither are left out.
+
+    Labels are learnt from the region around the lesion; tissues from anything between it and the whole
+    slice, where there are outlines.
 
     Parameters
     ----------
     samples : Samples
         Composites, of :func:`indexer.learning.pack.load_composites`.
     recipe : Recipe
-        There are no outlines to learn.
 
     Raises
     ------
@@ -164,18 +188,25 @@ class CompositeTask:
     weights: dict[str, float]
 
     def __init__(self, samples: Samples, recipe: Recipe) -> None:
-        labelled = samples.labelled
-        if not labelled.any():
+        if not samples.labelled.any():
             raise CbirError(
                 "training", "no composite has a label", "check that the labels table names the images"
             )
-        self.samples, self.recipe = samples.chosen(labelled), recipe
+        outlined = samples.outlined & (samples.outlines.ndim == 4)
+        self.samples, self.recipe = samples.chosen(samples.labelled | outlined), recipe
         self.weights = {"labels": 1.0}
+        if outlined.any():
+            self.weights["tissues"] = recipe.tissues
+
+    def shares(self) -> NDArray[np.float64]:
+        """See :meth:`Task.shares`."""
+        return self.samples.shares(UNLABELLED)
 
     def network(self) -> CompositeNetwork:
         """See :meth:`Task.network`."""
-        channels = self.samples.pixels.shape[1]
-        net = CompositeNetwork(channels, self.recipe.dimension, self.recipe.dropout, self.recipe.depth)
+        channels, segments = self.samples.pixels.shape[1], "tissues" in self.weights
+        settings = self.recipe.dimension, self.recipe.dropout, self.recipe.depth
+        net = CompositeNetwork(channels, *settings, segments=segments)
         composite_from_imagenet(net)
         return net
 
@@ -188,27 +219,70 @@ class CompositeTask:
         generator: Generator,
         device: str,
     ) -> dict[str, Tensor]:
-        """Loss of labels of the region around the lesion."""
-        views, there = composite_views(self.samples, rows, generator)
-        targets = _targets(self.samples, rows, device)
-        return {"labels": heads(net(views.to(device), there.to(device)), targets)}
+        """Loss of labels of the region around the lesion, and of its tissues in another view."""
+        samples = self.samples
+        labelled, outlined = rows[samples.labelled[rows]], rows[samples.outlined[rows]]
+        found = {"labels": torch.zeros((), device=device)}
+        if len(labelled) > 1:
+            views, there, _ = composite_views(samples, labelled, generator, lesion_frames)
+            found["labels"] = heads(
+                net(views.to(device), there.to(device)), _targets(samples, labelled, device)
+            )
+        if "tissues" in self.weights:
+            found["tissues"] = torch.zeros((), device=device)
+            if len(outlined) > 1:
+                views, there, theta = composite_views(samples, outlined, generator, tissue_frames, RECOLOURED)
+                maps = torch.from_numpy(samples.outlines[samples.rows[outlined]]).float().div_(255)
+                # beyond the slice all is healthy
+                maps[:, 0] -= 1
+                maps = looked_at(maps, theta, COMPOSITE_VIEW // TISSUE_CELL, empty=0.0)
+                maps[:, 0] += 1
+                found["tissues"] = tissue_loss(
+                    net.tissues(views.to(device), there.to(device)), maps.to(device)
+                )
+        return found
 
 
-def composite_views(samples: Samples, rows: NDArray[np.int64], generator: Generator) -> tuple[Tensor, Tensor]:
-    """Views of composites, each sequence recoloured by itself, and those that are not hidden."""
+def composite_views(
+    samples: Samples,
+    rows: NDArray[np.int64],
+    generator: Generator,
+    framed: Callable[[Tensor, Generator], Tensor],
+    strength: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Views of composites, each sequence recoloured by itself, those that are not hidden, and the frames."""
     pixels = samples.pixels[samples.rows[rows]]
     images = torch.from_numpy(pixels).float().div_(255)
-    theta = lesion_frames(torch.from_numpy(samples.boxes[rows]), generator)
+    theta = framed(torch.from_numpy(samples.boxes[rows]), generator)
     views = looked_at(images, theta, COMPOSITE_VIEW, empty=0.0)
     n, channels = views.shape[:2]
-    views = (
-        recoloured(views.reshape(n * channels, 1, COMPOSITE_VIEW, COMPOSITE_VIEW), generator).view_as(views)
-        * 2
-        - 1
-    )
+    single = views.reshape(n * channels, 1, COMPOSITE_VIEW, COMPOSITE_VIEW)
+    views = recoloured(single, generator, strength).view_as(views) * 2 - 1
     there = torch.from_numpy(pixels.any((2, 3)))
     shown = there & (torch.rand(n, channels, generator=generator) >= HIDDEN)
-    return views, torch.where(shown.any(1, keepdim=True), shown, there)
+    return views, torch.where(shown.any(1, keepdim=True), shown, there), theta
+
+
+def tissue_loss(logits: Tensor, maps: Tensor) -> Tensor:
+    """Cross-entropy by cell, plus one minus the soft Dice overlap of each image that shows a lesion.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (n, 1 + tissues, h, w)
+    maps : Tensor, shape (n, 1 + tissues, h, w)
+        How far a cell may be healthy, and of each tissue: where an outline does not tell some of them
+        apart, their chances are added, and any way to share them out is right.
+    """
+    p = logits.softmax(1)
+    entropy = -(p * maps).sum(1).clamp(min=1e-6).log().mean()
+    healthy, oedema = maps[:, 0], maps[:, 1 + TISSUES.index("oedema")]
+    untold = torch.minimum(healthy, oedema)  # beyond the outline of a core
+    lesion = (1 - p[:, 0] - untold * p[:, 1 + TISSUES.index("oedema")]).flatten(1)
+    outline = (1 - healthy).flatten(1)
+    area = outline.sum(1)
+    dice = 2 * (lesion * outline).sum(1) / (lesion.sum(1) + area).clamp(min=1e-6)
+    shown = (area > 0.5).float()
+    return entropy + ((1 - dice) * shown).sum() / shown.sum().clamp(min=1)
 
 
 def outline_loss(logits: Tensor, outlines: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def train(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     samples, recipe = task.samples, task.recipe
-    shares = torch.from_numpy(samples.shares())
+    shares = torch.from_numpy(task.shares())
     steps = max(1, round((recipe.draws or int(samples.shown.sum())) / recipe.batch))
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)

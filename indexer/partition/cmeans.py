@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from skfuzzy.cluster import cmeans
 
 from indexer.errors import PartitionError
 from indexer.partition.distances import Floats, Ints, faiss, squared_distances
@@ -65,6 +64,8 @@ def k_means_start(x: Floats, c: int, seed: int) -> Ints:
 
 def c_means(x: Floats, start: Ints, c: int, m: float, progress: Progress) -> Fitted:
     """Fuzzy c-means by scikit-fuzzy."""
+    from skfuzzy.cluster import cmeans  # as long to import as half of NumPy, and a question needs no fit
+
     init = np.full((c, len(x)), 1e-3 / c)
     init[start, np.arange(len(x))] = 1
     centroids, u, _, distances, *_ = cmeans(

@@ -366,14 +366,34 @@ class Partition:
             If there is no such file.
         """
         try:
-            with np.load(path, allow_pickle=False) as held:
-                values = {name: held[name] if held[name].ndim else held[name].item() for name in held.files}
+            held = _arrays(Path(path)).items()
+            values: dict[str, Any] = {name: array if array.ndim else array.item() for name, array in held}
             table = [values.pop(PROBING + f.name).tolist() for f in fields(Probing)]
-            return cls(**values, probings=tuple(Probing(*row) for row in zip(*table, strict=True)))
+            found = cls(**values, probings=tuple(Probing(*row) for row in zip(*table, strict=True)))
+            found._require_sound()
         except (ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
             raise PartitionError(
                 path, f"is not a partition ({error})", "run `cbir verify --repair`"
             ) from error
+        return found
+
+    def _require_sound(self) -> None:
+        """Refuse what no fit or calibration gives: whoever wrote it need not have been cbir."""
+        c, d = self.centroids.shape
+        whole = (self.judged, *(n for p in self.probings for n in (p.floor, p.ceiling, p.reach, p.depth)))
+        _require(self.centroids.dtype == np.float32 and 0 < c < 2**20 and 0 < d < 2**16, "centroids")
+        _require(np.isfinite(self.centroids).all(), "centroids")
+        _require(all(type(n) is int and 0 <= n < 2**40 for n in whole) and self.judged > 0, "counts")
+        numbers = (self.fuzzifier, self.border, self.coefficient, self.low, self.high, self.recall)
+        _require(all(isinstance(n, float | int) for n in (*numbers, self.m_crit, self.m_local)), "numbers")
+        _require(1 < self.fuzzifier < math.inf and self.border > 0, "fuzzifier")
+        _require(-math.inf < self.low < self.high < math.inf, "range")
+        _require(self.sizes.shape == (c,) and self.sizes.dtype == np.int64, "sizes")
+        _require((self.sizes >= 0).all() and (self.sizes < 2**40).all(), "sizes")
+        _require(isinstance(self.reason, str) and self.reason.isprintable(), "reason")
+        _require(len(self.probings) < 1000, "probings")
+        for p in self.probings:
+            _require(p.floor <= c and p.ceiling <= c and p.reach <= c and 0 <= p.uncovered <= 1, "probings")
 
     def _checked(self, x: Floats) -> Floats:
         if x.shape[1] != self.centroids.shape[1]:
@@ -461,6 +481,31 @@ class Partition:
         before = statistics.ndis
         self._order(x, reach)
         return float((statistics.ndis - before) / max(len(x), 1))
+
+
+def _require(true: bool | np.bool_, what: str) -> None:
+    if not true:
+        raise ValueError(f"its {what} cannot be")
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an npz file, of which no more is believed than there are bytes."""
+    found = {}
+    with path.open("rb") as file, zipfile.ZipFile(file) as held:
+        for member in held.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > path.stat().st_size:
+                raise ValueError(f"{member.filename!r:.40} is packed")
+            with held.open(member) as stream:
+                if np.lib.format.read_magic(stream) != (1, 0):
+                    raise ValueError("arrays of another version")
+                shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)
+                if by_columns or dtype.kind not in "biufU" or not all(0 <= n < 2**40 for n in shape):
+                    raise ValueError(f"arrays of {dtype}")
+                content = stream.read()
+            if len(content) != math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"{member.filename!r:.40} is cut short")
+            found[member.filename.removesuffix(".npy")] = np.frombuffer(content, dtype).reshape(shape)
+    return found
 
 
 def lists_for_count(n: int) -> int:

@@ -12,6 +12,8 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from indexer import vocabulary
+
 __all__ = ["Facts", "Words", "name", "named", "words_of"]
 
 
@@ -65,62 +67,14 @@ class Facts:
     inversion: float | None = None
 
 
-# Words of image types (PS3.3 C.8.13.3.1 and the vendors' conformance statements). The first that fits counts.
 _NO_WEIGHTING = {"PHASE", "VELOCITY", "FIELD", "FIELDMAP"}
-_TYPES = (
-    ("adc", r"[DE]?ADC"),
-    ("map", r"(?:COL)?FA|ANISO\w*|TENSOR\w*"),
-    ("perf", r"(?:REL|CORR|R)?CB[FV]|(?:REL)?MTT|TTP|TMAX|PBP|GBP|PERFUSION|[PC]*ASL|DSC|DCE"),
-    ("dwi", r"DIFFUSION|TRACEW?|DWI|DTI"),
-    ("swi", r"SWI|SUSC\w*"),
-    ("bold", r"FMRI|BOLD"),
-    ("localizer", r"LOCALIZER|SCOUT"),
-    ("map", r"Q?MAPS?|R[12]\*?"),
-    ("angio", r"TOF|ANGIO|TIME_OF_FLIGHT"),
-)
-_CONTRASTS = {
-    "T1": "t1",
-    "T2": "t2",
-    "T2_STAR": "t2star",
-    "PROTON_DENSITY": "pd",
-    "FLUID_ATTENUATED": "flair",
-    "STIR": "stir",
-}
-
-_BEFORE, _BEHIND = r"(?<![a-z0-9])", r"(?![a-z0-9])"
-_NAMES = {
-    "adc": r"(?:avg |average |exp )?[de]?adc(?: ?map)?|(?:exp\w* )?app\w*\.? diff\w*(?: coeff?\w*)?|"
-    r"(?:average|avg) ?dc|diff\w* coeff?\w*",
-    "map": r"fract\w*\.? ?aniso\w*|(?:col(?:ou?r)?|gray|grey)? ?fa ?(?:map|colou?r)\w*|colou?r ?fa|colfa|"
-    r"(?:dti|diff\w*|tensor)\b.*?(?<![a-z])(?:fa|md|tensor)(?! ?=? ?\d)|"
-    r"(?:q?t[12](?:\*|star)?|r[12](?:\*|star)?|pd|proton density) ?-?(?:map|mapping|maps)(?:it)?|"
-    r"map ?it(?: \w+)?|molli|(?:t[12](?:\*|star)?) ?molli",
-    "swi": r"swip?|swan|venobold|ven bold|(?:mip )?images ?\(?sw\)?",
-    "perf": r"perf\w*|dsc|dce|(?:[23]d ?)?[pc]{0,2}asl\d*|(?:rel|corr|r)?cb[fv]|(?:rel)?mtt|ttp|tmax",
-    "dwi": r"dwi\w*|dti[a-z]*\d*|diff\w*|trace\w*|isotropic image\w*|b ?=? ?\d{3,4}",
-    "bold": r"bold|(?:rs|t)?-?fmri|resting ?-?state",
-    "angio": r"(?:[23]d)?tof|angio\w*|mr[av]|venogra\w*",
-    "localizer": r"(?<!ext )(?<!func )(?<!functional )loc(?! ref)|locali[sz]ers?|scout\w*|"
-    r"survey\w*|(?:3|three) ?-?(?:plane|pl)\w*",
-    "t2star": r"t2 ?(?:\*|star)\w*|hemo\w*",
-    "stir": r"stir|tirm(?!.*dark)",
-}
-_PATTERNS = {sequence: re.compile(f"{_BEFORE}(?:{words}){_BEHIND}") for sequence, words in _NAMES.items()}
-_WEIGHTS = {
-    "t1": r"(?<![a-z0-9])(?:e|[23]d|ax|sag|cor|tra)*t1(?!\d)|mp2?rage|f?spgr|bravo|vibe|(?<![a-z])tfl",
-    "t2": r"(?<![a-z0-9])(?:e|[23]d|ax|sag|cor|tra)*t2(?!\d)",
-    "pd": r"(?<![a-z])(?:pd|proton)",
-    "flair": r"flair|dark ?-?fluid",
-}
-_PLAIN = (
-    r"(?<![a-z])(?:pre(?![a-z])|pre ?-?(?:contrast|gad|gd)|w ?/ ?o(?![a-z])|wo(?![a-z])|without|ohne|"
-    r"non? ?-?(?:contrast|enhanced|gad)|unenhanced|nati[fv])"
-)
-_CONTRAST = (
-    r"(?:(?<![a-z])|(?<=t1)|(?<=t1w))(?:gd|gad\w*|ce|km|mdc|contrast\w*|kontrast\w*|enhanced|"
-    r"post(?! ?-?op)|post ?-?(?:contrast|gad|gd)\w*)(?![a-z])|"
-    r"t1w?c(?![a-z])|t1w? c$|\+ ?(?:c|gd|km)(?![a-z])|(?<![a-z])c ?\+"
-)
+_TYPES = vocabulary.column("types")
+_CONTRASTS = {value: sequence for sequence, value in vocabulary.column("contrast")}
+_PATTERNS = [
+    (sequence, re.compile(f"(?<![a-z0-9])(?:{words})(?![a-z0-9])"))
+    for sequence, words in vocabulary.column("descriptions")
+]
+_WEIGHTINGS = vocabulary.column("weightings")
 _NO_AGENT = r"none|no|nil|n|n/?a|0|without.*|unknown|not .*"
 
 
@@ -141,8 +95,8 @@ def words_of(series: str, protocol: str, pulse: str = "", agent: str = "", given
         named(series),
         # the protocol often names the whole examination ("w/o and w contrast"), but diffusion only as such
         named(protocol) or ("dwi" if re.search(r"(?<![a-z])b[1-9]\d{1,3}(?!\d)", pulse) else None),
-        bool(re.search(_CONTRAST, series)),
-        bool(re.search(_PLAIN, series)),
+        bool(re.search(vocabulary.GIVEN.descriptions, series)),
+        bool(re.search(vocabulary.PLAIN.descriptions, series)),
         given or bool(agent and not re.fullmatch(_NO_AGENT, agent)),
     )
 
@@ -156,10 +110,10 @@ def named(text: str) -> str | None:
     ('adc', 'flair', None)
     """
     text = text.lower().replace("_", " ")
-    for sequence, pattern in _PATTERNS.items():
+    for sequence, pattern in _PATTERNS:
         if pattern.search(text):
             return sequence
-    weights = [sequence for sequence, words in _WEIGHTS.items() if re.search(words, text)]
+    weights = [sequence for sequence, words in _WEIGHTINGS if re.search(words, text)]
     if "flair" in weights:
         return "t1" if "t1" in weights else "flair"  # T1-FLAIR is T1-weighted, T2-FLAIR is what FLAIR means
     return weights[0] if len(weights) == 1 else None

@@ -40,6 +40,8 @@ class Source:
         The ``cbir.json`` that governs the files.
     modality : str, optional
         DICOM modality code, where it is known but the files no longer say it.
+    frame : str
+        Name of the frame of reference, likewise.
     object : str
         What a DICOM header calls what the source is, by its SOP class: ``MR Image Storage``,
         ``Segmentation Storage``; "" for other formats.
@@ -63,6 +65,7 @@ class Source:
     region_files: tuple[Path, ...] = ()
     config: Path | None = None
     modality: str | None = None
+    frame: str = ""
     object: str = ""
     image_type: tuple[str, ...] = ()
     parts: tuple[Source, ...] = ()
@@ -87,6 +90,7 @@ class Source:
             "channels": list(self.channels),
             "region_files": [os.path.relpath(file, self.path) for file in self.region_files],
             **({"modality": self.modality} if self.modality else {}),
+            **({"frame": self.frame} if self.frame else {}),
             **({"parts": [self._record_of(part) for part in self.parts]} if self.parts else {}),
         }
 
@@ -115,6 +119,7 @@ class Source:
             channels=tuple(record["channels"]),
             region_files=absolute(record["region_files"]),
             modality=record.get("modality"),
+            frame=record.get("frame", ""),
         )
 
     def fingerprint(self) -> str:

@@ -58,6 +58,7 @@ def read(source: Source, load: Load) -> list[Scan]:
             affine=affine,
             sequence=sequence,
             modality=source.modality,
+            frame=source.frame,
             patient_id=source.patient_id,
             study_id=source.study_id,
             series_id=source.series_id,

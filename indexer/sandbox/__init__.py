@@ -33,6 +33,7 @@ from indexer.sequences import COMPOSITE
 __all__ = [
     "Limits",
     "Sandbox",
+    "begin",
     "belonging",
     "discover",
     "find_tables",
@@ -43,14 +44,13 @@ __all__ = [
     "read_mask",
     "refuse_late",
     "shared",
-    "start",
     "within",
 ]
 
 
-def start() -> None:
-    """Say that something will be read soon: the first process is made meanwhile."""
-    shared().start()
+def begin() -> None:
+    """Have what reads begin, without waiting for it: who will read something has other work meanwhile."""
+    shared().begin()
 
 
 def discover(root: Path, tables: Sequence[Table] = (), **options: Any) -> Discovery:

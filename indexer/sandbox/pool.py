@@ -160,11 +160,10 @@ class Sandbox:
                 raise PoisonError(death.file or root, death.reason, CHECK)
             refused[death.file] = death.reason
 
-    def start(self) -> None:
-        """Begin to make the first process, which takes a moment, and do not wait for it."""
+    def begin(self) -> None:
+        """Have the readers imported, without waiting for it."""
         with self._lock:
-            if self._nursery is None:
-                self._nursery = _Nursery()
+            self._nursery = self._nursery or _Nursery()
 
     def close(self) -> None:
         """End all of it. What is asked afterwards begins anew."""
@@ -334,13 +333,12 @@ class _Nursery:
                 env=os.environ | QUIET,
             )
         self._control = here
-        self._begun = False
+        self._ready = False
 
     def fork(self, memory: int) -> _Worker:
-        if not self._begun and exactly(self._control, NUMBER.size) is None:
-            self.close()
-            raise CbirError("reader", "its process cannot be started", _REMEDY)
-        self._begun = True
+        if not self._ready:
+            self._number()  # it has imported the readers
+            self._ready = True
         with tempfile.TemporaryFile() as file:
             file.truncate(PAGE)
             page = mmap.mmap(file.fileno(), PAGE)
@@ -397,12 +395,12 @@ def using(sandbox: Sandbox) -> Iterator[Sandbox]:
 class InProcess(Sandbox):
     """No sandbox at all, where that is wanted."""
 
-    def start(self) -> None:
-        """See :meth:`Sandbox.start`."""
-
     def call(self, operation: str, *arguments: Any, where: Path, size: int) -> Any:
         """See :meth:`Sandbox.call`."""
         return OPERATIONS[operation](*arguments)
+
+    def begin(self) -> None:
+        """See :meth:`Sandbox.begin`."""
 
     def discover(self, operation: str, root: Path, *arguments: Any) -> Any:
         """See :meth:`Sandbox.discover`."""

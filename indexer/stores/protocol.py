@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.catalog import Catalog, Contents
+from indexer.ids import NONE
 from indexer.partition import Partition
 from indexer.policy import SearchPolicy
 from indexer.stores.filed import Filed
@@ -38,7 +39,7 @@ class VectorIndex(Protocol):
     def list_sizes(self) -> Ints:
         """Entries of each list, replicas counted; shape (c,), or (1,) without a partition."""
 
-    def search(self, q: Floats, k: int, keep: Ints | None = None) -> tuple[Floats, Ints]:
+    def search(self, q: Floats, k: int, keep: Ints | None = None, but: Ints = NONE) -> tuple[Floats, Ints]:
         """Nearest vectors by cosine similarity.
 
         Parameters
@@ -48,7 +49,10 @@ class VectorIndex(Protocol):
         k : int
             Neighbours wanted.
         keep : ndarray of int64, optional
-            Search among these ids only; unknown ones are ignored.
+            Search among these ids only; unknown ones are ignored. Nobody changes the array: who passes it
+            again need not have it looked through again.
+        but : ndarray of int64
+            Few distinct ids that are not searched, of those or of all.
 
         Returns
         -------

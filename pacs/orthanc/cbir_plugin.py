@@ -18,7 +18,8 @@ be read that way, and nothing can be changed but by storing a report.
 
 ====================  ========================================================================
 ``/cbir/ui/viewer``   the viewer; what it loads lies below ``/cbir/ui/``
-``/cbir/similar``     cases similar to a series: ``GET ?series=ID&k=10``, or ``POST`` as ``/query``
+``/cbir/similar``     cases similar to a series or a study: ``GET ?series=ID&k=10``, ``GET ?study=ID``,
+                      or ``POST`` as ``/query``
 ``/cbir/volume``      voxels of a case: ``GET ?case=ID&scan=NUMBER``
 ====================  ========================================================================
 """
@@ -52,7 +53,9 @@ TEXTUAL = re.compile(r"text/|application/json")
 
 BUTTON = """
 (function () {
-  function find(id) { window.open('../cbir/ui/viewer#series=' + id, '_blank', 'noopener'); }
+  function find(id, what) {
+    window.open('../cbir/ui/viewer#' + (what || 'series') + '=' + id, '_blank', 'noopener');
+  }
 
   function choose(study) {
     $.getJSON('../studies/' + study + '/series', function (all) {
@@ -61,7 +64,9 @@ BUTTON = """
       if (series.length === 1) { find(series[0].ID); return; }
       series.sort(function (a, b) { return b.Instances.length - a.Instances.length; });
       var list = $('#cbir-choice').empty();
-      list.append('<li data-role="list-divider">Similar to which series?</li>');
+      list.append('<li data-role="list-divider">Similar to what?</li>');
+      $('<a href="#">').text('all sequences together').appendTo($('<li>').appendTo(list))
+        .click(function (event) { event.preventDefault(); find(study, 'study'); });
       series.forEach(function (one) {
         var tags = one.MainDicomTags;
         var name = tags.SeriesDescription || tags.ProtocolName || 'series ' + (tags.SeriesNumber || '');
@@ -72,7 +77,7 @@ BUTTON = """
     });
   }
 
-  $.each({series: find, study: choose}, function (page, act) {
+  $.each({series: function (id) { find(id); }, study: choose}, function (page, act) {
     $('#' + page).live('pagebeforecreate', function () {
       $('#' + page + '-info').after($('<a href="#" data-role="button" data-theme="e" data-icon="search">')
         .attr('id', 'cbir-' + page).attr('title', 'cbir: research use only').text('Find similar cases')

@@ -11,7 +11,7 @@ from indexer.errors import CbirError
 from retrieval.cli.options import DEFAULT_INDEX, MOST, IndexOption, JsonOption, WhereOption, usage
 from retrieval.cli.printing import say, show, show_json, show_table
 from retrieval.cli.progress import spinner
-from retrieval.parsing import parse_region, parse_where
+from retrieval.parsing import parse_by, parse_region, parse_where
 
 if TYPE_CHECKING:
     from retrieval.answer import Answer
@@ -55,6 +55,14 @@ def query(
             metavar="NAME", help="Of a folder with several visits, the one that asks.", show_default="newest"
         ),
     ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="class|appearance",
+            help="Order hits by class alone, or above all by how the lesion looks.",
+            show_default="both",
+        ),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="OUT.html", help="Write a report with the pictures.")
     ] = None,
@@ -66,8 +74,6 @@ def query(
 
     Example: `cbir query scan.nii -k 5 --report hits.html`
     """
-    from indexer import reference, sandbox
-
     if (source is None) == (not like):
         raise typer.BadParameter("ask with a file or folder, or with --like: one of them")
     if region and mask:
@@ -78,11 +84,16 @@ def query(
         box, box_slice = parse_region(region) if region else (None, None)
     with usage("--where"):
         wanted = parse_where(where or ())
+    with usage("--by"):
+        order = parse_by(by)
     if source is not None and not source.exists():
         raise CbirError(source, "does not exist", "name a file or folder to ask with")
+    from indexer import sandbox
+
     if source is not None:
-        sandbox.start()
+        sandbox.begin()  # while this process imports the rest
     from cbir import open_index, reference_index
+    from indexer import reference
 
     unnamed = getattr(context.get_parameter_source("index"), "name", "") == "DEFAULT"
     borrowed = unnamed and not index.exists() and reference.available()
@@ -91,7 +102,9 @@ def query(
             if not opened.has_patient(patient):
                 say(f"note: no patient {patient} is in the index: nobody is left out for it")
         if like:
-            answer = opened.like(like, k, where=wanted, exclude_patient=exclude_patient, all_cases=all_cases)
+            answer = opened.like(
+                like, k, where=wanted, exclude_patient=exclude_patient, all_cases=all_cases, by=order
+            )
         else:
             assert source is not None
             answer = opened.query(
@@ -104,6 +117,7 @@ def query(
                 exclude_patient=exclude_patient,
                 all_cases=all_cases,
                 visit=visit,
+                by=order,
             )
         if borrowed:
             known = "; ".join(f"{name}: {', '.join(e.prior)}" for name, e in answer.evidence.items())
@@ -209,9 +223,12 @@ def show_answer(answer: Answer) -> None:
         for hit in answer.hits
     ]
     show_table(header, rows)
+    for hit in answer.hits:
+        if hit.likeness:
+            show(f"{hit.rank}: {'; '.join(hit.likeness)}")
     for name, evidence in answer.evidence.items():
         if evidence.abstain:
-            show(f"{name}: {evidence.reason or 'no labelled neighbours'}")
+            show(f"{name}: {evidence.reason or 'no labelled neighbours'}; {evidence.holdings}")
             continue
         shares = ", ".join(
             f"{value} {p:.0%} (prior {evidence.prior.get(value, 0):.0%})"
@@ -221,7 +238,9 @@ def show_answer(answer: Answer) -> None:
         if evidence.calibrated:
             told = f"{' or '.join(evidence.set)} plausible" if evidence.set else "less clear than for 9 in 10"
             kind = f"calibrated on {evidence.calibrated_on} known patients: {told}"
-        show(f"{name}: {shares}; {evidence.neighbours} neighbours, {kind}")
+        show(f"{name}: {shares}; {evidence.neighbours} neighbours, {kind}; {evidence.holdings}")
+        if evidence.others:
+            show(f"  {evidence.others}")
     show(answer.notice)
 
 

@@ -150,7 +150,7 @@ class Changes:
         patients = self._patients_of(series)
 
         def work(job: Job) -> dict[str, Any]:
-            removed = unspool(self._writer.case_index, series)
+            removed = unspool(self._writer.case_index, series, self._writer.encoder)
             self._renew(True)
             return {"schema": 1, "removed": removed}
 

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from indexer.errors import QueryError
 from indexer.labels import UNKNOWN, identifies
-from retrieval.parsing import parse_region, parse_where
+from retrieval.parsing import parse_by, parse_region, parse_where
 from retrieval.service.questions import Terms
 
 FIELDS = 200
@@ -40,6 +40,9 @@ class Again(BaseModel):
     ] = []
     exclude_patient: Annotated[str, Field(description="A patient that no hit may belong to")] = ""
     all_cases: bool = False
+    by: Annotated[
+        str, Field(description="Order hits by class or by appearance alone", examples=["appearance"])
+    ] = ""
     region: Annotated[
         str,
         Field(
@@ -66,10 +69,18 @@ Series = Annotated[
 
 
 class Query(Again):
-    """A question; one of file, series, like says what with."""
+    """A question; one of file, series, study, like says what with."""
 
     file: File = ""
     series: Series = ""
+    study: Annotated[
+        str,
+        Field(
+            description="A study of the PACS, whose sequences ask together: its StudyInstanceUID, or "
+            "Orthanc's identifier of it",
+            examples=["1.2.826.0.1.3680043.8.498.2"],
+        ),
+    ] = ""
     like: Annotated[
         list[str], Field(description="Cases of the index", examples=[["c-0123456789abcdef"]])
     ] = []
@@ -180,6 +191,7 @@ def question(form: FormData) -> Terms:
         region_slice=position,
         exclude_patient=text(form, "exclude_patient") or None,
         all_cases=every in ("true", "1", "on"),
+        by=parse_by(text(form, "by") or None),
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import secrets
+from hashlib import blake2s
 from io import BytesIO
 from typing import IO, Any
 
@@ -14,6 +16,9 @@ from indexer.scan import Scan
 from retrieval.pictures import shown
 
 nib: Any = nibabel  # only partly typed
+
+_SALT = secrets.token_bytes(16)
+"""Nobody can tell from a description which frame of reference it is."""
 
 
 def write_voxels(scan: Scan, stream: IO[bytes], voxels: NDArray[Any] | None = None) -> None:
@@ -31,7 +36,9 @@ def write_voxels(scan: Scan, stream: IO[bytes], voxels: NDArray[Any] | None = No
 
 
 def volume(scan: Scan) -> bytes:
-    """A scan as gzipped NIfTI-1, for viewers: nothing but voxels and affine.
+    """A scan as gzipped NIfTI-1, for viewers: nothing but voxels, affine, and which scans share its frame.
+
+    What lies in one frame of reference has one description, another one whenever the service was started.
 
     Whole numbers that fit are sent as 16 bits, which is exact and half of the way.
     """
@@ -63,6 +70,8 @@ def thumbnail(scan: Scan, position: int, size: int) -> bytes:
 
 def _save(kind: Any, scan: Scan, voxels: NDArray[Any], stream: Any) -> None:
     image = kind(voxels, np.eye(4) if scan.affine is None else scan.affine)
+    if scan.frame and kind is nib.Nifti1Image:
+        image.header["descrip"] = blake2s(scan.frame.encode(), key=_SALT, digest_size=8).hexdigest()
     image.header.set_dim_info(slice=scan.axis)  # the viewer cuts along it
     image.header.set_xyzt_units("unknown" if scan.affine is None else "mm")
     image.to_stream(stream)

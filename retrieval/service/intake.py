@@ -10,12 +10,13 @@ from pathlib import Path
 from cbir.index import Index
 from indexer import sandbox
 from indexer.discovery import Discovery
-from indexer.errors import CbirError
+from indexer.errors import CbirError, ReadError
 from indexer.ingest import GROUP
 from indexer.labels import Labels
 from indexer.readers import Source
 from indexer.scan import Scan
 from retrieval.service.log import tell
+from retrieval.service.reasons import told
 from retrieval.service.spool import is_uid, spool, sweep, take_out
 
 
@@ -56,19 +57,34 @@ def discovered(folder: Path) -> Discovery:
     return sandbox.discover(folder, tables)
 
 
-def read(folder: Path) -> list[Scan]:
-    """The scans of a folder, all of them.
+def read(folder: Path) -> tuple[list[Scan], list[str]]:
+    """The scans of a folder that can be read.
+
+    Returns
+    -------
+    scans : list of Scan
+    notes : list of str
+        Why others cannot be.
 
     Raises
     ------
     ReadError
-        The first reason met why one of them cannot be read.
+        The first reason met, where none can be read.
     LabelsError
     """
     found = discovered(folder)
-    if found.failures:
-        raise found.failures[0]
-    return [scan for source in found.sources for scan in sandbox.read(source)]
+    scans: list[Scan] = []
+    failures: list[CbirError] = list(found.failures)
+    for source in found.sources:
+        try:
+            scans += sandbox.read(source)
+        except ReadError as error:
+            failures.append(error)
+    if not scans:
+        raise failures[0]
+    return scans, [
+        f"not asked with, since it cannot be read: {told(error.explanation)}" for error in failures
+    ]
 
 
 def take_in(
@@ -169,7 +185,7 @@ def _file(
     taken.embedded += report.embedded
     taken.failed += [failure["reason"] for failure in report.failed]
     taken.patients |= {index.case_index.pseudonym("patient", patient) for patient in patients}
-    take_out(index.case_index, [Path(failure["source"]) for failure in report.failed])
+    take_out(index.case_index, [Path(failure["source"]) for failure in report.failed], index.encoder)
 
 
 def _said(patients: Iterable[str], labels: Mapping[str, str] | None, table: Labels) -> Labels:

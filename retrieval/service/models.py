@@ -115,6 +115,7 @@ class Asked(Reply):
     slices: int
     region: tuple[int, int, int, int] | None
     region_slice: int | None
+    by: Annotated[str | None, Field(description="What hits were to be ordered by")] = None
     mask: Annotated[None, Field(description="Over HTTP a region is a box")] = None
     id: Annotated[str, Field(description="To ask again with; absent if cases asked")] = ""
     scans: Annotated[list[Shown], Field(description="Absent if cases asked")] = []
@@ -148,6 +149,13 @@ class Hit(Reply):
     thumbnail: Address
     query_volume: Address
     query_thumbnail: Address
+    likeness: Annotated[
+        list[str],
+        Field(
+            description="How its lesion looks beside the query's",
+            examples=[["left anterior both", "like necrosis", "larger"]],
+        ),
+    ] = []
     explanation: Annotated[Maps, Field(description="Absent if nothing can be explained")] = Maps()
 
 
@@ -157,6 +165,13 @@ class Vote(Reply):
     probabilities: Annotated[dict[str, float], Field(examples=[{"2": 0.08, "3": 0.17, "4": 0.75}])]
     prior: Annotated[dict[str, float], Field(examples=[{"2": 0.3, "3": 0.3, "4": 0.4}])]
     values: Annotated[list[str], Field(description="All that the index holds")] = []
+    held: Annotated[
+        dict[str, int], Field(description="Patients who have each", examples=[{"2": 40, "3": 46}])
+    ] = {}
+    lacks: Annotated[list[str], Field(description="Of the label's scale", examples=[["4"]])] = []
+    others: Annotated[
+        str | None, Field(description="Whether a kind that it does not hold would be noticed")
+    ] = None
     set: Annotated[list[str], Field(examples=[["3", "4"]])]
     abstain: bool
     neighbours: int

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,9 +148,43 @@ class Orthanc:
         TooLarge
             If it sends more than the limits allow.
         """
-        instances = self.describe(self.find(which)).instances
+        return self._download("series", self.describe(self.find(which)).instances, folder)
+
+    def study(self, which: str, folder: Path, modalities: Collection[str]) -> list[Path]:
+        """Download the images of a study, all series of some modalities.
+
+        Parameters
+        ----------
+        which : str
+            A StudyInstanceUID or Orthanc's own identifier.
+        folder : Path
+            An existing folder; files are numbered.
+        modalities : collection of str
+
+        Returns
+        -------
+        list of Path
+            DICOM files.
+
+        Raises
+        ------
+        NotInPacs
+            If there is no such study, or none of its series is of these modalities.
+        PacsError, TooLarge
+            As :meth:`series`.
+        """
+        address = f"/studies/{quote(self.find(which, 'study'), safe='')}"
+        series = self._json("GET", address, lambda study: list(map(str, study["Series"])))
+        held = [each for each in map(self.describe, series) if each.modality in modalities]
+        if not held:
+            reason = f"has no series of {', '.join(sorted(modalities))} in this study"
+            raise NotInPacs(self.name, reason, "name another study")
+        return self._download("study", [image for each in held for image in each.instances], folder)
+
+    def _download(self, what: str, instances: Sequence[str], folder: Path) -> list[Path]:
+        """Images, all of them within the limits."""
         if len(instances) > self._limits.files:
-            raise TooLarge("series", f"it has more than {self._limits.files:,} images")
+            raise TooLarge(what, f"it has more than {self._limits.files:,} images")
         files, left, end = [], self._limits.bytes, time.monotonic() + self._limits.seconds
         for number, instance in enumerate(instances):
             file = folder / f"{number:05}.dcm"
@@ -159,33 +193,33 @@ class Orthanc:
                 for block in response.iter_raw():
                     left -= len(block)
                     if left < 0:
-                        raise TooLarge("series", f"it has more than {self._limits.bytes:,} bytes")
+                        raise TooLarge(what, f"it has more than {self._limits.bytes:,} bytes")
                     if time.monotonic() > end:
-                        raise PacsError(self.name, "takes too long to send a series", "see its log")
+                        raise PacsError(self.name, f"takes too long to send a {what}", "see its log")
                     out.write(block)
             files.append(file)
         return files
 
-    def find(self, which: str) -> str:
-        """Orthanc's identifier of a series.
+    def find(self, which: str, what: str = "series") -> str:
+        """Orthanc's identifier of a series or a study.
 
         Raises
         ------
         NotInPacs
-            If there is no such series.
+            If there is no such series or study.
         """
         if _ID.fullmatch(which):
             return which
         if len(which) <= 64 and _UID.fullmatch(which):
-            series = self._json(
+            named = self._json(
                 "POST",
                 "/tools/lookup",
-                lambda found: [str(entry["ID"]) for entry in found if entry["Type"] == "Series"],
+                lambda found: [str(entry["ID"]) for entry in found if entry["Type"] == what.capitalize()],
                 content=which,
             )
-            if series:
-                return series[0]
-        raise NotInPacs(self.name, "has no such series", "check its UID")
+            if named:
+                return named[0]
+        raise NotInPacs(self.name, f"has no such {what}", "check its UID")
 
     def describe(self, series: str) -> Series:
         """What Orthanc says of a series.
@@ -249,7 +283,8 @@ class Orthanc:
         try:
             with self._http.stream(method, path, content=content) as response:
                 if response.status_code == 404:
-                    raise NotInPacs(self.name, "has no such series", "check its UID")
+                    what = "study" if path.startswith("/studies/") else "series"
+                    raise NotInPacs(self.name, f"has no such {what}", "check its UID")
                 if response.status_code in (401, 403):
                     raise PacsError(self.name, "refuses us", "give its address with user and password")
                 if not response.is_success:

@@ -116,7 +116,16 @@ class Queries:
                 with needing_room(path), path.open("wb") as stream:
                     write_voxels(scan, stream)
                 size += path.stat().st_size
-                sources.append(Source(path, "nifti", (path,), sequence=scan.sequence, modality=scan.modality))
+                sources.append(
+                    Source(
+                        path,
+                        "nifti",
+                        (path,),
+                        sequence=scan.sequence,
+                        modality=scan.modality,
+                        frame=scan.frame,
+                    )
+                )
                 about.append(
                     FiledScan(str(path), 0, scan.sequence, scan.modality, scan.voxels.shape, scan.spacing)
                 )

@@ -12,6 +12,7 @@ from indexer.errors import QueryError
 from indexer.scan import Scan
 from retrieval.answer import Answer
 from retrieval.question import Box, Question
+from retrieval.ranking import By
 from retrieval.service.intake import read
 from retrieval.service.orthanc import Limits, Orthanc
 from retrieval.service.pictures import Pictures
@@ -32,6 +33,7 @@ class Terms:
     region_slice: int | None = None
     exclude_patient: str | None = None
     all_cases: bool = False
+    by: By | None = None
 
     def of_scans(self, name: str, scans: Sequence[Scan], own: str | None) -> Question:
         """Asked with scans, of a patient who is left out of the hits if named."""
@@ -44,6 +46,7 @@ class Terms:
             region_slice=self.region_slice,
             exclude_patient=[patient for patient in (self.exclude_patient, own) if patient],
             all_cases=self.all_cases,
+            by=self.by,
         )
 
     def of_cases(self, case_ids: Sequence[str]) -> Question:
@@ -62,6 +65,7 @@ class Terms:
             region_slice=self.region_slice,
             exclude_patient=self.exclude_patient,
             all_cases=self.all_cases,
+            by=self.by,
         )
 
 
@@ -94,8 +98,22 @@ class Questions:
         """
         with self._scratch.new_folder() as folder, in_own_words():
             unpack(upload, name, folder, self._settings)
-            scans = read(folder)
-        return self._asked_with(scans, terms, who)
+            scans, notes = read(folder)
+        return self._asked_with(scans, notes, terms, who)
+
+    def with_study(self, study: str, terms: Terms, who: str) -> tuple[Answer, Kept]:
+        """The cases of other patients most similar to a study of the PACS, which is indexed itself.
+
+        Raises
+        ------
+        CbirError
+        """
+        with self._scratch.new_folder() as folder:
+            with self._pacs("study") as pacs:
+                pacs.study(study, folder, self._settings.modalities)
+            with in_own_words():
+                scans, notes = read(folder)
+        return self._asked_with(scans, notes, terms, who, others=True)
 
     def with_series(self, series: str, terms: Terms, who: str) -> tuple[Answer, Kept]:
         """The cases of other patients most similar to a series of the PACS, which is indexed itself.
@@ -107,8 +125,8 @@ class Questions:
         with self._scratch.new_folder() as folder:
             self.download(series, folder)
             with in_own_words():
-                scans = read(folder)
-        return self._asked_with(scans, terms, who, others=True)
+                scans, notes = read(folder)
+        return self._asked_with(scans, notes, terms, who, others=True)
 
     def again(self, kept: Kept, terms: Terms) -> Answer:
         """The cases most similar to a query that was asked before.
@@ -149,7 +167,7 @@ class Questions:
         with self._scratch.new_folder() as folder, self._pacs() as pacs:
             files = pacs.series(series, folder)
             with in_own_words():
-                scans = read(folder)
+                scans, _ = read(folder)
             held = self._index.case_index
             answer = self._ask(scans, "the series", terms, held.patient(scans[0].patient_id))
             if not answer.hits:
@@ -169,20 +187,21 @@ class Questions:
         with self._pacs() as pacs:
             pacs.series(series, folder)
 
-    def _pacs(self) -> Orthanc:
+    def _pacs(self, what: str = "series") -> Orthanc:
         if self._settings.pacs is None:
-            raise QueryError("series", "this service has no PACS", "start it with --pacs URL")
+            raise QueryError(what, "this service has no PACS", "start it with --pacs URL")
         return Orthanc(self._settings.pacs, limits=Limits.of(self._settings))
 
     def _asked_with(
-        self, scans: Sequence[Scan], terms: Terms, who: str, *, others: bool = False
+        self, scans: Sequence[Scan], notes: Sequence[str], terms: Terms, who: str, *, others: bool = False
     ) -> tuple[Answer, Kept]:
         held = self._index.case_index
         own = held.patient(scans[0].patient_id) if others else None
         kept = self._queries.keep(scans, who, held.pseudonym("patient", scans[0].patient_id), own)
         scans = [replace(s, source=k.path) for s, k in zip(scans, kept.sources, strict=True)]
         try:
-            return self._ask(scans, f"query {kept.id}", terms, own), kept
+            answer = self._ask(scans, f"query {kept.id}", terms, own)
+            return replace(answer, notes=[*notes, *answer.notes]), kept
         except BaseException:
             self._queries.drop(kept)
             raise

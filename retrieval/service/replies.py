@@ -70,6 +70,7 @@ def page(service: Service, answer: Answer, kept: Kept | None) -> str:
         replace(answer, query=asked),
         load=lambda path: service.read(path, kept),
         explain=service.index.explain(answer),
+        beside=service.index.state.beside,
     )
 
 

@@ -45,7 +45,7 @@ def serve(settings: Settings, encoder: Encoder | None = None) -> None:
     with listener:
         if settings.tokens is not None:
             Tokens.load(settings.tokens)  # before an index is made
-        sandbox.start()
+        sandbox.begin()
         service = Service(settings, encoder)  # here, because uvicorn would tell a traceback
         refusals = service.audit.refusals
         connections = Connections(

@@ -18,7 +18,9 @@ from typing import IO
 import numpy as np
 
 from indexer.case_index import CaseIndex
+from indexer.encoder import Encoder
 from indexer.files import needing_room, sha256, written_whole
+from indexer.ingest import remove_sources
 from indexer.readers import Source
 from indexer.scan import Scan
 from retrieval.service.images import write_voxels
@@ -79,23 +81,33 @@ def spool(index: CaseIndex, scans: Sequence[Scan]) -> list[Source]:
                 sequence=scan.sequence,
                 region_files=() if scan.region is None else (region,),
                 modality=scan.modality,
+                frame=index.pseudonym("frame", scan.frame) if scan.frame else "",
             )
         )
     kept = {source.path for source in sources}
     gone = [path for name in seen for path in _of_series(folder, name) if path not in kept]
     if gone:
-        take_out(index, gone)
+        with index.writing("remove"):
+            names = [str(path) for path in gone]
+            together = index.catalog.composites_of(
+                index.catalog.cases_of(names)
+            )  # what is filed next makes them anew
+            index.catalog.remove_sources([*names, *together])
+        for path in gone:
+            _unlink(path)
     return sources
 
 
-def unspool(index: CaseIndex, series: str) -> int:
-    """Take a series out of the index and its images off the disk.
+def unspool(index: CaseIndex, series: str, encoder: Encoder) -> int:
+    """Take a series out of the index and its images off the disk; its visit is composed anew.
 
     Parameters
     ----------
     index : CaseIndex
     series : str
         Pseudonym of its SeriesInstanceUID.
+    encoder : Encoder
+        That made the index.
 
     Returns
     -------
@@ -107,7 +119,7 @@ def unspool(index: CaseIndex, series: str) -> int:
     WriterBusyError
         If another process writes.
     """
-    return take_out(index, _of_series(index.folder / SPOOL, series))
+    return take_out(index, _of_series(index.folder / SPOOL, series), encoder)
 
 
 def settle(index: CaseIndex) -> None:
@@ -116,6 +128,8 @@ def settle(index: CaseIndex) -> None:
     The catalog names images by their whole paths.
     """
     folder = index.folder / SPOOL
+    if not is_own(folder) or not any(_unknown(index, folder).values()):
+        return
     moved = {
         path: str(folder / Path(path).name)
         for path in index.catalog.fingerprints()
@@ -137,14 +151,31 @@ def sweep(index: CaseIndex) -> None:
     """
     if not is_own(index.folder / SPOOL):
         return
-    held = {Path(path).name for path in index.catalog.fingerprints()}
-    for path in (index.folder / SPOOL).iterdir():
-        own = _OWN.fullmatch(path.name)
-        if own and (own["unfinished"] or f"{own['stem']}.nii.gz" not in held):
+    unknown = _unknown(index, index.folder / SPOOL)
+    # of a folder that was moved and is not settled yet the catalog has other paths
+    held = {Path(path).name for path in index.catalog.fingerprints()} if any(unknown.values()) else ()
+    for path, image in unknown.items():
+        if image not in held:
             path.unlink(missing_ok=True)
 
 
-def take_out(index: CaseIndex, paths: Sequence[Path]) -> int:
+def _unknown(index: CaseIndex, folder: Path) -> dict[Path, str]:
+    """Files with a name of ours, by the name of their image, that the index does not hold by that path.
+
+    The name is empty for what was being written.
+    """
+    with os.scandir(folder) as entries:
+        own = [match for entry in entries if (match := _OWN.fullmatch(entry.name))]
+    images = {match.string: f"{match['stem']}.nii.gz" for match in own}
+    held = index.catalog.fingerprints_of({str(folder / image) for image in images.values()})
+    return {
+        folder / match.string: "" if match["unfinished"] else images[match.string]
+        for match in own
+        if match["unfinished"] or str(folder / images[match.string]) not in held
+    }
+
+
+def take_out(index: CaseIndex, paths: Sequence[Path], encoder: Encoder) -> int:
     """Take spooled scans out of the index and off the disk; returns how many the index had.
 
     Raises
@@ -152,13 +183,7 @@ def take_out(index: CaseIndex, paths: Sequence[Path]) -> int:
     WriterBusyError
         If another process writes.
     """
-    if not paths:
-        return 0
-    with index.writing("remove"):
-        # the next series of the visit makes another composite
-        together = index.catalog.composites_beside([str(path) for path in paths])
-        gone = index.catalog.remove_sources([str(path) for path in paths])
-        index.catalog.remove_sources(together)
+    gone = remove_sources(index, [str(path) for path in paths], encoder) if paths else 0
     for path in paths:
         _unlink(path)
     return gone

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import enum
+import errno
+import fcntl
 import hashlib
 import hmac
 import json
 import os
 import re
 import secrets
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from indexer.errors import CbirError
+from indexer.files import needing_room
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
@@ -65,9 +69,8 @@ def add_token(path: Path, name: str, role: str) -> str:
     created = datetime.now(UTC).isoformat(timespec="seconds")
     token = Token(name, role.lower(), _digest(secret), created)
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(token)) + "\n")
+        with needing_room(path):
+            _append(path, json.dumps(asdict(token)))
     except OSError as error:
         raise CbirError(path, f"cannot be written ({error.strerror})", "choose another --tokens") from error
     return secret
@@ -123,9 +126,37 @@ class Tokens:
             self._stamp = (stat.st_mtime_ns, stat.st_size)
 
 
+def _append(path: Path, line: str) -> None:
+    """Add a line, on the disk, or nothing; what was torn before it is taken out."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "r+b", buffering=0) as file:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # of two who add at a time, one waits
+        held = file.read()
+        kept = len(held) - len(_torn(held))
+        between = b"\n" if held[:kept] and not held[:kept].endswith(b"\n") else b""
+        added = between + line.encode() + b"\n"
+        try:
+            if os.pwrite(handle, added, kept) < len(added):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
+            file.truncate(kept + len(added))
+            os.fsync(handle)
+        except BaseException:
+            with suppress(OSError):  # what went wrong first is what is told
+                file.truncate(kept)
+            raise
+
+
+def _torn(held: bytes) -> bytes:
+    """The end of a file that a killed process has left, without a line's end: nobody knows that token."""
+    last = held.rpartition(b"\n")[2]
+    return b"" if last.endswith(b"}") else last
+
+
 def _loaded(path: Path) -> list[Token]:
     try:
-        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+        held = path.read_bytes()
+        text = held[: len(held) - len(_torn(held))].decode("utf-8")
+        lines = [line for line in text.splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise CbirError(path, f"the tokens cannot be read ({type(error).__name__})") from error
     tokens = []

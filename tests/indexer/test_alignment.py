@@ -20,7 +20,7 @@ from indexer import discovery, registration
 from indexer.alignment import aligned, coarsened, mutual_information, resampled
 from indexer.composite import groups
 from indexer.errors import ReadError
-from indexer.preprocess import prepared_composite
+from indexer.preprocess import Preprocessing, prepared, prepared_composite, window_of
 from indexer.scan import Scan
 from indexer.sequences import CHANNELS, LEADERS
 from tests.support.paths import ROOT
@@ -290,3 +290,25 @@ def test_a_registration_that_fails_says_whose(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(subprocess, "run", killed)
     with pytest.raises(ReadError, match=r"^t1: cannot be registered"):
         registration.rigid(scan_of("t1"), scan_of("t2"))
+
+
+def test_what_is_resampled_keeps_the_greys_that_it_had() -> None:
+    """The brightest vessels of fine planes are lost in the mean over a thick one; the brain stays as dark."""
+    fine = scan_of("t1", (2, 2, 2))
+    bright = fine.voxels.copy()
+    bright[::4, ::3, ::3] *= np.where(bright[::4, ::3, ::3] > 0, 4, 1)  # 3 % of the head
+    vessels = replace(fine, voxels=bright)
+    seen = resampled(vessels, scan_of("flair", (2, 2, 6)))
+    assert seen.voxels.max() < 0.8 * bright.max()
+    assert seen.window is not None
+    np.testing.assert_allclose(seen.window, window_of(vessels))
+    again = resampled(seen, scan_of("flair", (3, 3, 6)))
+    assert again.window == seen.window
+    shown = prepared_composite([seen, None, None, None], 96).pixels[:, 0]
+    alone = prepared_composite([replace(seen, window=None), None, None, None], 96).pixels[:, 0]
+    before = prepared(vessels, Preprocessing(96)).pixels
+    middle = np.s_[:, 30:66, 30:66]
+    greys = [
+        np.median(images[len(images) // 3 : -len(images) // 3][middle]) for images in (before, shown, alone)
+    ]
+    assert abs(greys[1] - greys[0]) < 10 < greys[2] - greys[0]

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from indexer.catalog import Catalog, Contents, EmbeddedScan, Entry
 from indexer.catalog.schema import slices
 from indexer.errors import CaseIndexError
+from indexer.measures import NAMES as MEASURES
+from indexer.measures import Measures
 
 pytestmark = pytest.mark.both
 
@@ -259,7 +261,7 @@ def test_every_scan_knows_its_source_its_number_there_and_its_shape(catalog):
     assert [str(contents.scan_ref(i)) for i in range(3)] == ["/echoes#1#0", "/echoes#1#1", "/b#0"]
     assert contents.scan_shape == [(8, 8, 3), (8, 8, 5), (8, 8, 3)]
     assert [filed.ref for filed in catalog.case("c1").scans] == [contents.scan_ref(i) for i in range(2)]
-    assert contents.slice_case.tolist() == [0] * 8 + [1] * 3
+    assert contents.cases_of(np.arange(11)).tolist() == [0] * 8 + [1] * 3
 
 
 NAMES = st.integers(0, 3)
@@ -322,3 +324,26 @@ def test_what_is_read_in_parts_is_what_is_there_and_what_is_counted_is_true(step
         for state, as_it_was in states:
             equal(state, as_it_was)
         catalog.close()
+
+
+def test_measures_are_kept_and_those_of_another_version_are_unknown(catalog):
+    known = Measures(size=31.5, necrotic=0.25).as_vector()
+    other = known.copy()
+    other[0] += 1
+    cut = known[:-1]
+    scans = [replace(scan(seed=i), measures=vector) for i, vector in enumerate((known, other, cut, None))]
+    catalog.put([entry("/a", *scans)], {})
+    found = catalog.contents().scan_measures
+    assert found.shape == (4, len(MEASURES))
+    np.testing.assert_array_equal(found[0], known[1:])
+    assert np.isnan(found[1:]).all()
+    told = [one.measures for one in catalog.entries()[0].scans]
+    np.testing.assert_array_equal(told[0], known)
+    assert told[3] is None
+    before = catalog.contents()
+    catalog.put([entry("/b", replace(scan(seed=9), measures=known))], {})
+    after = catalog.contents(before)
+    np.testing.assert_array_equal(after.scan_measures[-1], known[1:])
+    catalog.remove_sources(["/a"])
+    np.testing.assert_array_equal(catalog.contents(after).scan_measures, known[None, 1:])
+    assert list(catalog.damage()) == []

@@ -30,7 +30,7 @@ from indexer.discovery.tokens import stem
 from indexer.encoder import Composer, TrainedEncoder, load_encoder, look, write_weights
 from indexer.encoder import batch as batches
 from indexer.errors import CbirError, EncoderError, ReadError
-from indexer.ingest import IngestReport, ingest, ingest_sources
+from indexer.ingest import IngestReport, ingest, ingest_sources, remove_sources
 from indexer.labels import load_tables
 from indexer.learning import augmentation, fitting, looks, network, pack, tasks, training
 from indexer.learning.cohort import Cohort
@@ -372,10 +372,12 @@ def made_images(n: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 @torch.inference_mode()
-def test_the_leading_sequence_that_is_there_says_where(
+def test_without_a_tissue_head_the_leading_sequence_that_is_there_says_where(
     networks: tuple[RetrievalNetwork, CompositeNetwork],
 ) -> None:
-    net, together = networks
+    net, together = networks[0], CompositeNetwork(4, segments=False).eval()
+    there = together.state_dict().keys()
+    together.load_state_dict({key: v for key, v in networks[1].state_dict().items() if key in there})
     subsets = [kept for size in (1, 2, 4) for kept in combinations(range(4), size)]
     image = made_images(1)[0]
     batch = np.stack([np.where(there_of(kept)[0].numpy()[:, None, None], image, 0) for kept in subsets])
@@ -611,6 +613,7 @@ def state_of(net: CompositeNetwork) -> dict[str, NDArray[Any]]:
     return {name: value.numpy() for name, value in net.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_the_seed_decides() -> None:
     samples = exclusive(8)
     before = torch.random.get_rng_state()
@@ -626,6 +629,7 @@ def test_the_seed_decides() -> None:
     assert not np.array_equal(first["stem.conv.weight"], other["stem.conv.weight"])
 
 
+@pytest.mark.slow
 def test_the_same_loop_trains_composites(tmp_path: Path) -> None:
     """By hand, in two epochs of one step; and taken up after the first."""
     samples, recipe = exclusive(8), replace(QUICK, epochs=2, batch=8)
@@ -633,7 +637,7 @@ def test_the_same_loop_trains_composites(tmp_path: Path) -> None:
     done = training.train(CompositeTask(samples, recipe))
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        net = CompositeNetwork(2, recipe.dimension, recipe.dropout, recipe.depth)
+        net = CompositeNetwork(2, recipe.dimension, recipe.dropout, recipe.depth, segments=False)
         network.composite_from_imagenet(net)
         heads = ClassVectors({"kind": 2}, recipe)
         net.to(memory_format=torch.channels_last)
@@ -646,7 +650,7 @@ def test_the_same_loop_trains_composites(tmp_path: Path) -> None:
             torch.manual_seed(dice.initial_seed())
             net.train()
             rows = torch.multinomial(torch.from_numpy(samples.shares()), 8, replacement=True, generator=dice)
-            views, there = tasks.composite_views(samples, rows.numpy(), dice)
+            views, there, _ = tasks.composite_views(samples, rows.numpy(), dice, augmentation.lesion_frames)
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate * (
                     1 / 1.1 if epoch == 0 else (1 + math.cos(math.pi * 0.9 / 1.9)) / 2
@@ -675,9 +679,9 @@ def test_only_labelled_composites_that_show_something_are_learnt(monkeypatch: py
     drawn: set[str] = set()
     views = tasks.composite_views
 
-    def noted(mine: Samples, rows: NDArray[np.int64], generator: torch.Generator) -> Any:
+    def noted(mine: Samples, rows: NDArray[np.int64], *how: Any) -> Any:
         drawn.update(mine.patients[rows])
-        return views(mine, rows, generator)
+        return views(mine, rows, *how)
 
     monkeypatch.setattr(tasks, "composite_views", noted)
     training.train(CompositeTask(samples, replace(QUICK, draws=24, batch=8)))
@@ -690,7 +694,8 @@ def test_sequences_are_hidden_now_and_then_but_never_all() -> None:
     samples = exclusive(4)
     samples.pixels[3, 0] = 0  # has one sequence only
     rows = np.tile(np.arange(4), 100)
-    views, there = tasks.composite_views(samples, rows, torch.Generator().manual_seed(0))
+    dice = torch.Generator().manual_seed(0)
+    views, there, _ = tasks.composite_views(samples, rows, dice, augmentation.lesion_frames)
     assert views.shape == (400, 2, COMPOSITE_VIEW, COMPOSITE_VIEW)
     assert views.min() >= -1
     assert views.max() <= 1
@@ -739,7 +744,7 @@ def test_composites_of_a_cohort_are_packed_once(tmp_path: Path) -> None:
     for name, grade in (("P-1", 0), ("P-2", 1), ("P-3", 0)):
         mine = found.chosen(found.patients == name)
         (group,) = groups(discovery.read(root / name), 32)
-        ready = prepared_composite(group.scans, 32)
+        ready = prepared_composite(group.scans, 32, standardised=True)
         whole = ready.views == 0
         np.testing.assert_array_equal(mine.pixels[mine.rows], ready.pixels[whole])
         assert (mine.targets["who_grade"] == grade).all()
@@ -776,6 +781,7 @@ def test_a_label_that_all_composites_share_teaches_them_nothing(tmp_path: Path) 
     assert found.classes == found.targets == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("several", [True, False])
 def test_a_fit_writes_both_networks_for_the_same_patients(
     tmp_path: Path,
@@ -1368,7 +1374,7 @@ def test_naming_some_files_of_a_folder_leaves_its_composite_as_it_is(
 def test_a_file_is_filed_though_its_composite_cannot_be(
     index: CaseIndex, composer: TinyComposer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(group: object, size: int) -> None:
+    def refuse(group: object, *how: object) -> None:
         raise ReadError("x", "it shows almost nothing")
 
     folder = tmp_path / "speck"
@@ -1514,3 +1520,27 @@ def test_a_composite_of_what_is_gone_goes_too(
     assert COMPOSITE in index.catalog.contents().scan_sequence
     ingest_sources(index, [series["t1"]], composer)
     assert index.catalog.contents().scan_sequence == ["t1"]
+
+
+@pytest.mark.parametrize("keep_ids", [False, True])
+def test_when_a_series_is_taken_out_the_rest_is_seen_together(
+    tmp_path: Path, composer: TinyComposer, keep_ids: bool
+) -> None:
+    write_study(tmp_path / "mri", 3, "P", TOGETHER)
+    sources = discovery.discover(tmp_path / "mri").sources
+    series = {source.sequence: source for source in sources}
+    with CaseIndex.create(tmp_path / "index", composer, keep_ids=keep_ids) as index:
+        ingest_sources(index, sources, composer)
+        case = index.case("P", sources[0].study_id)
+        assert remove_sources(index, [series["t2"].name], composer) == 1
+        left = [source for source in sources if source.sequence != "t2"]
+        (group,) = groups([scan for source in left for scan in discovery.read(source)], 24)
+        vectors, _ = composer.compose(prepared_composite(group.scans, 24).pixels)
+        np.testing.assert_allclose(stored(index, case, COMPOSITE)[0], vectors, atol=1e-6)
+        assert len(index.catalog.contents().case_ids) == 1
+        assert ingest_sources(index, left, composer).embedded == 0
+        remove_sources(index, [series["t1"].name, series["flair"].name], composer)
+        assert index.catalog.contents().scan_sequence == ["t1ce"]
+        remove_sources(index, [series["t1ce"].name], composer)
+        assert index.catalog.contents().case_ids == []
+        assert index.verify() == []

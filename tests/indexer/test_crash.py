@@ -65,7 +65,7 @@ def state(folder):
 
 
 def test_a_killed_run_leaves_a_sound_index_and_resumes_to_the_same_end(tmp_path, request, monkeypatch):
-    kills = request.config.getoption("--kills")
+    kills = request.config.getoption("--runs-killed")
     monkeypatch.setenv("PYTHONPATH", ".")
     root = tmp_path / "mri"
     lines = ["participant_id\twho_grade"]

@@ -323,10 +323,12 @@ if "torch" not in sys.modules:
 """)
 
 
+@pytest.mark.slow
 def test_the_command_line_sets_waiting_before_torch_is_imported() -> None:
     assert run(COMMAND) == "PASSIVE"
 
 
+@pytest.mark.slow
 def test_the_users_own_choice_stays() -> None:
     assert run(COMMAND, OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
 

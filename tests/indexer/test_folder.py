@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import stat
+import struct
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from indexer import places, remote, sealed
 from indexer.case_index import CaseIndex
 from indexer.errors import CaseIndexError
+from indexer.files import written_whole
 from indexer.ingest import ingest
 from indexer.manifest import MANIFEST
 from indexer.premises import COPYING
@@ -20,11 +23,9 @@ from retrieval.cli.app import run
 
 
 @pytest.fixture
-def index(tmp_path, tiny, cohort):
+def index(index_of):
     """An index that is closed, with all its kinds of files but a partition."""
-    with CaseIndex.create(tmp_path / "index", tiny, keep_ids=True) as made:
-        ingest(made, [cohort(4)], tiny)
-    return tmp_path / "index"
+    return index_of(4)
 
 
 @pytest.fixture(autouse=True)
@@ -238,3 +239,131 @@ def test_a_planted_record_of_a_copy_sends_nowhere(tmp_path, index):
     with CaseIndex.open(index) as opened, pytest.raises(CaseIndexError, match="not named"):
         transfer(opened, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
+
+
+PLANTED = {
+    "trigger": "CREATE TRIGGER planted AFTER INSERT ON history BEGIN DELETE FROM cases; END",
+    "view": "ALTER TABLE roots RENAME TO other; CREATE VIEW roots AS SELECT * FROM other",
+    "table": "CREATE TABLE planted (x)",
+    "virtual": "CREATE VIRTUAL TABLE planted USING fts5(x)",
+    "column": "ALTER TABLE roots ADD COLUMN more AS (length(path))",
+    "default": "ALTER TABLE roots ADD COLUMN more TEXT DEFAULT 'x'",
+    "index": "CREATE INDEX planted ON roots (length(path))",
+    "part": "DROP INDEX ix_cases_patient_id; "
+    "CREATE INDEX ix_cases_patient_id ON cases (patient_id) WHERE visit IS NOT NULL",
+    "check": "DROP TABLE roots; CREATE TABLE roots (path TEXT PRIMARY KEY, labels TEXT CHECK (labels > 1))",
+}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+@pytest.mark.parametrize("rights", [0o700, 0o500])
+def test_a_catalog_with_what_no_catalog_has_is_refused(index, what, rights):
+    with sqlite3.connect(index / "catalog.sqlite") as raw:
+        raw.executescript(PLANTED[what])
+    raw.close()
+    index.chmod(rights)
+    with pytest.raises(CaseIndexError, match=r"as no catalog has; it is not from cbir"):
+        CaseIndex.open(index)
+    index.chmod(0o700)
+
+
+def test_a_catalog_of_a_later_version_is_not_called_foreign(index):
+    with sqlite3.connect(index / "catalog.sqlite") as raw:
+        raw.executescript("CREATE TABLE later (x); UPDATE meta SET value = 99 WHERE key = 'format'")
+    raw.close()
+    with pytest.raises(CaseIndexError, match="install a later cbir"):
+        CaseIndex.open(index)
+
+
+def journal(catalog: Path, further: bytes) -> bytes:
+    """A journal of SQLite that is to be played back, and names a further one."""
+    begin = bytes.fromhex("d9d505f920a163d7")
+    pages = catalog.stat().st_size // 4096
+    head = (begin + struct.pack(">IIIII", 0, 1, pages, 512, 4096)).ljust(512, b"\0")
+    if not further:
+        return head
+    lock = 0x40000000 // 4096 + 1
+    return head + struct.pack(">I", lock) + further + struct.pack(">II", len(further), sum(further)) + begin
+
+
+def test_a_journal_takes_no_other_file_away(tmp_path, index):
+    """SQLite removes the file that a journal names when it has played the journal back."""
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    copy = tmp_path / "copy.sqlite"
+    copy.write_bytes((index / "catalog.sqlite").read_bytes())
+    for path in (copy, index / "catalog.sqlite"):
+        planted = journal(path, os.fsencode(precious))
+        path.with_name(f"{path.name}-journal").write_bytes(planted)
+    with pytest.raises(CaseIndexError, match="leads to another file"):
+        CaseIndex.open(index)
+    assert precious.exists()
+    with sqlite3.connect(copy) as raw:  # what would have happened
+        raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    raw.close()
+    assert not precious.exists()
+
+
+def test_a_journal_that_names_no_other_is_played_back(index):
+    path = index / "catalog.sqlite"
+    path.with_name("catalog.sqlite-journal").write_bytes(journal(path, b""))
+    with CaseIndex.open(index) as opened:
+        assert opened.catalog.count()["cases"] == 4
+
+
+@pytest.mark.parametrize("name", ["catalog.sqlite", "key", "manifest.json", "vectors-1.faiss", "lock"])
+def test_a_file_with_a_second_name_is_read_and_not_written(tmp_path, index, tiny, cohort, name):
+    """A backup may share its files with the index (cp -l)."""
+    (index / name).touch()
+    held = (index / name).read_bytes()
+    (tmp_path / "backup").hardlink_to(index / name)
+    with CaseIndex.open(index) as opened:
+        assert opened.catalog.count()["cases"] == 4
+        with pytest.raises(CaseIndexError, match="has another name elsewhere"), opened.writing("test"):
+            raise AssertionError("was let in")
+    assert (tmp_path / "backup").read_bytes() == held
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_a_file_of_another_user_than_the_folder_is_refused(index):
+    os.chown(
+        index / "calibration.json" if (index / "calibration.json").exists() else index / "key", 12345, -1
+    )
+    with pytest.raises(CaseIndexError, match="belongs to another user than the folder"):
+        CaseIndex.open(index)
+    for path in (index, *index.iterdir()):  # all of it is somebody else's, and we may read it
+        os.chown(path, 12345, -1)
+    CaseIndex.open(index).close()
+
+
+def test_what_a_killed_writer_left_is_written_over(tmp_path):
+    left = tmp_path / "report.html.0.part"
+    left.write_text("torn, and longer than what comes")
+    with written_whole(tmp_path / "report.html") as aside:
+        assert aside == left
+        aside.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_text() == "whole"
+
+
+def test_two_who_write_the_same_file_do_not_meet(tmp_path):
+    path = tmp_path / "report.html"
+    with written_whole(path) as first, written_whole(path) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_what_somebody_put_in_the_way_is_not_written_to(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    for make in ("symlink_to", "hardlink_to"):
+        planted = tmp_path / "report.html.0.part"
+        getattr(planted, make)(precious)
+        with written_whole(tmp_path / "report.html") as aside:
+            aside.write_text("report")
+        assert precious.read_text() == "precious"
+        planted.unlink()
+    assert (tmp_path / "report.html").read_text() == "report"

@@ -104,8 +104,8 @@ def test_labels_and_data_that_do_not_meet_are_told(index, tiny, cohort):
         table.write("P-77\t2\tn/a\n")
     write_nifti(root / "Q-01" / "Q-01_t1.nii.gz", phantom(5))
     notes = " ".join(ingest(index, [root], tiny).notes)
-    assert "P-77" in notes
-    assert "Q-01" in notes
+    assert "1 rows without data: line 5" in notes
+    assert "1 patients without a row: Q-01" in notes
 
 
 @pytest.mark.both

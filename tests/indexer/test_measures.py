@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from indexer.measures import NAMES, Measures, measure
-from indexer.preprocess import Preprocessing, prepared, prepared_composite
-from indexer.scan import Scan
-from indexer.sequences import CHANNELS
+from indexer.preprocess import Preprocessing, prepared, prepared_composite, with_region
+from indexer.scan import Scan, displayed
+from indexer.sequences import CHANNELS, STANDARD
 
 SHAPE = (100, 120, 60)
 MIDDLE = np.array([65.0, 45.0, 40.0])
@@ -98,6 +98,63 @@ def test_a_region_that_is_given_bounds_what_is_measured() -> None:
     with_other, alone = (measure(prepared_composite(s, 160)) for s in (scans, marked))
     assert alone.size < with_other.size
     assert alone.size == pytest.approx(2 * RADIUS, rel=0.12)
+    assert alone.place == pytest.approx(measure(prepared_composite(study(), 160)).place, abs=0.05)
+
+
+def test_a_region_on_one_plane_is_measured_there() -> None:
+    box = with_region(study()[3], (25, 55, 60, 95), 40)  # type: ignore[arg-type]
+    found = measure(prepared(box, WHOLE), ("flair",))
+    assert found.size == pytest.approx(2 * RADIUS, rel=0.12)
+
+
+def test_standardised_greys_are_deviations_of_the_brain() -> None:
+    scans = study()
+    ready = prepared_composite(scans, 160, standardised=True)
+    flair = scans[3]
+    assert flair is not None
+    shown = flair.voxels[head()]
+    step = (STANDARD[1] - STANDARD[0]) / 254
+    np.testing.assert_allclose(ready.frame.levels, [[step, STANDARD[0] - step]] * 4, rtol=1e-5)
+    plane = displayed(flair.voxels, 2, 40)[5:115, 5:95]
+    truth = ((plane - shown.mean()) / shown.std()).clip(*STANDARD)
+    image = ready.pixels[list(ready.positions).index(40), 3]
+    grey = image[image > 0] * step + STANDARD[0] - step  # smoother than the plane, but of the same mean
+    assert grey.mean() == pytest.approx(truth.mean(), abs=0.1)
+    found, plain = (measure(prepared_composite(scans, 160, standardised=s)) for s in (True, False))
+    assert found.flair == pytest.approx(plain.flair, abs=0.1)  # percentiles clip
+    assert found.size == pytest.approx(plain.size, rel=0.05)
+
+
+class Standardised:
+    """A segmenter that notes what it is shown, and sees enhancement in all that is bright in FLAIR."""
+
+    name, dimension, version, size, composite_size = "noting", 8, "1", 160, 160
+    segments = standardised = True
+
+    def __init__(self) -> None:
+        self.shown: list[NDArray[np.uint8]] = []
+
+    def encode(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.zeros((len(batch), 8), np.float32)
+
+    def segment(
+        self, batch: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        self.shown.append(batch)
+        bright = (batch[:, 3, ::2, ::2] > 127).astype(np.float32)
+        return np.stack([0 * bright, 0 * bright, bright], 1)
+
+
+def test_a_segmenter_sees_deviations_also_of_a_scan_alone() -> None:
+    encoder, flair = Standardised(), study()[3]
+    assert flair is not None
+    found = measure(prepared(flair, WHOLE), ("flair",), encoder)
+    alone = encoder.shown.pop()
+    together = prepared_composite([None, None, None, flair], 160, standardised=True)
+    assert measure(together, encoder=encoder).size == pytest.approx(found.size, rel=0.05)
+    difference = alone.astype(int) - encoder.shown.pop()
+    assert np.abs(difference).mean() < 2
+    assert np.isnan(found.enhancing)  # without contrast agent nobody knows
 
 
 def test_where_there_is_no_lesion_the_size_is_nought() -> None:

@@ -471,3 +471,46 @@ def test_what_is_no_partition_is_refused(tmp_path, fitted):
             Partition.load(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         Partition.load(Path(tmp_path / "absent"))
+
+
+LIES = {
+    "centroids": np.full((4, 2), np.nan, np.float32),
+    "fuzzifier": np.float64(0.5),
+    "border": np.float64(-1),
+    "low": np.float64(np.inf),
+    "sizes": np.zeros(3, np.int64),
+    "judged": np.int64(0),
+    "reason": np.array("a\nb"),
+    "probing_floor": np.array([2**40]),
+    "probing_reach": np.array([-1]),
+    "probing_uncovered": np.array([7.0]),
+}
+
+
+def values_of(path):
+    of(np.eye(8, 4), 1.2, low=-1.0, high=1.0).save(path)
+    with np.load(path) as held:
+        return dict(held)
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_values_that_no_fit_gives_are_refused(tmp_path, name):
+    path = tmp_path / "partition.npz"
+    values = values_of(path)
+    Partition.load(path)
+    np.savez(path, **{**values, name: LIES[name]})
+    with pytest.raises(PartitionError, match="is not a partition"):
+        Partition.load(path)
+
+
+def test_an_array_that_says_it_is_larger_than_its_file_is_not_made(tmp_path):
+    path = tmp_path / "partition.npz"
+    np.savez_compressed(path, **values_of(path))
+    with pytest.raises(PartitionError, match="is packed"):
+        Partition.load(path)
+    values_of(path)
+    content = path.read_bytes()
+    assert b"(8, 4), }  " in content
+    path.write_bytes(content.replace(b"(8, 4), }  ", b"(8, 999), }"))
+    with pytest.raises(PartitionError, match="is not a partition"):
+        Partition.load(path)

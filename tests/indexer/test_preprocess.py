@@ -375,3 +375,51 @@ def test_real_heads_fill_the_picture(real: Path) -> None:
         shown = prepared(stack(image), Preprocessing(192)).pixels[0] > 0
         assert shown.any(0).mean() > 0.99 or shown.any(1).mean() > 0.99, path
         assert 0.3 < shown.mean() < 0.95, path
+
+
+# -- planes that are near each other -------------------------------------------------------------------
+
+
+@given(
+    mm=st.sampled_from([0.5, 0.9, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0]),
+    n=st.integers(1, 40),
+    first=st.integers(0, 5),
+)
+def test_planes_are_taken_so_that_none_lies_far_from_the_next(mm: float, n: int, first: int) -> None:
+    empty = np.zeros((12, 12), np.float32)
+    planes = [*[empty] * first, *[head(12, 5, seed) for seed in range(n)], empty]
+    scan = stack(*planes, spacing=(mm, mm, mm), affine=np.diag([mm, mm, mm, 1]))
+    every = prepared(scan, SMALL)
+    some = prepared(scan, replace(SMALL, apart=4.0))
+    rows = np.searchsorted(every.positions, some.positions)
+    np.testing.assert_array_equal(some.pixels, every.pixels[rows])
+    np.testing.assert_array_equal(some.weights, every.weights[rows])
+    steps = np.diff(some.positions)
+    assert (steps * mm <= max(4.0, mm) + 1e-6).all()
+    assert (mm > 2) or n < 9 or (steps > 1).all()
+    ends = [some.positions[0] - every.positions[0], every.positions[-1] - some.positions[-1]]
+    assert max(ends) * mm < max(4.0, mm)
+
+
+def test_without_a_spacing_all_slices_are_taken() -> None:
+    scan = stack(*[head(seed=seed) for seed in range(6)])
+    assert len(prepared(scan, replace(SMALL, apart=4.0)).positions) == 6
+
+
+def test_the_largest_outline_is_taken_and_others_around_it() -> None:
+    scan = stack(*[head(seed=seed) for seed in range(12)], spacing=(1, 1, 1), affine=np.eye(4))
+    region = np.zeros(scan.voxels.shape, bool)
+    for plane, size in {3: 2, 4: 3, 5: 9, 6: 8, 7: 4, 8: 3, 9: 2}.items():
+        region[15 : 15 + size, 15 : 15 + size, plane] = True
+    ready = prepared(replace(scan, region=region), replace(SMALL, apart=4.0))
+    assert ready.positions[ready.views == 1].tolist() == [5, 9]
+    alone = prepared(with_region(scan, (15, 15, 20, 20), 7), replace(SMALL, apart=4.0))
+    assert alone.positions[alone.views == 1].tolist() == [7]
+
+
+def test_what_was_prepared_says_how_far_apart_planes_are() -> None:
+    every, some = Preprocessing(32, composite_size=16), Preprocessing(32, composite_size=16, apart=2.5)
+    assert every.version != some.version
+    assert some.as_in(every.version) == every
+    assert every.as_in(some.version) == some
+    assert some.as_in("nothing that is known") == every

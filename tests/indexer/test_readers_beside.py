@@ -15,6 +15,8 @@ from indexer.case_index import CaseIndex
 from tests.indexer.test_case_index import EARLY, Four, unit
 from tests.indexer.test_catalog import entry
 
+pytestmark = pytest.mark.slow
+
 WRITES = """
 import sys, time
 from pathlib import Path

@@ -199,7 +199,7 @@ def test_whatever_a_child_answers_is_no_harm(content: bytes) -> None:
     [
         ("abort", "SIGABRT"),
         ("killed", "too little memory"),
-        ("spin", "2 s of the processor"),
+        pytest.param("spin", "2 s of the processor", marks=pytest.mark.slow),
         ("memory", "more memory than it may take"),
         ("odd", r"cannot be read \(RuntimeError\)"),
     ],
@@ -233,6 +233,7 @@ def wait_for_the_end(process: int) -> None:
     pytest.fail(f"process {process} is still there")
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_sandbox(toys: Sandbox, tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
@@ -257,14 +258,14 @@ def test_a_nursery_that_was_killed_is_made_anew(toys: Sandbox, tmp_path: Path) -
 
 
 def test_a_process_may_be_made_before_it_is_needed(toys: Sandbox, tmp_path: Path) -> None:
-    sandbox.start()
+    sandbox.begin()
     nursery = toys._nursery
     assert nursery is not None
-    sandbox.start()
+    sandbox.begin()
     assert sandbox.read(toy(tmp_path, "good"))
     assert toys._nursery is nursery, "one is enough"
     toys.close()
-    sandbox.start()  # nobody reads
+    sandbox.begin()  # nobody reads
     assert toys._nursery is not None
     began = toys._nursery._process
     toys.close()
@@ -428,6 +429,7 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BOMBS)
 def test_a_bomb_is_one_failure_among_good_files(kind: str, tmp_path: Path, tiny: TinyEncoder) -> None:
     """And is refused by what it declares: in a tenth of the memory that would be allowed."""
@@ -473,11 +475,11 @@ def test_what_a_dead_run_was_reading_is_read_alone_and_then_no_more(
             self.within = Threads(tiny)
             self.flying = 0
 
-        def read(self, source: Any) -> Any:
+        def read(self, source: Any, preprocessing: Any) -> Any:
             asked.append((source.path.name, 0))
             if "P-05" in source.path.name:
                 raise Killed
-            return self.within.read(source)
+            return self.within.read(source, preprocessing)
 
         def embed(self, picks: Any) -> Any:
             return self.within.embed(picks)

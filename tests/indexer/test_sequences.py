@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import series
+from indexer import vocabulary
 from indexer.readers import dicom
 from indexer.readers.sequences import Facts, Words, name, named, words_of
 
@@ -179,3 +180,38 @@ def test_b_values_of_vendors(
         ((source,), _) = dicom.series(list(folder.iterdir()), folder)
         found[folder.name] = source.sequence, dicom.read(source)[0].sequence
     assert found == {"plain": ("t2", "t2"), "b": ("dwi", "dwi"), "other": ("t2", "t2")}
+
+
+# ---- one vocabulary ------------------------------------------------------------------------------
+
+OTHERWISE = {
+    ("map", "perf"): "rcbv rcbf cbv cbf mtt ttp tmax asl pcasl",
+    ("map", "dwi"): "dtitensor difference",
+    ("map", "adc"): "adcmap",
+    ("map", "t1"): "t1rho",
+    ("t2star", "t2"): "t2s",
+    ("flair", "t2"): "t2f",
+}
+"""Tokens that mean something in a file's name and something else in a description."""
+
+
+def test_what_is_judged_by_where_it_stands_is_known() -> None:
+    """In descriptions contrast is asked for apart: there T1 after contrast is T1."""
+    tokens = vocabulary.named(*(row.meaning for row in vocabulary.ROWS)) | vocabulary.techniques()
+    apart: dict[tuple[str, str], list[str]] = {}
+    for token, meaning in tokens.items():
+        said = named(token)
+        if said not in (None, meaning) and (meaning, said) != ("t1ce", "t1"):
+            apart.setdefault((meaning, str(said)), []).append(token)
+    assert {pair: " ".join(words) for pair, words in apart.items()} == OTHERWISE
+
+
+def test_no_token_of_a_name_is_in_two_rows() -> None:
+    words = [word for row in vocabulary.ROWS for word in (*row.names.split(), *row.techniques.split())]
+    assert len(words) == len(set(words))
+
+
+def test_every_row_says_something() -> None:
+    for row in vocabulary.ROWS:
+        assert any((row.names, row.techniques, row.descriptions, row.weightings, row.types, row.contrast))
+        assert row.contrast == "" or row.contrast.upper() == row.contrast

@@ -48,8 +48,9 @@ class Toy:
     def list_sizes(self):
         return np.array([len(self)])
 
-    def search(self, q, k, keep=None):
+    def search(self, q, k, keep=None, but=()):
         ids = self.ids() if keep is None else np.intersect1d(self.ids(), keep)
+        ids = np.setdiff1d(ids, but)
         scores, found = np.full((len(q), k), -np.inf, np.float32), np.full((len(q), k), -1, np.int64)
         products = q @ self.gather(ids).T
         best = np.argsort(-products, axis=1, kind="stable")[:, :k]

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.errors import CaseIndexError, PartitionError
+from indexer.ids import NONE
 from indexer.partition import Partition, Probing
 from indexer.policy import ONLY_BY_LISTS, SearchPolicy
+from indexer.stores.faiss import codes
 from indexer.stores.faiss import vectors as module
-from indexer.stores.faiss.vectors import Vectors
+from indexer.stores.faiss.vectors import Part, Vectors
 
 
 def unit(x):
@@ -56,10 +58,11 @@ def hand_made(x, c, seed, *, everything=True):
     )
 
 
-def check(vectors, truth, q, k, keep=None):
+def check(vectors, truth, q, k, keep=None, but=NONE):
     """Compare a search with brute force over `truth`, a dict of id to vector."""
-    allowed = {i: v for i, v in truth.items() if keep is None or i in set(keep.tolist())}
-    scores, ids = vectors.search(q, k, keep)
+    kept = truth.keys() if keep is None else set(keep.tolist())
+    allowed = {i: v for i, v in truth.items() if i in kept and i not in but}
+    scores, ids = vectors.search(q, k, keep, but)
     assert scores.shape == ids.shape == (len(q), k)
     assert scores.dtype == np.float32
     assert ids.dtype == np.int64
@@ -107,14 +110,27 @@ def test_search_is_brute_force_through_adds_removals_and_filters(data):
     q = unit(rng.normal(size=(3, d)))
     k = data.draw(st.integers(1, n + 5))
     keep = rng.choice(np.append(ids, highest + 2), data.draw(st.integers(0, n + 1)), replace=False)
-    for asked in (None, keep):
-        check(vectors, truth, q, k, asked)
-        with only_by_lists(vectors):
-            check(vectors, truth, q, k, asked)
+    but = rng.choice(np.append(ids, highest + 3), data.draw(st.integers(0, n + 1)), replace=False)
+    for asked in (None, keep, keep):
+        for out in (NONE, but):
+            check(vectors, truth, q, k, asked, out)
+            with only_by_lists(vectors):
+                check(vectors, truth, q, k, asked, out)
     left = rng.permutation(np.array(list(truth), np.int64))
     np.testing.assert_array_equal(
         vectors.gather(left), np.array([truth[i] for i in left.tolist()]).reshape(-1, d)
     )
+
+
+def test_what_was_asked_among_is_not_remembered_beyond_a_change():
+    x, ids = clustered(30, 0), np.arange(30)
+    keep, truth = ids[::2], dict(enumerate(x))
+    for partition in (None, hand_made(x, 4, 0)):
+        vectors = Vectors.build(ids[:20], x[:20], partition)
+        check(vectors, {i: truth[i] for i in range(20)}, x[:3], 5, keep)
+        after = vectors.changed(ids[20:], x[20:], ids[:4])
+        check(after, {i: truth[i] for i in range(4, 30)}, x[:3], 15, keep)
+        check(vectors, {i: truth[i] for i in range(20)}, x[:3], 15, keep)
 
 
 def test_exact_search_goes_on_past_its_block(monkeypatch):
@@ -296,3 +312,65 @@ def test_files_that_do_not_fit_are_refused(collection, tmp_path):
         Vectors.load(path, partition, tmp_path / "rows")
     with pytest.raises(FileNotFoundError):
         Vectors.load(tmp_path / "absent")
+
+
+def test_files_are_faiss_own_both_ways(collection, tmp_path):
+    x, ids, partition, _ = collection
+    for used in (None, partition):
+        index = codes.empty(x.shape[1], used)
+        codes.file(index, used, ids, x)
+        with (tmp_path / "ours").open("wb") as to:
+            codes.write(index, to)
+        codes.faiss.write_index(index, str(tmp_path / "theirs"))
+        theirs = codes.faiss.read_index(str(tmp_path / "ours"))
+        assert theirs.ntotal == index.ntotal
+        for path in ("ours", "theirs"):
+            part = Part.read(tmp_path / path, used, None, x.shape[1])
+            assert part.ids.tolist() == sorted(ids.tolist())
+            if used is not None:
+                for (own, filed), (held, kept) in zip(
+                    codes.lists(index), codes.lists(part.index), strict=True
+                ):
+                    np.testing.assert_array_equal(own, held)
+                    np.testing.assert_array_equal(filed, kept)
+
+
+def test_few_lists_that_hold_anything_are_read(collection, tmp_path):
+    """FAISS writes the sizes of mostly empty lists in another way."""
+    x, ids, partition, _ = collection
+    first = partition.lists_for(x)[:, 0] == 0
+    index = codes.empty(x.shape[1], partition)
+    codes.file(index, partition, ids[first][:5], x[first][:5])
+    codes.faiss.write_index(index, str(tmp_path / "sparse"))
+    assert b"sprs" in (tmp_path / "sparse").read_bytes()
+    part = Part.read(tmp_path / "sparse", partition, None, x.shape[1])
+    assert part.ids.tolist() == sorted(ids[first][:5].tolist())
+
+
+@pytest.mark.parametrize("kind", ["flat", "lists"])
+def test_a_file_that_lies_is_refused(collection, tmp_path, kind):
+    """Each number in turn says something else: it is refused, or only what is held is otherwise."""
+    x, ids, partition, _ = collection
+    used = None if kind == "flat" else partition
+    index = codes.empty(x.shape[1], used)
+    codes.file(index, used, ids[:50], x[:50])
+    with (tmp_path / "sound").open("wb") as to:
+        codes.write(index, to)
+    sound, refused = (tmp_path / "sound").read_bytes(), 0
+    for at in (*range(0, 300), *range(len(sound) - 500, len(sound), 7)):
+        for number in (2**63 - 1, 2**40, 3, 0):
+            lie = sound[:at] + number.to_bytes(8, "little") + sound[at + 8 :]
+            (tmp_path / "lie").write_bytes(lie[: len(sound)])
+            try:
+                part = Part.read(tmp_path / "lie", used, None, x.shape[1])
+                assert len(part.ids) <= 2 * 50  # a border vector lies in two lists
+            except (CaseIndexError, PartitionError):
+                refused += 1
+    for size in (0, 3, 40, len(sound) - 1):
+        (tmp_path / "lie").write_bytes(sound[:size])
+        with pytest.raises((CaseIndexError, PartitionError)):
+            Part.read(tmp_path / "lie", used, None, x.shape[1])
+    (tmp_path / "lie").write_bytes(sound + b"more")
+    with pytest.raises(CaseIndexError, match="goes on behind its end"):
+        Part.read(tmp_path / "lie", used, None, x.shape[1])
+    assert refused > 150

@@ -206,6 +206,7 @@ def test_the_button_leads_to_similar_cases_side_by_side(world: World, browser: A
     assert sorted(choice.split(" (")[0] for choice in choices.all_inner_texts()) == [
         "AX FLAIR",
         "AX T1 POST GD",
+        "all sequences together",
     ]
     until("the page at rest", lambda: page.evaluate("!$('.ui-mobile-viewport-transitioning').length"))
     page.screenshot(path=ARTIFACTS / "pacs-study.png")

@@ -1,4 +1,4 @@
-"""A real Orthanc with the plugin, a real service, a real browser: see ``pacs_scenarios.py``.
+"""A real Orthanc with the plugin, a real service, a real browser: see the scenarios beside this.
 
 The scenarios run one after the other in a process of its own, in a network namespace where the machine
 allows, so that nothing can reach Orthanc's ports and nothing can leave.
@@ -19,8 +19,10 @@ import pytest
 from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.pacs, pytest.mark.timeout(600)]
-SCENARIOS = Path(__file__).with_name("pacs_scenarios.py")
-NAMES = re.findall(r"^def (test_\w+)", SCENARIOS.read_text(), re.MULTILINE)
+SCENARIOS = [Path(__file__).with_name(f"{name}_scenarios.py") for name in ("pacs", "scanner")]
+NAMES = [
+    name for path in SCENARIOS for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+]
 ALONE = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 
 
@@ -29,7 +31,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, s
     """What became of each scenario: passed, skipped or failed, and the words for it."""
     report = tmp_path_factory.mktemp("pacs") / "report.xml"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
-    command += [str(SCENARIOS), f"--junitxml={report}", "--tb=short"]
+    command += [*map(str, SCENARIOS), f"--junitxml={report}", "--tb=short"]
     if not shutil.which("unshare") or subprocess.run([*ALONE, "true"], capture_output=True).returncode:
         print("no network namespace on this machine: Orthanc listens on this machine's own ports")
     else:

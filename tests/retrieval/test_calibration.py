@@ -3,6 +3,7 @@ from __future__ import annotations
 import doctest
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 import retrieval.conformal
 import retrieval.leave_one_out
 from cbir import Index
+from indexer import sealed
 from indexer.case_index import CaseIndex
 from indexer.demo import write_cohort
 from indexer.encoder import load_encoder
@@ -37,6 +39,8 @@ from retrieval.conformal import conformal_quantile, lowest_usual, temperature, t
 from retrieval.learning import calibrate, chosen, leave_one_out
 from retrieval.leave_one_out import Gallery, LeaveOneOut, Votes, votes
 from retrieval.metrics import chance_calibration_error, expected_calibration_error
+from retrieval.open_set import OpenSet, nearest
+from retrieval.search import UNHELD
 from tests.support.images import phantom, write_nifti
 
 
@@ -177,11 +181,9 @@ def test_a_typical_scan_is_no_stranger_however_unlike_the_known_ones():
 
 
 @pytest.fixture
-def index(tmp_path, tiny, cohort):
+def index(index_of, tiny):
     """Forty-two patients of three grades, open."""
-    case_index = CaseIndex.create(tmp_path / "index", tiny, keep_ids=True)
-    ingest(case_index, [cohort(42, ("t1ce", "flair"))], tiny)
-    with Index(case_index, tiny) as opened:
+    with Index(CaseIndex.open(index_of(42, ("t1ce", "flair"))), tiny) as opened:
         yield opened
 
 
@@ -207,6 +209,63 @@ def test_an_index_learns_keeps_and_uses_it(index, tmp_path):
     fit = learnt.kinds["scan"].columns["who_grade"]
     np.testing.assert_allclose(list(evidence.probabilities.values()), tempered(raw, fit.temperature))
     assert after.to_dict()["evidence"]["who_grade"]["calibrated_on"] == 42
+
+
+def test_a_query_of_no_known_kind_gets_no_vote_and_the_answer_says_what_is_held(index):
+    asked = index.contents.case_ids[0]
+    before = index.like(asked).evidence["who_grade"]
+    assert (before.held, before.lacks) == ({"2": 14, "3": 14, "4": 14}, [])
+    assert before.others == "whether it would notice a kind that it does not hold is not known"
+    learnt = calibrate(index.case_index, index.state)
+    assert learnt is not None
+    kind = learnt.kinds["case"]
+    known = (kind.open_sets or {})["who_grade"]
+    assert known.patients == 42
+    assert set(known.answered) == {"2", "3", "4"}
+    limits = (100.0, 100.0)  # nobody is so near
+    far = OpenSet(42, known.usual, *limits, {"2": 0.2, "3": 0.1}, known.composite_weight)
+    kinds = learnt.kinds | {"case": replace(kind, open_sets={"who_grade": far})}
+    replace(learnt, kinds=kinds).save(index.case_index.folder)
+    index.refresh()
+    evidence = index.like(asked).evidence["who_grade"]
+    assert evidence.abstain
+    assert evidence.reason == UNHELD
+    assert evidence.probabilities == pytest.approx(evidence.prior)
+    assert evidence.others is not None
+    assert "with each kind left out in turn" in evidence.others
+    assert index.like(asked).hits  # which are shown all the same
+
+
+def test_nearness_of_a_question_is_that_of_the_search(index):
+    case = 5
+    found = leave_one_out(index.state, [case], np.random.default_rng(0))["scan"]
+    near = nearest(found, "who_grade", ["2", "3", "4"])
+    of_case = index.state.scans_of([case])[case]
+    others = np.ones(len(index.contents.case_ids), bool)
+    for row, place in enumerate(found.scans):
+        scans = [scan for at, scan in of_case if at == place]
+        ranked = index.state.rank(scans, 0, others)
+        told = index.state.nearness(ranked, {index.contents.patient_ids[case]}, "who_grade")
+        assert told == [(found.sequences[row], pytest.approx(near[row], abs=1e-5))]
+
+
+def test_one_that_was_learnt_before_there_were_open_sets_is_used_and_learnt_anew(index):
+    calibrate(index.case_index, index.state)
+    path = index.case_index.folder / FILE
+    told = sealed.read(path)
+    for kind in told["kinds"].values():
+        del kind["open_sets"]
+    sealed.write(path, told)
+    index.refresh()
+    evidence = index.like(index.contents.case_ids[0]).evidence["who_grade"]
+    assert evidence.calibrated
+    assert evidence.others == "whether it would notice a kind that it does not hold is not known"
+    assert due(index.case_index)
+
+
+def test_a_value_that_came_later_is_named_as_the_reason_for_no_calibration():
+    said = Fit(40, 1.0, {"2": 0.1, "4": 0.1})(Evidence({"1": 0.5, "2": 0.5}, {}, ["1"], False, 15))
+    assert (said.calibrated, said.reason) == (False, "not calibrated: learnt without 1")
 
 
 def test_the_questions_are_those_that_users_would_ask(index):

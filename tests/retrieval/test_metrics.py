@@ -33,7 +33,7 @@ hit_lists = st.lists(st.booleans(), min_size=1, max_size=25).filter(any)
 
 def test_docstring_examples_hold():
     assert doctest.testmod(metrics).failed == 0
-    assert doctest.testmod(metrics).attempted == 15
+    assert doctest.testmod(metrics).attempted == 16
 
 
 @pytest.mark.parametrize(("k", "expected"), [(1, 1), (2, 1), (3, 2 / 3), (5, 3 / 5), (10, 3 / 10)])

@@ -30,14 +30,15 @@ def farthest(queries, cases):
 
 
 @pytest.fixture
-def index(tmp_path: Path, cohort: Callable[..., Path], tiny: TinyEncoder) -> Iterator[Index]:
-    with cbir.create_index(tmp_path / "index", encoder=tiny, keep_ids=True) as made:
-        made.add(cohort(36))
-        yield made
+def index(index_of: Callable[..., Path], tiny: TinyEncoder) -> Iterator[Index]:
+    with cbir.open_index(index_of(36), tiny) as opened:
+        opened.calibrate()
+        yield opened
 
 
 def asked(index: Index, tmp_path: Path) -> cbir.Answer:
-    return index.query(write_nifti(tmp_path / "new" / "n_t1ce.nii.gz", phantom(500, 4)), k=36)
+    query = write_nifti(tmp_path / "new" / "n_t1ce.nii.gz", phantom(500, 4))
+    return index.query(query, k=36, by="class")  # by the rule alone
 
 
 # ---- a rule from outside -------------------------------------------------------------------------------

@@ -514,3 +514,74 @@ def test_the_explanation_is_switched_on_and_off(browser: Any, tmp_path: Path, sc
     page.focus("#why")
     page.keyboard.press("Space")
     assert seen(".why") == [False] * 4
+
+
+# --- the other sequences of a study ---------------------------------------------------------------
+
+
+def seen_from_beside(turn: float, shift: float, **other: Any) -> Scan:
+    """A FLAIR of 1 mm, turned about the left-right axis: a bright ball at (8, 20, 12) mm of a grey block."""
+    shape, a = (40, 60, 60), np.deg2rad(turn)
+    affine = np.eye(4)
+    affine[1:3, 1:3] = [[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]
+    affine[:3, 3] = np.array([12, 16, 12.5]) - affine[:3, :3] @ np.array([20, 30, 30]) + shift
+    places = (
+        np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1) @ affine[:3, :3].T + affine[:3, 3]
+    )
+    ball = np.linalg.norm(places - (8, 20, 12), axis=-1) < 4
+    voxels = np.where(ball, 200.0, 50.0)
+    return Scan(voxels, Path("flair.nii"), (1.0, 1.0, 1.0), affine, sequence="flair", **other)
+
+
+def of_study(**changes: Any) -> Answer:
+    """An answer to two sequences: the hit's slice lies at 10 mm, the query's at `query_slice` × 5."""
+    refs = [ScanRef("query.nii", 0), ScanRef("flair.nii", 0)]
+    asked = replace(answer().query, scans=refs)
+    return answer([hit(**changes)], query=asked)
+
+
+def placed(**other: Any) -> Scan:
+    return volume(affine=np.diag([1.0, 1.0, 5.0, 1.0]), **other)
+
+
+@pytest.mark.parametrize("turn", [0.0, 9.0])
+def test_other_sequences_are_shown_at_the_place_of_the_slice(tmp_path: Path, turn: float) -> None:
+    loaded: list[str] = []
+
+    def load(path: str) -> list[Scan]:
+        loaded.append(path)
+        return [seen_from_beside(turn, 0.0) if "flair" in path else placed()]
+
+    for position, bright in ((2, True), (5, False)):  # at 10 mm, and at 25 mm
+        loaded.clear()
+        of = of_study(query_slice=position, slice=1)
+        html = written(of, tmp_path, load, beside=lambda ref: [ScanRef("its-flair.nii", 0)])
+        (query, of_query, found, of_hit) = (np.asarray(i.convert("L"), float) for i in images(html))
+        assert sorted(loaded) == ["flair.nii", "hit-1.nii", "its-flair.nii", "query.nii"], "each once"
+        assert query.shape[0] / query.shape[1] == pytest.approx(
+            of_query.shape[0] / of_query.shape[1], abs=0.02
+        )
+        spot = of_query > 128 + 40
+        assert (spot.mean() > 0.02) == bright
+        if bright:  # the ball is where it is: x from the right edge, y from the top of 4:-4 and a margin of 2
+            rows, columns = np.nonzero(spot)
+            assert columns.mean() / of_query.shape[1] == pytest.approx((21.5 - 8) / 20, abs=0.06)
+            assert rows.mean() / of_query.shape[0] == pytest.approx((29.5 - 20) / 28, abs=0.06)
+        assert found.shape
+        assert (of_hit > 168).mean() < 0.01, "at 5 mm there is no ball"
+        assert html.count("flair at the same place") == 2
+
+
+def test_what_lies_elsewhere_or_nowhere_is_not_shown(tmp_path: Path) -> None:
+    def shown(other: Scan, **own: Any) -> int:
+        def load(path: str) -> list[Scan]:
+            return [other if "flair" in path else placed(**own)]
+
+        return written(of_study(), tmp_path, load, beside=lambda ref: []).count("at the same place")
+
+    assert shown(seen_from_beside(0, 0)) == 1
+    assert shown(seen_from_beside(0, 500)) == 0, "another part of the body"
+    assert shown(seen_from_beside(0, 0, frame="1.2"), frame="1.3") == 0, "another frame of reference"
+    assert shown(replace(seen_from_beside(0, 0), affine=None)) == 0
+    alone = written(answer([hit()]), tmp_path, lambda path: [placed()], beside=lambda ref: [ref])
+    assert "at the same place" not in alone, "one sequence asks"

@@ -14,6 +14,8 @@ from indexer.errors import EncoderError, QueryError, ReadError
 from indexer.ingest import ingest
 from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing, prepared, with_region
+from retrieval.search import NO_LESION
+from tests.support.encoders import TinyAnalyser
 from tests.support.images import phantom, write_nifti
 
 
@@ -339,3 +341,92 @@ def test_a_large_index_is_searched_with_the_recall_asked_for(make, cohort, monke
             assert partition.probing(10).recall >= recall or recall == 1
             found = opened.like(case, k=5)
     assert [hit.case_id for hit in found.hits] == [hit.case_id for hit in exact.hits]
+
+
+# ---- likeness --------------------------------------------------------------------------------------
+
+
+def ball(radius: float, seed: int) -> np.ndarray:
+    """A head with a bright ball of this radius on the left, on FLAIR."""
+    rng = np.random.default_rng(seed)
+    x, y, z = np.mgrid[-1:1:48j, -1:1:48j, -1:1:24j]
+    head = (x**2 + y**2 + z**2 < 0.95) * (100 + rng.normal(0, 3, x.shape))
+    lesion = (x + 0.4) ** 2 + y**2 + z**2 < radius**2
+    return np.where(lesion, 200.0, head)
+
+
+@pytest.fixture
+def sizes(make, tmp_path):
+    """Twelve patients with lesions of growing size; the order of sizes is none of the embeddings'."""
+    for n in range(12):
+        volume = ball(0.15 + 0.025 * n, n)
+        path = tmp_path / "mri" / f"P-{n:02}" / f"P-{n:02}_flair.nii.gz"
+        write_nifti(path, volume, spacing=(3.0, 3.0, 6.0))
+    return make(tmp_path / "mri")
+
+
+def test_measures_are_filed_and_tell_the_size(sizes):
+    size = np.exp(sizes.state.census.looks.measures[:, 0])
+    radii = (0.15 + 0.025 * np.arange(12)) * 24 * 3.0  # the box is 48 voxels of 3 mm across
+    np.testing.assert_allclose(size, 2 * radii, rtol=0.25)
+    assert (np.diff(size) > 0).all()
+
+
+def test_hits_are_ordered_by_class_by_appearance_and_by_both(sizes, tmp_path):
+    query = write_nifti(tmp_path / "new_flair.nii.gz", ball(0.3, 99), spacing=(3.0, 3.0, 6.0))
+    both, alone, looks = (sizes.query(query, k=12, by=by) for by in (None, "class", "appearance"))
+    assert [hit.score for hit in alone.hits] == sorted((h.score for h in alone.hits), reverse=True)
+    held = sizes.state.census.looks
+    asked = np.log(2 * 0.3 * 24 * 3.0)
+    away = {
+        name: abs(m - asked) for name, m in zip(sizes.contents.case_ids, held.measures[:, 0], strict=True)
+    }
+    far = [away[hit.case_id] for hit in looks.hits]
+    assert np.mean(far[:4]) < np.mean(far[4:8]) < np.mean(far[8:])
+    # each similarity is the same, whatever the order, and evidence too
+    of = [{hit.case_id: hit.score for hit in answer.hits} for answer in (both, alone, looks)]
+    assert of[0] == of[1] == of[2]
+    assert both.evidence == alone.evidence == looks.evidence
+    # the default by hand
+    near = held.distance(held.measures[6], np.arange(12))
+    like = sizes.like("P-06", k=11)
+    score = {hit.case_id: hit.score for hit in sizes.like("P-06", k=11, by="class").hits}
+    key = {f"P-{n:02}": score[f"P-{n:02}"] - 0.1 * near[n] for n in range(12) if n != 6}
+    assert [hit.case_id for hit in like.hits] == sorted(key, key=key.__getitem__, reverse=True)
+
+
+def test_hits_say_what_agrees_and_what_differs(sizes):
+    said = {hit.case_id: hit.likeness for hit in sizes.like("P-06", k=11).hits}
+    assert "larger" in said["P-11"]
+    assert "smaller" in said["P-00"]
+    assert "of like size" in said["P-07"]
+    assert all("left both" in words for words in said.values())
+    assert all(hit["likeness"] == said[hit["case_id"]] for hit in sizes.like("P-06").to_dict()["hits"])
+
+
+def test_an_order_that_there_is_not_is_refused(sizes):
+    with pytest.raises(QueryError, match="'size' is no order of hits"):
+        sizes.like("P-06", by="size")
+
+
+class Doubting(TinyAnalyser):
+    """Sure of a lesion only where a whole part of a slice is as bright as can be."""
+
+    least_lesion = 0.0
+
+
+@pytest.mark.parametrize(("least", "healthy"), [(0.0, False), (0.05, False), (1.0, True)])
+def test_an_encoder_that_sees_no_lesion_leaves_nothing_to_vote_on(tmp_path, cohort, least, healthy):
+    encoder = Doubting()
+    encoder.least_lesion = least
+    with CaseIndex.create(tmp_path / "index", encoder) as held:
+        ingest(held, [cohort(6)], encoder)
+        with Index(held, encoder) as index:
+            query = write_nifti(tmp_path / "new" / "N_t1ce.nii.gz", phantom(50, 3))
+            answer = index.query(query)
+            assert answer.hits, "what is nearest is shown all the same"
+            assert (NO_LESION in answer.notes) == healthy
+            (grade,) = answer.evidence.values()
+            assert (grade.reason == NO_LESION and grade.abstain) == healthy
+            marked = index.query(query, region=(4, 4, 14, 14))
+            assert NO_LESION not in marked.notes, "whoever marks a lesion sees one"

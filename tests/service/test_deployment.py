@@ -120,6 +120,7 @@ def test_nginx_understands_the_proxy(tmp_path):
     assert "warn" not in checked.stderr
 
 
+@pytest.mark.slow
 def test_backup_and_restore_bring_the_same_index_back(tmp_path):
     home = tmp_path / "lib"
     for i in range(3):

@@ -15,9 +15,9 @@ import pytest
 from cbir import create_index, open_index
 from indexer.errors import CbirError, QueryError
 from retrieval.cli import main
-from tests.service.test_service import done, sent, serving
 from tests.support.encoders import TinyEncoder
 from tests.support.images import phantom, write_nifti
+from tests.support.service import done, sent, serving
 
 ENDLESS = "9" * 5000
 LONG = "n" * 300

@@ -11,18 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.service.test_service import Gated, done, sent, serving, told, zipped
-from tests.support.encoders import TinyEncoder
-from tests.support.images import phantom, write_nifti
-
-from cbir import create_index  # isort: skip
 from indexer.errors import CbirError
 from indexer.scan import Scan
 from retrieval.service import intake, spool
@@ -31,19 +26,15 @@ from retrieval.service.queries import Queries
 from retrieval.service.scratch import BEGINNING, LOCK, Scratch
 from retrieval.service.tokens import add_token
 from retrieval.service.trail import Trail
+from tests.service.test_service import Gated, told
+from tests.support.images import phantom, write_nifti
+from tests.support.service import done, sent, serving, zipped
 
 
 @pytest.fixture(autouse=True)
 def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-
-
-@pytest.fixture
-def filled(tmp_path: Path, cohort: Callable[..., Path], tiny: TinyEncoder) -> Path:
-    with create_index(tmp_path / "index", encoder=tiny) as index:
-        index.add(cohort(6), calibrate=False)
-    return tmp_path / "index"
 
 
 @pytest.fixture
@@ -245,7 +236,8 @@ def test_what_was_accepted_outlives_a_kill(tmp_path, filled):
     program = f"""
 import sys, threading, time
 from pathlib import Path
-from tests.service.test_service import Gated, sent, serving
+from tests.service.test_service import Gated
+from tests.support.service import sent, serving
 with serving(Path({str(filled)!r}), Gated("writer"), queue=20) as client:
     for path in sorted(Path({str(tmp_path / "new")!r}).iterdir()):
         print(client.post("/index", files=sent(path)).status_code, flush=True)
@@ -342,9 +334,9 @@ def test_own_folders_are_for_their_owner(client, filled, new):
         ("DELETE", "/cases/x?force=1"),
     ],
 )
-def test_unknown_parameters_are_refused(client, new, method, address):
+def test_unknown_parameters_are_refused(standing, new, method, address):
     files = {"files": sent(new)} if method == "POST" else {}
-    reply = client.request(method, address, **files)
+    reply = standing.request(method, address, **files)
     assert reply.status_code == 422, reply.text
     assert re.search("no such parameter|several times", reply.json()["detail"])
 
@@ -361,8 +353,8 @@ def test_unknown_parameters_are_refused(client, new, method, address):
         ({"region": f"0,0,1,1@{'9' * 5000}"}, "not inside its slices"),
     ],
 )
-def test_unknown_fields_and_endless_numbers_are_refused(client, new, fields, words):
-    reply = client.post("/query", files=sent(new), data=fields)
+def test_unknown_fields_and_endless_numbers_are_refused(standing, new, fields, words):
+    reply = standing.post("/query", files=sent(new), data=fields)
     assert (reply.status_code, words in reply.json()["detail"]) == (422, True), reply.text
 
 

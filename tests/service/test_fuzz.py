@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from cbir import create_index
-from tests.service.test_service import serving
 from tests.support.encoders import TinyEncoder
 from tests.support.images import phantom, write_nifti
 from tests.support.mutations import mutant, mutated, seeds, zipped
+from tests.support.service import serving
 
 
+@pytest.mark.slow
 def test_mutated_files_end_no_service(
     request: pytest.FixtureRequest,
     tmp_path: Path,

@@ -18,9 +18,9 @@ from pydicom.uid import generate_uid
 from cbir import create_index
 from indexer.scan import ScanRef
 from tests.retrieval.test_explain import TinyExplainer
-from tests.service.test_service import sent, serving, zipped
 from tests.service.test_viewer import browser, page, picture, served, upload  # noqa: F401
 from tests.support.images import write_dicom
+from tests.support.service import sent, serving, zipped
 
 SHAPE = (24, 28, 10)
 

@@ -17,32 +17,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+from fastapi.routing import APIRoute
 from PIL import Image
 
-from tests.indexer.test_reference import filed
-from tests.retrieval.test_explain import TinyExplainer
-from tests.service.test_privacy import PLANTED, SECRETS
-from tests.support.encoders import TinyEncoder
-from tests.support.images import phantom, write_dicom, write_nifti
-
-pytest.importorskip("fastapi", reason="the extra cbir[serve] is not installed")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # httpx or httpx2: either will do
-    from starlette.testclient import TestClient
-
-from fastapi.routing import APIRoute
-
-from cbir import Index, open_index
+from cbir import Index, create_index, open_index
 from indexer import reference
 from indexer.case_index import CaseIndex
 from indexer.catalog import Catalog
@@ -60,8 +46,13 @@ from retrieval.service.audit_message import message
 from retrieval.service.routes import ROUTES
 from retrieval.service.settings import Settings
 from retrieval.service.tokens import Role, add_token
+from tests.indexer.test_reference import filed
+from tests.retrieval.test_explain import TinyExplainer
+from tests.service.test_privacy import PLANTED, SECRETS
+from tests.support.encoders import TinyEncoder
+from tests.support.images import phantom, write_dicom, write_nifti
+from tests.support.service import TestClient, done, sent, serving, zipped
 
-HERE = "http://127.0.0.1"
 PICTURES = ("volume", "thumbnail", "query_volume", "query_thumbnail")
 ADDED = {*PICTURES, "explanation", "scan", "query_scan"}
 
@@ -73,21 +64,6 @@ ADDED = {*PICTURES, "explanation", "scan", "query_scan"}
 def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-
-
-@contextmanager
-def serving(index: Path, encoder: Any = None, **settings: Any) -> Iterator[TestClient]:
-    made = create_app(Settings(index=index, **settings), encoder or TinyEncoder())
-    with TestClient(made, base_url=HERE, raise_server_exceptions=False) as client:
-        yield client
-
-
-@pytest.fixture
-def filled(tmp_path: Path, cohort: Callable[..., Path], tiny: TinyEncoder) -> Path:
-    """An index of six phantoms."""
-    with CaseIndex.create(tmp_path / "index", tiny) as index:
-        ingest(index, [cohort(6)], tiny)
-    return tmp_path / "index"
 
 
 @pytest.fixture
@@ -107,27 +83,6 @@ def explaining(filled: Path) -> Iterator[TestClient]:
 def new(tmp_path: Path) -> Path:
     """A scan of a patient that is not in the index."""
     return write_nifti(tmp_path / "new" / "N-01_t1ce.nii.gz", phantom(77, 4))
-
-
-def sent(path: Path, name: str = "") -> dict[str, Any]:
-    return {"file": (name or path.name, path.read_bytes())}
-
-
-def zipped(*folders: Path) -> dict[str, Any]:
-    with io.BytesIO() as out:
-        with zipfile.ZipFile(out, "w") as archive:
-            for folder in folders:
-                for path in sorted(folder.rglob("*")):
-                    archive.write(path, path.relative_to(folder.parent))
-        return {"file": ("study.zip", out.getvalue())}
-
-
-def done(client: TestClient, reply: Any) -> dict[str, Any]:
-    """The job that a reply started, when it is over."""
-    assert reply.status_code == 202, reply.text
-    service = client.app.state.service
-    assert service.jobs.get(reply.json()["job"]).wait(60)
-    return client.get(f"/jobs/{reply.json()['job']}").json()
 
 
 def plain(answer: dict[str, Any]) -> dict[str, Any]:
@@ -168,6 +123,7 @@ def real_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"where": {"who_grade": "3"}}, ["--where", "who_grade=3"]),
         ({"region": (4, 5, 16, 20), "region_slice": 5}, ["--region", "4,5,16,20@5"]),
         ({"exclude_patient": "P-01", "all_cases": True}, ["--exclude-patient", "P-01", "--all-cases"]),
+        ({"by": "appearance"}, ["--by", "appearance"]),
     ],
 )
 @pytest.mark.parametrize("which", ["N-01_t1ce.nii.gz", "new", "mri/P-02/P-02_t1ce.nii.gz"])
@@ -340,15 +296,16 @@ def _case(client: TestClient) -> str:
         ({"region": "1,2,3"}, "is not X0,Y0,X1,Y1"),
         ({"region": "0,0,999,999"}, "is not inside its slices"),
         ({"all_cases": "perhaps"}, "neither true nor false"),
+        ({"by": "name"}, "neither class nor appearance"),
         ({"like": "c-1"}, "give one of the fields"),
         ({"series": "1.2.3"}, "give one of the fields"),
     ],
 )
-def test_questions_that_make_no_sense_are_told_why(client, new, fields, told):
-    reply = client.post("/query", files=sent(new), data=fields)
+def test_questions_that_make_no_sense_are_told_why(standing, new, fields, told):
+    reply = standing.post("/query", files=sent(new), data=fields)
     assert reply.status_code == 422
     assert told in reply.json()["detail"]
-    assert list((client.app.state.service.scratch.queries).iterdir()) == []
+    assert list((standing.app.state.service.scratch.queries).iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -366,11 +323,11 @@ def test_questions_that_make_no_sense_are_told_why(client, new, fields, told):
 )
 @pytest.mark.parametrize("address", ["/query", "/report", "/index"])
 def test_what_is_no_image_is_refused_with_the_reason_and_without_its_name(
-    client, name, content, told, address
+    standing, name, content, told, address
 ):
-    reply = client.post(address, files={"file": (name, content)})
+    reply = standing.post(address, files={"file": (name, content)})
     if address == "/index" and reply.status_code == 202:  # told by reading it
-        job = done(client, reply)
+        job = done(standing, reply)
         assert job["state"] == "failed"
         reason = job["reason"]
     else:
@@ -379,7 +336,7 @@ def test_what_is_no_image_is_refused_with_the_reason_and_without_its_name(
     assert told in reason
     assert "Doe" not in reason
     assert "/" not in reason.replace("PNG, JPEG", "")
-    assert client.get("/info").json()["cases"] == 6
+    assert standing.get("/info").json()["cases"] == 6
 
 
 def test_other_bodies_than_forms_are_refused(client):
@@ -416,8 +373,8 @@ def test_other_bodies_than_forms_are_refused(client):
         "/.git/config",
     ],
 )
-def test_what_is_not_there_is_not_found(client, path):
-    reply = client.get(path)
+def test_what_is_not_there_is_not_found(standing, path):
+    reply = standing.get(path)
     assert reply.status_code == 404
     assert reply.json().keys() == {"detail"}
     assert "\n" not in reply.json()["detail"]
@@ -437,10 +394,13 @@ def test_unknown_scans_slices_and_sizes(client):
     assert client.put("/query").status_code == 405
 
 
-def test_a_case_whose_file_is_gone_is_told(client, tmp_path):
+def test_a_case_whose_file_is_gone_is_told(tmp_path, cohort, tiny):
+    with create_index(tmp_path / "index", encoder=tiny) as index:
+        index.add(cohort(1), calibrate=False)
     shutil.rmtree(tmp_path / "mri")
-    reply = client.get(f"/cases/{_case(client)}/volume.nii.gz")
-    assert (reply.status_code, reply.json()["detail"]) == (404, "the images of this scan are gone")
+    with serving(tmp_path / "index") as client:
+        reply = client.get(f"/cases/{_case(client)}/volume.nii.gz")
+        assert (reply.status_code, reply.json()["detail"]) == (404, "the images of this scan are gone")
 
 
 # ---- explanations --------------------------------------------------------------------------------
@@ -546,6 +506,15 @@ def test_scans_of_one_query_are_explained_each_on_its_own(tmp_path):
         maps(client, hit)
 
 
+@pytest.fixture(scope="module")
+def pair(six: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, dict[str, str]]]:
+    """A service that explains, and where the maps of a pair are."""
+    root = tmp_path_factory.mktemp("pair")
+    shutil.copytree(six / "index", root / "index")
+    with serving(root / "index", TinyExplainer()) as client:
+        yield client, asked(client, sent(write_nifti(root / "N_t1ce.nii.gz", phantom(77, 4))))["explanation"]
+
+
 @pytest.mark.parametrize("side", ["query", "hit"])
 @pytest.mark.parametrize(
     ("change", "status", "told"),
@@ -570,11 +539,12 @@ def test_scans_of_one_query_are_explained_each_on_its_own(tmp_path):
         (("case_slice=", "region=0,0,999,999&case_slice="), 422, "is not inside its slices"),
     ],
 )
-def test_pairs_that_are_none_have_no_maps(explaining, new, side, change, status, told):
-    address = asked(explaining, sent(new))["explanation"][side]
-    assert explaining.get(address).status_code == 200
+def test_pairs_that_are_none_have_no_maps(pair, side, change, status, told):
+    client, addresses = pair
+    address = addresses[side]
+    assert client.get(address).status_code == 200
     assert change[0] in address
-    reply = explaining.get(address.replace(*change))
+    reply = client.get(address.replace(*change))
     assert (reply.status_code, told in reply.json()["detail"]) == (status, True), reply.text
 
 
@@ -593,13 +563,16 @@ def test_maps_are_for_the_asker_alone_as_long_as_the_query_is_kept(filled, new, 
         assert {client.get(each, headers=mine).status_code for each in addresses} == {404}
 
 
-def test_a_case_without_its_pictures_is_explained_on_the_query(explaining, new, tmp_path):
-    hit = asked(explaining, sent(new))
-    before = explaining.get(hit["explanation"]["query"]).content
-    shutil.rmtree(tmp_path / "mri")
-    assert explaining.get(hit["explanation"]["query"]).content == before
-    reply = explaining.get(hit["explanation"]["hit"])
-    assert (reply.status_code, reply.json()["detail"]) == (404, "the images of this scan are gone")
+def test_a_case_without_its_pictures_is_explained_on_the_query(tmp_path, cohort, new):
+    with create_index(tmp_path / "index", encoder=TinyExplainer()) as index:
+        index.add(cohort(2), calibrate=False)
+    with serving(tmp_path / "index", TinyExplainer()) as client:
+        hit = asked(client, sent(new))
+        before = client.get(hit["explanation"]["query"]).content
+        shutil.rmtree(tmp_path / "mri")
+        assert client.get(hit["explanation"]["query"]).content == before
+        reply = client.get(hit["explanation"]["hit"])
+        assert (reply.status_code, reply.json()["detail"]) == (404, "the images of this scan are gone")
 
 
 def test_a_reference_case_is_explained_on_the_query(tmp_path, cohort, monkeypatch, new):
@@ -744,8 +717,8 @@ def test_the_last_file_that_fails_does_not_hide_the_others(client, tmp_path, mon
         (json.dumps({"tumour": "a\x1b[2J"}), "control characters"),
     ],
 )
-def test_labels_that_are_none_are_refused(client, new, labels, told):
-    reply = client.post("/index", files=sent(new), data={"labels": labels})
+def test_labels_that_are_none_are_refused(standing, new, labels, told):
+    reply = standing.post("/index", files=sent(new), data={"labels": labels})
     assert reply.status_code == 422
     assert told in reply.json()["detail"]
     assert "Jane" not in reply.text
@@ -1211,8 +1184,8 @@ def test_requests_for_another_host_are_refused(filled):
     ],
 )
 @pytest.mark.parametrize(("method", "path"), [("POST", "/query"), ("POST", "/index"), ("DELETE", "/cases/x")])
-def test_other_sites_change_nothing(client, new, headers, method, path):
-    reply = client.request(
+def test_other_sites_change_nothing(standing, new, headers, method, path):
+    reply = standing.request(
         method, path, headers=headers, **({"files": sent(new)} if method == "POST" else {})
     )
     assert reply.status_code == 403

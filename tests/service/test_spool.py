@@ -15,6 +15,7 @@ from indexer import discovery, readers
 from indexer.case_index import CaseIndex
 from indexer.ingest import ingest_sources
 from indexer.preprocess import Preprocessing, prepared
+from indexer.readers import Source
 from indexer.reading import input_hash
 from indexer.scan import Scan, stacked
 from retrieval.service import images
@@ -154,13 +155,13 @@ def test_a_series_is_taken_out_by_its_pseudonym_and_nothing_else_is(index, tiny)
     ]
     sources = spool(index, scans)
     ingest_sources(index, sources, tiny)
-    assert unspool(index, index.pseudonym("series", "1.2.3")) == 2
+    assert unspool(index, index.pseudonym("series", "1.2.3"), tiny) == 2
     assert kept(index) == [sources[2].path.name]
     assert index.catalog.count()["scans"] == 1
-    assert unspool(index, index.pseudonym("series", "9.9")) == 0
-    assert unspool(index, "") == 0
+    assert unspool(index, index.pseudonym("series", "9.9"), tiny) == 0
+    assert unspool(index, "", tiny) == 0
     assert kept(index) == [sources[2].path.name]
-    take_out(index, [sources[2].path])
+    take_out(index, [sources[2].path], tiny)
     assert kept(index) == []
 
 
@@ -190,3 +191,16 @@ def test_viewers_get_exact_values_in_as_few_bits_as_hold_them():
     large = replace(whole, voxels=whole.voxels * 1e6)
     image = nib.Nifti1Image.from_bytes(gzip.decompress(images.volume(large)))
     np.testing.assert_array_equal(np.asanyarray(image.dataobj), large.voxels)
+
+
+def test_series_of_other_frames_of_reference_stay_so_without_their_names(index, tmp_path):
+    frames = ("1.2.840.1", "1.2.840.1", "1.2.840.2")
+    scans = [
+        Scan(phantom(n), Path("s"), (1, 1, 3), np.diag([1.0, 1, 3, 1]), series_id=f"1.{n}", frame=frame)
+        for n, frame in enumerate(frames)
+    ]
+    sources = spool(index, scans)
+    again = [Source.from_record(source.path, source.record()) for source in sources]
+    first, same, other = (discovery.read(source)[0].frame for source in again)
+    assert first == same != other
+    assert not any(frame in str(source.record()) for source in sources for frame in frames)

@@ -160,6 +160,7 @@ def test_it_is_valid_for_a_real_series(real: Path, tmp_path: Path) -> None:
     assert invalid(report, tmp_path) == []
 
 
+@pytest.mark.slow
 def test_making_it_prints_no_name(tmp_path: Path) -> None:
     write_dicom(tmp_path / "series", phantom(1), PatientName="Plantedname")
     program = (

@@ -85,3 +85,20 @@ def test_a_file_that_others_may_write_is_refused(tmp_path):
     file.chmod(0o666)
     with pytest.raises(CbirError, match="others may write"):
         Tokens.load(file)
+
+
+def test_a_line_that_a_killed_process_has_torn_stops_nobody(tmp_path):
+    file = tmp_path / "tokens.jsonl"
+    first = add_token(file, "first", "read")
+    whole = file.read_bytes()
+    add_token(file, "second", "read")
+    for cut in range(len(whole) + 1, file.stat().st_size - 1, 17):
+        file.write_bytes(file.read_bytes()[:cut] if cut < file.stat().st_size else whole)
+        assert Tokens.load(file).find(first).name == "first"
+        third = add_token(file, "third", "write")
+        assert Tokens.load(file).find(third).name == "third"
+        assert len(file.read_text().splitlines()) == 2
+        file.write_bytes(whole + b'{"name": "second", "role": "read", "sha256": "' + b"0" * 64 + b'"')
+    file.write_bytes(whole.rstrip(b"\n"))  # by an editor
+    add_token(file, "fourth", "read")
+    assert [json.loads(line)["name"] for line in file.read_text().splitlines()] == ["first", "fourth"]

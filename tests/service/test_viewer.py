@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import nibabel as nib
+import nibabel.processing
 import numpy as np
 import pytest
 from PIL import Image
@@ -969,3 +970,142 @@ def test_niivue_is_the_file_that_vendor_sh_names() -> None:
     assert licence.startswith(f"NiiVue {version}")
     assert "BSD 2-Clause License" in licence
     assert "Copyright (c) 2021, Niivue" in licence
+
+
+@pytest.fixture(scope="module")
+def study(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A patient's sequences, each on a grid of its own, as a zip; the FLAIR is tilted and of thick slices."""
+    folder = tmp_path_factory.mktemp("study")
+    t1ce = new_scan(demo)
+    whole = nib.load(new_scan(demo, "flair"))
+    turn = np.eye(4)
+    turn[1:3, 1:3] = [[np.cos(0.2), -np.sin(0.2)], [np.sin(0.2), np.cos(0.2)]]
+    shape, spacing = np.array(whole.shape), np.array([*nib.affines.voxel_sizes(whole.affine)[:2], 7.0])
+    size = shape * nib.affines.voxel_sizes(whole.affine)
+    middle = nib.affines.apply_affine(whole.affine, (shape - 1) / 2) + np.array([2, -3, 4])
+    thick = np.ceil(size / spacing).astype(int)
+    affine = turn @ np.diag([*spacing, 1])
+    affine[:3, 3] = middle - affine[:3, :3] @ ((thick - 1) / 2)
+    flair = nib.processing.resample_from_to(whole, (tuple(thick), affine), order=1)
+    path = folder / "study.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(t1ce, f"P/{t1ce.name}")
+        nib.save(flair, folder / t1ce.name.replace("t1ce", "flair"))
+        archive.write(folder / t1ce.name.replace("t1ce", "flair"), f"P/{t1ce.name.replace('t1ce', 'flair')}")
+    nib.save(nib.load(t1ce), folder / "t1ce.nii")
+    nib.save(flair, folder / "flair.nii")
+    return path
+
+
+TILE = """(name) => {
+  const button = [...document.querySelectorAll("#query-pane .tiles button")].find((b) => b.textContent === name);
+  const canvas = button?.querySelector("canvas");
+  if (!canvas || button.hidden) return null;
+  const { width, height } = canvas;
+  return { width, height, grey: [...canvas.getContext("2d").getImageData(0, 0, width, height).data]
+    .filter((_, i) => i % 4 === 0) };
+}"""
+
+
+def tile(page: Any, name: str) -> np.ndarray:
+    """Grey values of a tile below the query (rows, columns)."""
+    for _ in range(200):
+        found = page.evaluate(TILE, name)
+        if found and max(found["grey"]) > 0:
+            return np.array(found["grey"], float).reshape(found["height"], found["width"])
+        page.wait_for_timeout(50)
+    raise AssertionError(f"no tile of {name}")
+
+
+def where(page: Any, side: str) -> int:
+    return int(page.locator(f"#{side}-pane .where").inner_text().split()[1])
+
+
+def cut(image: Any, main: Any, position: int, box: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What an image holds at the places of a tile: nearest voxels, by the two affines; NaN beyond it."""
+    v, u = np.meshgrid(*((np.arange(n) + 0.5) / n for n in shape), indexing="ij")
+    share = [box[0][1] - u * (box[0][1] - box[0][0]), box[1][1] - v * (box[1][1] - box[1][0])]
+    x, y = (part * n - 0.5 for part, n in zip(share, main.shape[:2], strict=True))
+    places = nib.affines.apply_affine(main.affine, np.stack([x, y, np.full_like(x, position)], -1))
+    at = np.round(nib.affines.apply_affine(np.linalg.inv(image.affine), places)).astype(int)
+    inside = ((at >= 0) & (at < image.shape)).all(-1)
+    found = np.full(shape, np.nan)
+    found[inside] = image.get_fdata()[tuple(at[inside].T)]
+    return found
+
+
+def test_the_sequences_of_a_study_scroll_together_by_millimetres(
+    page: Any, service: str, study: Path
+) -> None:
+    page.goto(service)
+    upload(page, study)
+    images = {name: nib.load(study.parent / f"{name}.nii") for name in ("t1ce", "flair")}
+    pressed = page.locator("#query-pane .tiles button[aria-pressed=true]")
+    page.locator("#sequences button", has_text="t1ce").click()
+    page.wait_for_function(SHOWN)
+    page.wait_for_function(
+        "() => document.querySelector('.tiles button[aria-pressed=true]')?.textContent === 't1ce'"
+    )
+    assert (
+        page.locator("#query-pane .tiles button").all_inner_texts()
+        == page.locator("#hit-pane .tiles button").all_inner_texts()
+    )
+    main = images["t1ce"]
+    # the part of the plane that is shown, from what the pane keeps of it
+    head = main.get_fdata() != 0
+    for scrolled in (0, 3, -5):
+        for _ in range(abs(scrolled)):
+            page.keyboard.press("ArrowRight" if scrolled > 0 else "ArrowLeft")
+        settled(page)
+        position = where(page, "query")
+        box = shown_of(head)
+        for name in ("t1ce", "flair"):
+            seen = tile(page, name)
+            held = [
+                cut(images[name], main, at, box, seen.shape) for at in (position, position - 3, position + 3)
+            ]
+            here, *elsewhere = (agreement(seen, values) for values in held)
+            assert here > 0.95, (name, position)
+            assert here > max(elsewhere) + 0.01, (name, position)
+    # a tile becomes the large image, on the plane where the middle of what was shown lies
+    middle = nib.affines.apply_affine(
+        main.affine, [*((head.any(axis).nonzero()[0].mean()) for axis in ((1, 2), (0, 2))), position]
+    )
+    expected = nib.affines.apply_affine(np.linalg.inv(images["flair"].affine), middle)[2]
+    hit_before = where(page, "hit")
+    page.locator("#query-pane .tiles button", has_text="flair").click()
+    page.wait_for_function(
+        "() => document.querySelector('.tiles button[aria-pressed=true]')?.textContent === 'flair'"
+    )
+    page.wait_for_function(SHOWN)
+    settled(page)
+    assert pressed.inner_text() == "flair"
+    assert abs(where(page, "query") - expected) <= 0.7
+    # seven millimetres here are as many there, whatever that is in slices
+    hit, query = where(page, "hit"), where(page, "query")
+    assert abs(hit - hit_before) <= 1, "the hit's two sequences are on one grid"
+    page.keyboard.press("ArrowRight")
+    settled(page)
+    pitch = float(nib.affines.voxel_sizes(main.affine)[2])
+    assert where(page, "query") == query + 1
+    assert abs((where(page, "hit") - hit) * pitch - 7) <= pitch / 2
+    ARTIFACTS.mkdir(exist_ok=True)
+    page.screenshot(path=ARTIFACTS / "viewer-study.png")
+
+
+def agreement(seen: np.ndarray, held: np.ndarray) -> float:
+    """Correlation of a tile with what an image holds there."""
+    both = np.isfinite(held)
+    assert both.mean() > 0.8
+    return float(np.corrcoef(seen[both], held[both])[0, 1])
+
+
+def shown_of(head: np.ndarray) -> np.ndarray:
+    """The shares of both axes that the viewer shows of the slices: the head's box and a margin."""
+    spans = []
+    for axis in (0, 1):
+        line = np.flatnonzero(head.any(tuple(other for other in range(3) if other != axis)))
+        first, last, n = line[0], line[-1] + 1, head.shape[axis]
+        margin = (last - first) * 0.03
+        spans.append([max(first - margin, 0) / n, min(last + margin, n) / n])
+    return np.array(spans)

@@ -29,6 +29,18 @@ def write_nifti(path: Path, volume: NDArray[np.float32], spacing: tuple[float, .
     return path
 
 
+def write_cohort(root: Path, n: int, sequences: tuple[str, ...] = ("t1ce",)) -> Path:
+    """Phantoms of `n` patients, with a table of their grades."""
+    lines = ["participant_id\twho_grade\tsite"]
+    for i in range(n):
+        grade = 2 + i % 3
+        lines.append(f"P-{i:02}\t{grade}\tn/a")
+        for s, sequence in enumerate(sequences):
+            write_nifti(root / f"P-{i:02}" / f"P-{i:02}_{sequence}.nii.gz", phantom(10 * i + s, grade))
+    (root / "participants.tsv").write_text("\n".join(lines) + "\n")
+    return root
+
+
 def write_dicom(folder: Path, volume: NDArray[np.float32], **tags: object) -> Path:
     """An axial MR series of the volume (RAS+, 1 × 1 × 3 mm), one file a slice, without extension."""
     folder.mkdir(parents=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import faiss as _faiss
 import numpy as np
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 
 from indexer.errors import CaseIndexError, PartitionError
 from indexer.partition import Partition
+from indexer.stores.faiss.format import KindError, read_flat, read_inverted, write_flat, write_inverted
 
 faiss: Any = _faiss  # the type stubs that come with it lack or misstate much of what is used here
 
@@ -85,25 +89,62 @@ def lists(index: Any) -> list[tuple[Ints, NDArray[Any]]]:
     return found
 
 
-def opened(path: Path, partition: Partition | None) -> Any:
-    """The index in a file, if it is one of this partition."""
-    path.stat()
-    try:
-        index = faiss.read_index(os.fspath(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise CaseIndexError(path, f"cannot be read ({reason})", "run `cbir verify --repair`") from error
-    if partition is None:
-        fits = isinstance(index, faiss.IndexIDMap)
+def write(index: Any, to: BinaryIO) -> None:
+    """Write an index to a file."""
+    if isinstance(index, faiss.IndexIDMap):
+        ((ids, x),) = lists(index)
+        write_flat(to, ids, x)
     else:
-        fits = (
-            isinstance(index, faiss.IndexIVFScalarQuantizer)
-            and index.sq.qtype == faiss.ScalarQuantizer.QT_8bit_direct
-            and np.array_equal(index.quantizer.reconstruct_n(), partition.centroids)
-        )
-    if not fits:
-        raise PartitionError(path, "was filed by another partition", "run `cbir verify --repair`")
+        write_inverted(to, index.quantizer.reconstruct_n(), lists(index))
+
+
+def opened(path: Path, partition: Partition) -> Any:
+    """The inverted file that was written, if it is one of this partition.
+
+    Raises
+    ------
+    CaseIndexError
+        If it is something else.
+    PartitionError
+        If it was filed by another partition.
+    """
+    dimension = partition.centroids.shape[1]
+    with _told(path):
+        held = read_inverted(path, dimension)
+    if not np.array_equal(held.centroids, partition.centroids):
+        raise _otherwise(path)
+    index = empty(dimension, partition)
+    for i, (ids, codes) in enumerate(held.lists):
+        if len(ids):
+            index.invlists.add_entries(i, len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
+    index.ntotal = sum(len(ids) for ids, _ in held.lists)
     return index
+
+
+def flat(path: Path, dimension: int | None) -> tuple[Ints, Floats]:
+    """Ids and vectors of a flat index that was written.
+
+    Raises
+    ------
+    CaseIndexError
+        If it is something else.
+    """
+    with _told(path):
+        return read_flat(path, dimension)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except KindError as error:
+        raise _otherwise(path) from error
+    except ValueError as error:
+        raise CaseIndexError(path, f"cannot be read (it {error})", "run `cbir verify --repair`") from error
+
+
+def _otherwise(path: Path) -> PartitionError:
+    return PartitionError(path, "was filed by another partition", "run `cbir verify --repair`")
 
 
 def mapped(path: Path, dimension: int, count: int) -> Floats:
@@ -116,15 +157,39 @@ def mapped(path: Path, dimension: int, count: int) -> Floats:
     return np.memmap(path, "<f4", "r", shape=(size, dimension))
 
 
-def selector(kept: Ints | None, gone: Ints) -> Any:
-    """A FAISS set of the ids that may be found: None for all, a bitmap where they are dense, else a hash."""
+@dataclass(frozen=True)
+class Kept:
+    """Ids that are searched, ascending."""
+
+    ids: Ints
+
+    @cached_property
+    def bits(self) -> NDArray[np.uint8] | None:
+        """A bit an id, where they are dense."""
+        if not len(self.ids) or self.ids[-1] >= 64 * len(self.ids):
+            return None
+        mask = np.zeros(int(self.ids[-1]) + 1, bool)
+        mask[self.ids] = True
+        return np.packbits(mask, bitorder="little")
+
+
+def selector(kept: Kept | None, out: Ints) -> Any:
+    """A FAISS set of the ids that may be found: None for all, a bitmap where they are dense, else a hash.
+
+    Parameters
+    ----------
+    kept : Kept, optional
+        All, if not given.
+    out : ndarray of int64
+        But for these, which are among them.
+    """
     if kept is None:
-        return faiss.IDSelectorNot(faiss.IDSelectorBatch(gone)) if len(gone) else None
-    if len(kept) and kept[-1] < 64 * len(kept):
-        mask = np.zeros(int(kept[-1]) + 1, bool)
-        mask[kept] = True
-        return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
-    return faiss.IDSelectorBatch(kept)
+        return faiss.IDSelectorNot(faiss.IDSelectorBatch(out)) if len(out) else None
+    if kept.bits is None:
+        return faiss.IDSelectorBatch(np.setdiff1d(kept.ids, out, assume_unique=True))
+    bits = kept.bits.copy()
+    np.bitwise_and.at(bits, out >> 3, ~np.left_shift(1, out & 7).astype(np.uint8))
+    return faiss.IDSelectorBitmap(bits)
 
 
 def _view(pointer: Any, size: int, dtype: Any) -> NDArray[Any]:

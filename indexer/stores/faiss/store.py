@@ -66,7 +66,10 @@ class FaissStore:
             key = (str(files[name]), str(files.get(rows or "")))
             held = self._parts.get(key) if self._filed_by(partition) else None
             parts[key] = held or Part.read(
-                self._site.folder / name, partition, None if rows is None else self._site.folder / rows
+                self._site.folder / name,
+                partition,
+                None if rows is None else self._site.folder / rows,
+                self._site.dimension,
             )
         vectors = Vectors(self._site.dimension, partition, self._site.policy, parts.values())
         self._parts, self._opened = parts, (state, vectors)
@@ -104,7 +107,7 @@ class FaissStore:
         named = {name for name, _ in filed.files()}
         for path in self._site.folder.glob("vectors-*"):
             if path.name not in named:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def drop(self) -> None:
         """Take away all files of vectors."""

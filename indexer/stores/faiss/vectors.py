@@ -24,26 +24,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from indexer.ids import NONE, among
 from indexer.partition import Partition
 from indexer.policy import SearchPolicy
 from indexer.stores.faiss.codes import (
     Floats,
     Ints,
+    Kept,
     coded,
     empty,
     faiss,
     file,
+    flat,
     lists,
     mapped,
     opened,
     selector,
     take_up,
+    write,
 )
 
 SPARE = 10
 """Beside 1.5 times the neighbours wanted, so many are compared again: of the ten nearest among a million
 vectors the codes have 0.946 in their first ten, 0.9987 in 15 and all in 20."""
+REMEMBERED = 8
+"""Sets of ids that the last searches were among."""
 GATHERED = 20_000
 """Vectors gathered at a time."""
 
@@ -54,41 +61,33 @@ class Part:
 
     Attributes
     ----------
-    index : FAISS index
     ids : ndarray of int64, shape (n,)
         Ascending.
     rows : ndarray of float32, shape (n, d)
         In the same order.
+    index : FAISS index
+        With lists of their codes; None without a partition.
     """
 
-    index: Any
     ids: Ints
     rows: Floats
+    index: Any = None
 
     @classmethod
     def read(
-        cls,
-        path: Path,
-        partition: Partition | None,
-        rows: Path | None,
+        cls, path: Path, partition: Partition | None, rows: Path | None, dimension: int | None = None
     ) -> Part:
         """What was written to a file, and with a partition to a second one."""
-        index = opened(path, partition)
         if partition is None:
-            return cls.flat(index)
+            ids, x = flat(path, dimension)
+            if (np.diff(ids) > 0).all():
+                return cls(ids, x)
+            order = np.argsort(ids)
+            return cls(ids[order], x[order])
+        index = opened(path, partition)
         ids = np.unique(np.concatenate([own for own, _ in lists(index)]))
-        return cls(
-            index, ids, mapped(rows, index.d, len(ids)) if rows else np.empty((0, index.d), np.float32)
-        )
-
-    @classmethod
-    def flat(cls, index: Any) -> Part:
-        """The vectors in a flat index."""
-        ((ids, x),) = lists(index)
-        if (np.diff(ids) > 0).all():
-            return cls(index, ids, x)
-        order = np.argsort(ids)
-        return cls(index, ids[order], x[order])
+        held = np.empty((0, index.d), np.float32) if rows is None else mapped(rows, index.d, len(ids))
+        return cls(ids, held, index)
 
 
 class Vectors:
@@ -115,6 +114,7 @@ class Vectors:
         self._gone: Ints = np.empty(0, np.int64)  # of the parts
         self._added: Ints = np.empty(0, np.int64)
         self._added_rows: Floats = np.empty((0, dimension), np.float32)
+        self._asked: tuple[tuple[Ints, Kept], ...] = ()
 
     @classmethod
     def build(
@@ -142,7 +142,7 @@ class Vectors:
             return vectors
         index = empty(x.shape[1], partition)
         file(index, partition, ids, np.ascontiguousarray(x, np.float32))
-        return cls(x.shape[1], partition, policy, [Part(index, vectors._added, vectors._added_rows)])
+        return cls(x.shape[1], partition, policy, [Part(vectors._added, vectors._added_rows, index)])
 
     @staticmethod
     def write(
@@ -203,7 +203,7 @@ class Vectors:
         Raises
         ------
         CaseIndexError
-            If FAISS cannot read the file, or the vectors are not those of its codes.
+            If it is no such file, or the vectors are not those of its codes.
         PartitionError
             If the vectors were filed by another partition.
         FileNotFoundError
@@ -211,7 +211,7 @@ class Vectors:
         """
         parts = [Part.read(Path(path), partition, None if rows is None else Path(rows))]
         parts += [Part.read(further, partition, own_rows) for further, own_rows in more]
-        return cls(parts[0].index.d, partition, policy, parts)
+        return cls(parts[0].rows.shape[1], partition, policy, parts)
 
     def save(self, path: str | os.PathLike[str], rows: str | os.PathLike[str] | None = None) -> None:
         """Write everything to one file, and with a partition the vectors to another."""
@@ -278,10 +278,10 @@ class Vectors:
         if twice.any() or (np.diff(new) <= 0).any() or (new < 0).any():
             raise ValueError("ids must be new, distinct and not negative")
         if len(new):
-            self._ids = np.insert(self._ids, at, new)
+            self._ids = _inserted(self._ids, at, new)
             at = np.searchsorted(self._added, new)
-            self._added = np.insert(self._added, at, new)
-            self._added_rows = np.insert(self._added_rows, at, x[by_id], axis=0)
+            self._added = _inserted(self._added, at, new)
+            self._added_rows = _inserted(self._added_rows, at, x[by_id])
 
     def remove(self, ids: Ints) -> int:
         """Take vectors out; ids that are not in the index are ignored.
@@ -302,21 +302,32 @@ class Vectors:
             self._added, self._added_rows = self._added[stays], self._added_rows[stays]
         return before - len(self)
 
-    def search(self, q: Floats, k: int, keep: Ints | None = None) -> tuple[Floats, Ints]:
+    def search(self, q: Floats, k: int, keep: Ints | None = None, but: Ints = NONE) -> tuple[Floats, Ints]:
         """Nearest vectors by cosine similarity; see :meth:`indexer.stores.VectorIndex.search`."""
         q = np.ascontiguousarray(q, np.float32)
         if q.ndim != 2 or q.shape[1] != self._dimension or k < 1:
             raise ValueError(f"expected k >= 1 and shape (n, {self._dimension}), got k = {k}, {q.shape}")
-        kept = None if keep is None else self._ids[np.isin(self._ids, keep)]
-        if kept is not None and len(kept) == len(self):
-            kept = None
-        count = len(self) if kept is None else len(kept)
+        kept = None if keep is None else self._those(keep)
+        every = self._ids if kept is None else kept.ids
+        but = np.unique(but[among(but, every)])
+        count = min(len(every) - len(but), len(self))
         if self.partition is None or self.policy.exact(count, len(self), k):
-            scores, ids = self._search_exactly(q, k, kept)
+            some = every if kept is None else every[among(every, self._ids)]
+            some = np.setdiff1d(some, but, assume_unique=True) if len(but) else some
+            scores, ids = self._search_exactly(q, k, None if len(some) == len(self) else some)
         else:
-            scores, ids = self._search_lists(q, k, self.partition, kept)
+            scores, ids = self._search_lists(q, k, self.partition, kept, but)
         scores[ids < 0] = -np.inf
         return np.minimum(scores, 1, out=scores), ids
+
+    def _those(self, keep: Ints) -> Kept:
+        """These ids, whether or not they are there; those of the last few searches are remembered."""
+        for ids, kept in self._asked:
+            if ids is keep:
+                return kept
+        kept = Kept(keep if (keep[1:] > keep[:-1]).all() else np.unique(keep))
+        self._asked = (*self._asked[1 - REMEMBERED :], (keep, kept))
+        return kept
 
     def gather(self, ids: Ints) -> Floats:
         """The vectors of these ids.
@@ -374,11 +385,13 @@ class Vectors:
         return best.D, best.I
 
     def _search_lists(
-        self, q: Floats, k: int, partition: Partition, kept: Ints | None
+        self, q: Floats, k: int, partition: Partition, kept: Kept | None, but: Ints
     ) -> tuple[Floats, Ints]:
-        share = 1 if kept is None else len(kept) / len(self)
+        every = self._ids if kept is None else kept.ids
+        share = min(1, (len(every) - len(but)) / len(self))
         probes = np.ascontiguousarray(partition.probes_for(q, math.ceil(k / share)))
-        settings = faiss.SearchParametersIVF(nprobe=probes.shape[1], sel=selector(kept, self._gone))
+        gone = self._gone if kept is None else self._gone[among(self._gone, every)]
+        settings = faiss.SearchParametersIVF(nprobe=probes.shape[1], sel=selector(kept, np.append(gone, but)))
         codes, near = coded(q, partition), candidates(k)
         twice = not math.isinf(partition.border)
         wide = 2 * near if twice else near
@@ -400,11 +413,11 @@ class Vectors:
                 settings,
             )
             found.append(distinct(scores, ids, near)[1] if twice else ids)
-        came = self._added if kept is None else self._added[np.isin(self._added, kept)]
+        stays = among(self._added, every) & ~among(self._added, but)
+        came, rows = self._added, self._added_rows
+        if not stays.all():
+            came, rows = came[stays], rows[stays]
         if len(came):
-            rows = (
-                self._added_rows[np.searchsorted(self._added, came)] if kept is not None else self._added_rows
-            )
             places = faiss.knn(q, rows, min(near, len(came)), metric=faiss.METRIC_INNER_PRODUCT)[1]
             found.append(came[places])
         return self._compared_again(q, np.ascontiguousarray(np.concatenate(found[::-1], axis=1)), k)
@@ -440,6 +453,11 @@ def distinct(scores: Floats, ids: Ints, k: int) -> tuple[Floats, Ints]:
     return np.take_along_axis(scores, first, axis=1), ids
 
 
+def _inserted(held: NDArray[Any], at: Ints, new: NDArray[Any]) -> NDArray[Any]:
+    """What is held, with new items before these places; as a rule they come last, which is done sooner."""
+    return np.append(held, new, axis=0) if at[0] == len(held) else np.insert(held, at, new, axis=0)
+
+
 def _merged(ids: list[Ints]) -> Ints:
     """Ids of several parts, ascending; what comes later is mostly higher."""
     every = np.concatenate([*ids, np.empty(0, np.int64)])
@@ -447,6 +465,5 @@ def _merged(ids: list[Ints]) -> Ints:
 
 
 def _save(index: Any, path: str | os.PathLike[str]) -> None:
-    # by a Python file: FAISS's own does not notice that closing it failed, and a full disk cuts it short
-    with Path(path).open("wb") as written:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(written.write))
+    with Path(path).open("wb") as to:
+        write(index, to)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from indexer.errors import StaleError
+from indexer.ids import NONE
 from indexer.partition import Partition
 from indexer.policy import SearchPolicy
 from indexer.stores.faiss.vectors import Vectors, distinct
@@ -91,7 +92,7 @@ class MilvusVectors:
         state._all = None
         return state
 
-    def search(self, q: Floats, k: int, keep: Ints | None = None) -> tuple[Floats, Ints]:
+    def search(self, q: Floats, k: int, keep: Ints | None = None, but: Ints = NONE) -> tuple[Floats, Ints]:
         """Nearest vectors by cosine similarity; to a depth of 16 384 entries.
 
         The lists probed are those of all the query's vectors together: one call to the server, which
@@ -101,10 +102,11 @@ class MilvusVectors:
         if q.ndim != 2 or q.shape[1] != self._dimension or k < 1:
             raise ValueError(f"expected k >= 1 and shape (n, {self._dimension}), got k = {k}, {q.shape}")
         kept = self._filed if keep is None else self._filed[np.isin(self._filed, keep)]
+        kept = kept[~np.isin(kept, but)] if len(but) else kept
         n, near = len(self._filed), self.partition
         if self.policy.exact(len(kept), n, k):
             near = None
-        scores, ids = self._added.search(q, k, keep)
+        scores, ids = self._added.search(q, k, keep, but)
         if len(kept):
             found = self._search(q, k, kept, near)
             scores = np.concatenate([scores, found[0]], axis=1)

@@ -36,7 +36,7 @@ ROUTES = Routes()
 
 @ROUTES.route("POST", "/query", Role.READ, form=forms.Query, reply=AnswerReply)
 async def query(request: Request) -> Response:
-    """The cases most similar to an uploaded scan, a series of the PACS, or cases of the index."""
+    """The cases most similar to an uploaded scan, a series or study of the PACS, or cases of the index."""
     asked = await _asked(request, "query", forms.Query)
     return answer(AnswerReply, asked.reply)
 
@@ -119,12 +119,14 @@ def _answering(
     if again is not None:
         kept = kept_query(request, again)
         return lambda: (questions.again(kept, terms), kept), []
-    file = forms.one_source(form, "like")
+    file = forms.one_source(form, "study", "like")
     if file is not None:
         upload, called = file.file, file.filename or ""
         return lambda: questions.with_upload(upload, called, terms, name), []
     if series := forms.text(form, "series"):
         return lambda: questions.with_series(series, terms, name), []
+    if study := forms.text(form, "study"):
+        return lambda: questions.with_study(study, terms, name), []
     like = [str(case) for case in form.getlist("like") if case]
     return lambda: (questions.like(like, terms), None), like
 

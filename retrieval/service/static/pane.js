@@ -13,7 +13,7 @@ const SMALLEST = 4; // pixels a side of a drawn box has at least
 /**
  * Fires what hands ask for: `slice`, `box` (when drawn), and as `detail` `point` (places 0…1 across and down),
  * `window` {level, width} and `view` {x, y, zoom}. All but `slice` and `box` take effect when they are set, so
- * that the page can set them on both panes. `fit` when the scale that would fill the pane may have changed.
+ * that the page can set them on both panes. `at` when another slice is shown, whoever asked. `fit` when the scale that would fill the pane may have changed.
  */
 export class Pane extends EventTarget {
   constructor(root, title) {
@@ -76,11 +76,10 @@ export class Pane extends EventTarget {
     this.root.classList.toggle("empty", Boolean(text));
   }
 
-  /** Show a volume at a slice (at the same relative place if it is null). */
+  /** Show a volume at a slice; if it is null, at the place of the patient that is shown. */
   async show(data, slice, words) {
     const volume = await Volume.read(data);
-    const before = this.volume ? (this.slice + 0.5) / this.volume.slices : 0.5;
-    const at = Math.min(slice ?? Math.floor(before * volume.slices), volume.slices - 1);
+    const at = Math.min(slice ?? this.#same(volume), volume.slices - 1);
     const image = await volume.image(at);
     this.explain(null);
     if (this.image) this.nv.removeVolume(this.image);
@@ -92,6 +91,13 @@ export class Pane extends EventTarget {
     this.scroll.disabled = volume.slices < 2;
     this.say("");
     this.goto(at);
+  }
+
+  /** The slice of a volume at the place that is shown; at the same share of the slices where nothing tells. */
+  #same(volume) {
+    if (!this.volume) return Math.floor(volume.slices / 2);
+    if (this.volume.with(volume)) return volume.sliceAt(this.volume.middle(this.slice));
+    return Math.floor(((this.slice + 0.5) / this.volume.slices) * volume.slices);
   }
 
   /** Lay a volume of 0…1 on the same grid over the image, or take it away. */
@@ -118,6 +124,7 @@ export class Pane extends EventTarget {
     this.scroll.setAttribute("aria-valuetext", where);
     this.canvas.setAttribute("aria-label", `${this.title}: ${this.words}, ${where}`);
     this.caption.querySelector(".where")?.replaceChildren(where);
+    this.#fire("at");
     this.draw(true);
   }
 

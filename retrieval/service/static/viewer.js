@@ -1,11 +1,12 @@
 // The page. What is asked stands in the address after #, so that back, forward and links work:
 //
-//   #series=UID | #query=ID | #like=CASE&like=CASE   and   &k=20&where=label=value&region=x0,y0,x1,y1@slice&hit=CASE
+//   #series=UID | #study=UID | #query=ID | #like=CASE&like=CASE   and   &k=20&where=label=value&by=class|appearance&region=x0,y0,x1,y1@slice&hit=CASE
 //
 // Whatever comes from the service is put into the page as text, never as markup.
 
 import { BEHIND_ORTHANC, bytes, call, door, form, json, ServiceError } from "./service.js";
 import { Pane } from "./pane.js";
+import { Tiles } from "./tiles.js";
 
 const K = [5, 10, 20, 50];
 const FEW = 12; // a column with more values is no filter
@@ -14,8 +15,9 @@ const WHOLE = { x: 0, y: 0, zoom: 1 };
 
 const $ = (selector) => document.querySelector(selector);
 const panes = { query: new Pane($("#query-pane"), "Query"), hit: new Pane($("#hit-pane"), "Hit") };
+const tiles = { query: new Tiles(panes.query, bytes), hit: new Tiles(panes.hit, bytes) };
 const answers = new Map(); // question to answer
-const series = new Map(); // series to the id of its kept query
+const sent = new Map(); // series or study of the PACS to the id of its kept query
 const filed = new Map(); // question to the PACS's id of the report on it; null while that is on its way
 const state = {
   question: "", // the one whose answer is shown
@@ -24,6 +26,7 @@ const state = {
   marked: new Map(), // case to hit
   info: null,
   asking: null, // stops the request that is under way
+  matched: [0, 0], // slices of both sides that belong together
   showing: 0, // counts up, so that what comes late is dropped
   box: null, // drawn, not yet asked
 };
@@ -48,7 +51,7 @@ const pairs = (question, ...names) => names.flatMap((name) => question.getAll(na
 
 /** The address of a question, always in the same order. */
 const address = (question) =>
-  new URLSearchParams(pairs(question, "series", "query", "like", "k", "where", "region")).toString();
+  new URLSearchParams(pairs(question, "series", "study", "query", "like", "k", "where", "by", "region")).toString();
 
 /** Go to the present question with changes: name to a value, a list of values, or null. */
 function go(changes, from = here()) {
@@ -87,10 +90,11 @@ async function visit() {
 }
 
 async function ask(question) {
-  const uid = question.get("series");
-  const kept = question.get("query") ?? series.get(uid);
-  const fields = pairs(question, "k", "where", "region", "like");
-  const wait = uid && !kept ? "Fetching the series and comparing…" : "Comparing…";
+  const what = question.has("study") ? "study" : "series";
+  const uid = question.get(what);
+  const kept = question.get("query") ?? sent.get(uid);
+  const fields = pairs(question, "k", "where", "by", "region", "like");
+  const wait = uid && !kept ? `Fetching the ${what} and comparing…` : "Comparing…";
   return busy(wait, async (signal) => {
     if (kept) {
       try {
@@ -100,8 +104,8 @@ async function ask(question) {
         if (!uid) throw new ServiceError("The service no longer keeps this scan. Open it again.");
       }
     }
-    const answer = await json("query", { ...form(uid ? [["series", uid], ...fields] : fields), signal });
-    if (uid && answer.query.id) series.set(uid, answer.query.id);
+    const answer = await json("query", { ...form(uid ? [[what, uid], ...fields] : fields), signal });
+    if (uid && answer.query.id) sent.set(uid, answer.query.id);
     return answer;
   });
 }
@@ -115,11 +119,13 @@ async function upload(files) {
   const question = new URLSearchParams();
   const k = here().get("k");
   if (k) question.set("k", k);
+  const by = here().get("by");
+  if (by) question.set("by", by);
   complain(null);
   try {
     const size = Math.max(file.size / 2 ** 20, 0.1).toFixed(1);
     const answer = await busy(`Sending ${size} MiB and comparing…`, (signal) =>
-      json("query", { ...form([["file", file], ["k", k]]), signal }),
+      json("query", { ...form([["file", file], ["k", k], ["by", by]]), signal }),
     );
     question.set("query", answer.query.id);
     answers.set(address(question), answer);
@@ -230,7 +236,16 @@ function evidence(name, vote) {
     make("h3", { textContent: plain(name) }, make("em", { textContent: said })),
     make("ul", {}, ...Object.keys(vote.probabilities).map(share)),
     make("p", { textContent: vote.abstain ? silent : `${plausible} · ${who}` }),
+    make("p", { className: "quiet", textContent: holdings(vote) }),
   );
+}
+
+/** What the index holds of a label, and what it would not notice. */
+function holdings(vote) {
+  const held = Object.entries(vote.held ?? {}).map(([value, n]) => `${value}: ${n}`);
+  const lacks = vote.lacks?.length ? `; none of ${vote.lacks.join(", ")}` : "";
+  const others = vote.others ? ` ${vote.others[0].toUpperCase()}${vote.others.slice(1)}.` : "";
+  return held.length ? `The index holds ${held.join(", ")}${lacks}.${others}` : "";
 }
 
 function card(hit, place) {
@@ -257,7 +272,9 @@ function card(hit, place) {
       ),
     ),
   );
-  const spoken = labels.map((name) => `${plain(name)} ${hit.labels[name]}`).join(", ");
+  const looks = (hit.likeness ?? []).join("; ");
+  if (looks) button.append(make("span", { className: "likeness", textContent: looks, title: looks }));
+  const spoken = [...labels.map((name) => `${plain(name)} ${hit.labels[name]}`), ...(hit.likeness ?? [])].join(", ");
   button.setAttribute("aria-label", `Hit ${hit.rank}, similarity ${hit.score.toFixed(3)}${spoken ? `, ${spoken}` : ""}`);
   button.addEventListener("click", () => choose(hit.case_id, false));
   const tick = make("input", { type: "checkbox", tabIndex: place ? -1 : 0, "aria-label": `Mark hit ${hit.rank}`, title: "Mark (M)" });
@@ -347,7 +364,7 @@ function whereFiled(stored) {
 
 /** File the answer to a question. Nothing stops it once it was sent: it may be in the PACS already. */
 async function file(question = state.question) {
-  const fields = pairs(new URLSearchParams(question), "series", "k", "where", "region");
+  const fields = pairs(new URLSearchParams(question), "series", "k", "where", "by", "region");
   filed.set(question, null);
   filing();
   try {
@@ -402,6 +419,7 @@ async function compare(other = null) {
     }),
   );
   if (turn !== state.showing) return;
+  state.matched = [panes.query.slice, panes.hit.slice];
   fit();
   regionShown();
   if ($("#why").ariaPressed === "true" && !$("#why").hidden) explain(true);
@@ -411,14 +429,30 @@ async function compare(other = null) {
 const scansOf = async (caseId) =>
   (await json(`cases/${caseId.split("/").map(encodeURIComponent).join("/")}`).catch(() => ({ scans: [] }))).scans;
 
-/** Offer the scans that both sides have: by sequence, and among several of one by their order. */
+/** One scan of each sequence, the matched one among them; none where there is but one. */
+function oneEach(scans, matched) {
+  const first = scans.find((scan) => scan.volume === matched);
+  const found = scans.filter((scan, n) => (scan.sequence === first?.sequence ? scan === first
+    : scans.findIndex((other) => other.sequence === scan.sequence) === n));
+  return found.length > 1 ? found : [];
+}
+
+/**
+ * Offer the scans that both sides have: by sequence, and among several of one by their order. Below each image
+ * are the other sequences of its study.
+ */
 async function choices(hit, turn) {
   const place = $("#sequences");
   place.replaceChildren();
-  if ((state.answer.query.sequence ?? "").split("+").length < 2) return;
+  if ((state.answer.query.sequence ?? "").split("+").length < 2) {
+    for (const side of Object.values(tiles)) side.show([]);
+    return;
+  }
   const own = state.answer.query.scans ?? (await scansOf(hit.query_source));
   const held = await scansOf(hit.case_id);
   if (turn !== state.showing) return;
+  tiles.query.show(oneEach(own, hit.query_volume));
+  tiles.hit.show(oneEach(held, hit.volume));
   const of = (scans, name) => scans.filter((scan) => scan.sequence === name);
   const both = [...new Set(own.map((scan) => scan.sequence))].flatMap((name) => {
     const sides = [of(own, name), of(held, name)];
@@ -432,13 +466,17 @@ async function choices(hit, turn) {
   const buttons = both.map(({ name, volumes }) =>
     make("button", { type: "button", textContent: name, ariaPressed: String(volumes[1] === hit.volume) }),
   );
-  buttons.forEach((button, n) =>
-    button.addEventListener("click", () => {
-      for (const each of buttons) each.ariaPressed = String(each === button);
-      compare(both[n]);
-    }),
-  );
+  const take = (n) => {
+    buttons.forEach((each, i) => (each.ariaPressed = String(i === n)));
+    compare(both[n]);
+  };
+  buttons.forEach((button, n) => button.addEventListener("click", () => take(n)));
   place.append(...buttons);
+  for (const [side, its] of Object.values(tiles).entries())
+    its.onchoose = (scan) => {
+      const n = both.findIndex(({ volumes }) => volumes[side] === scan.volume);
+      if (n >= 0) take(n);
+    };
 }
 
 /** Lay the maps of the chosen pair over the images, or take them away. */
@@ -501,8 +539,8 @@ function reset() {
   window_(FIRST);
   for (const pane of Object.values(panes)) pane.view(WHOLE);
   if (!state.hit) return;
-  panes.query.goto(state.hit.query_slice);
-  panes.hit.goto(state.hit.slice);
+  panes.query.goto(state.matched[0]);
+  panes.hit.goto(state.matched[1]);
 }
 
 /** Give both images the scale that lets both fill their panes; one scale, so that sizes can be compared. */
@@ -539,6 +577,8 @@ function filters() {
   const k = question.get("k") ?? "10";
   const numbers = [...new Set([...K.map(String), k])].sort((a, b) => a - b).map((n) => [n, n]);
   selects.push(choice("hits", numbers, k, (value) => go({ k: value === "10" ? null : value })));
+  const orders = [["", "class, then appearance"], ["class", "class"], ["appearance", "appearance"]];
+  selects.push(choice("order by", orders, question.get("by") ?? "", (value) => go({ by: value || null, hit: null })));
   $("#filters .columns").replaceChildren(...selects);
 }
 
@@ -632,7 +672,7 @@ function listen() {
   $("#filters").addEventListener("submit", (event) => event.preventDefault());
   $("#alert .dismiss").addEventListener("click", () => ($("#alert").hidden = true));
   $("#more button").addEventListener("click", () => {
-    go({ like: [...state.marked.keys()] }, new URLSearchParams(pairs(here(), "k", "where")));
+    go({ like: [...state.marked.keys()] }, new URLSearchParams(pairs(here(), "k", "where", "by")));
   });
   $("#more .clear").addEventListener("click", () => [...state.marked.values()].forEach((hit) => mark(hit, false)));
   $("#filing button").addEventListener("click", KEYS.f);
@@ -648,8 +688,8 @@ function listen() {
   const { query, hit } = panes;
   for (const [from, to] of [[query, hit], [hit, query]]) {
     from.addEventListener("slice", () => {
-      const pair = [state.hit.query_slice, state.hit.slice];
-      follow(from, to, from === query ? pair : pair.reverse());
+      const pair = state.matched;
+      follow(from, to, from === query ? pair : pair.toReversed());
     });
     from.addEventListener("window", (event) => window_(event.detail));
     from.addEventListener("view", (event) => [query, hit].forEach((pane) => pane.view(event.detail)));

@@ -24,6 +24,10 @@ export class Volume {
     this.slope = hdr.scl_slope || 1;
     this.inter = hdr.scl_inter || 0;
     this.placed = (hdr.xyzt_units & 7) !== 0; // the service gives no unit to images without a place in space
+    this.frame = hdr.description.split("\0")[0].trim(); // one word for all that lies in one frame of reference
+    const rows = [0, 1, 2].map((row) => [...image.matRAS.slice(4 * row, 4 * row + 4)]);
+    this.axes = [0, 1, 2].map((axis) => rows.map((row) => row[axis])); // a step along each axis, in mm
+    this.origin = rows.map((row) => row[3]);
     const told = (hdr.dim_info >> 4) & 3; // NIfTI's own word for the slice axis, where it is said
     this.axis = told ? told - 1 : sliceAxis(this.dims, this.spacing);
     this.across = this.axis === 0 ? 1 : 0;
@@ -46,6 +50,69 @@ export class Volume {
       for (let column = 0; column < this.columns; column++, from += across)
         values[to++] = this.voxels[from] * this.slope + this.inter;
     }
+    return values;
+  }
+
+  /** Whether places in another volume are places in this one. */
+  with(other) {
+    return this.placed && other.placed && this.frame === other.frame;
+  }
+
+  /** The place in the patient, in mm, of voxel coordinates. */
+  place(...voxel) {
+    return this.origin.map((start, i) => start + voxel.reduce((sum, n, axis) => sum + n * this.axes[axis][i], 0));
+  }
+
+  /** Voxel coordinates of a place; the axes are at right angles. */
+  voxel(place) {
+    return this.axes.map((step) => {
+      const along = step.reduce((sum, mm, i) => sum + mm * (place[i] - this.origin[i]), 0);
+      return along / step.reduce((sum, mm) => sum + mm * mm, 0);
+    });
+  }
+
+  /** The place in the middle of what a slice shows. */
+  middle(slice) {
+    const voxel = [];
+    voxel[this.axis] = slice;
+    [this.across, this.down].forEach((axis, i) => {
+      voxel[axis] = ((this.box[i][0] + this.box[i][1]) / 2) * this.dims[axis] - 0.5;
+    });
+    return this.place(...voxel);
+  }
+
+  /** The slice on which a place lies, or the nearest. */
+  sliceAt(place) {
+    return Math.min(Math.max(Math.round(this.voxel(place)[this.axis]), 0), this.slices - 1);
+  }
+
+  /**
+   * Values at the places that another volume shows on a slice, in rows from the top left of what is displayed;
+   * NaN beyond this volume, and null where nothing tells what lies where.
+   */
+  cut(other, slice, width, height) {
+    if (!this.with(other)) return null;
+    const at = (u, v) => {
+      const voxel = [];
+      voxel[other.axis] = slice;
+      [other.across, other.down].forEach((axis, i) => {
+        const [low, high] = other.box[i];
+        voxel[axis] = (high - (i ? v : u) * (high - low)) * other.dims[axis] - 0.5;
+      });
+      return this.voxel(other.place(...voxel));
+    };
+    // a plane is a plane in the other's voxels, too
+    const corner = at(0, 0);
+    const [right, below] = [at(1, 0), at(0, 1)].map((end) => end.map((n, i) => n - corner[i]));
+    const values = new Float32Array(width * height);
+    for (let row = 0, to = 0; row < height; row++)
+      for (let column = 0; column < width; column++, to++) {
+        const [u, v] = [(column + 0.5) / width, (row + 0.5) / height];
+        const [x, y, z] = corner.map((start, i) => Math.round(start + u * right[i] + v * below[i]));
+        const inside = x >= 0 && y >= 0 && z >= 0 && x < this.dims[0] && y < this.dims[1] && z < this.dims[2];
+        const stored = inside ? this.voxels[x + this.dims[0] * (y + this.dims[1] * z)] : NaN;
+        values[to] = stored * this.slope + this.inter;
+      }
     return values;
   }
 

@@ -59,6 +59,7 @@ def test_the_log_tells_what_was_done_and_nothing_of_a_patient(tmp_path: Path) ->
     assert not [line for line in told if re.search("planted|19011231|99999|anna|otto", line, re.IGNORECASE)]
 
 
+@pytest.mark.slow
 def test_who_does_not_ask_gets_no_log(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "retrieval.cli", "demo", str(tmp_path / "d"), "--patients", "3"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})

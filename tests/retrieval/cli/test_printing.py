@@ -289,6 +289,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["typer", "retrieval.cli.app", "numpy"])
 @pytest.mark.parametrize("verb", sorted(ASKED))
 def test_ctrl_c_ends_every_verb_in_one_line(verb: str, when: str, hostile: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from indexer.case_index import CaseIndex
 from indexer.encoder import load_encoder
 from indexer.ingest import ingest
 from retrieval.cli import main
-from tests.support.images import phantom, write_dicom, write_nifti
+from tests.support.images import phantom, write_cohort, write_dicom, write_nifti
 
 
 @pytest.fixture
@@ -42,6 +43,23 @@ def indexed(cbir, cohort, tmp_path, monkeypatch):
     code, out, _ = cbir("index", root, "--keep-ids", "--json")
     assert code == 0
     return root, json.loads(out)
+
+
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory):
+    """The same images and index, made once."""
+    folder = tmp_path_factory.mktemp("twelve")
+    encoder = load_encoder()
+    with CaseIndex.create(folder / "index", encoder, keep_ids=True) as index:
+        assert ingest(index, [write_cohort(folder / "mri", 6, ("t1ce", "flair"))], encoder).indexed == 12
+    return folder
+
+
+@pytest.fixture
+def copied(twelve, tmp_path, monkeypatch):
+    """A copy of that index."""
+    monkeypatch.setenv("CBIR_INDEX", str(tmp_path / "index"))
+    return shutil.copytree(twelve / "index", tmp_path / "index")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +124,7 @@ def test_query_prints_the_agreed_json(indexed, cbir, tmp_path):
     assert answer["notice"] == "research use only, not a medical device"
 
 
-def test_python_and_the_command_line_give_the_same_answer(indexed, cbir, tmp_path):
+def test_python_and_the_command_line_give_the_same_answer(copied, cbir, tmp_path):
     from cbir import open_index
 
     query = write_nifti(tmp_path / "scan_t1ce.nii.gz", phantom(500, 4))
@@ -116,7 +134,7 @@ def test_python_and_the_command_line_give_the_same_answer(indexed, cbir, tmp_pat
     assert json.loads(out) == json.loads(json.dumps(answer))
 
 
-def test_the_table_is_for_people_and_pipes(indexed, cbir, tmp_path):
+def test_the_table_is_for_people_and_pipes(copied, cbir, tmp_path):
     query = write_nifti(tmp_path / "scan_t1ce.nii.gz", phantom(500, 4))
     code, out, _ = cbir("query", query, "-k", 2)
     assert code == 0
@@ -127,7 +145,7 @@ def test_the_table_is_for_people_and_pipes(indexed, cbir, tmp_path):
     assert "not a medical device" in out
 
 
-def test_a_query_answers_with_every_format(indexed, cbir, tmp_path):
+def test_a_query_answers_with_every_format(copied, cbir, tmp_path):
     volume = phantom(500, 4)
     write_dicom(tmp_path / "dicom", volume)
     (tmp_path / "stack").mkdir()
@@ -218,7 +236,7 @@ def test_info_verify_remove_compact(indexed, cbir):
 
 
 @pytest.mark.local
-def test_verify_tells_damage_and_mends_it(indexed, cbir, tmp_path):
+def test_verify_tells_damage_and_mends_it(copied, cbir, tmp_path):
     (vectors,) = (tmp_path / "index").glob("vectors-*")
     data = bytearray(vectors.read_bytes())
     data[-33] ^= 1
@@ -231,7 +249,7 @@ def test_verify_tells_damage_and_mends_it(indexed, cbir, tmp_path):
     assert cbir("verify")[:2] == (0, "sound\n")
 
 
-def test_eval_prints_the_protocol(indexed, cbir, tmp_path):
+def test_eval_prints_the_protocol(copied, cbir, tmp_path):
     code, out, err = cbir("eval", "--json", "--bootstrap", 50, "--plot", tmp_path / "p.svg")
     assert code == 0, err
     result = json.loads(out)
@@ -259,6 +277,7 @@ def test_help_needs_no_heavy_library():
         assert f" {verb} " in out
 
 
+@pytest.mark.slow
 @pytest.mark.both
 def test_ctrl_c_ends_in_one_line_and_keeps_what_was_committed(cohort, tmp_path):
     import signal
@@ -279,7 +298,7 @@ def test_ctrl_c_ends_in_one_line_and_keeps_what_was_committed(cohort, tmp_path):
     assert "run it again" in err
 
 
-def test_a_query_writes_its_report(indexed, cbir, tmp_path):
+def test_a_query_writes_its_report(copied, cbir, tmp_path):
     query = write_nifti(tmp_path / "scan_t1ce.nii.gz", phantom(500, 4))
     code, _, err = cbir("query", query, "--report", tmp_path / "out.html", "-k", 2)
     assert code == 0

@@ -1,0 +1,206 @@
+"""How alike lesions look: a distance of their measures, for the order of hits, and words, for the reader.
+
+What the embedding tells is the class; among cases of one class it ranks hardly better by size, tissues and
+brightness than chance. So hits are ordered by their similarity less a share of this distance (see
+:class:`retrieval.ranking.Ranking`), which decides where similarities are close. Votes are not touched.
+
+The unit is the spread of the index's own cases: a random case differs by 1.13 of it on average. What is
+unknown of a case counts as much; what is unknown of the query does not count at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.catalog import Contents
+from indexer.measures import NAMES
+from indexer.sequences import COMPOSITE, LEADERS
+
+RANDOM = 2 / math.sqrt(math.pi)
+"""Mean distance of two draws of a normal distribution, in its standard deviations."""
+FEW = 10
+"""Of fewer cases the spread of a measure is not known, and it has no part in the distance."""
+BY_SEQUENCE: tuple[str | None, ...] = (COMPOSITE, *LEADERS)
+"""Which scan of a case is believed first where several say how large a lesion is, or where."""
+ERROR = {"size": 0.1, "enhancing": 0.1, "necrotic": 0.1, "oedema": 0.1}
+"""What a measure may be wrong by: of the size the logarithm, of the others the share."""
+SIDE, BRIGHTNESS = 0.1, 0.3
+"""The same of a coordinate, and of a brightness."""
+PLACE = ("right_left", "posterior_anterior", "inferior_superior")
+SIDES = (("right", "left"), ("posterior", "anterior"), ("lower", "upper"))
+TISSUES = {"necrotic": "necrosis", "enhancing": "enhancement", "oedema": "oedema"}
+SEQUENCES = {"t1": "T1", "t1ce": "T1 after contrast agent", "t2": "T2", "flair": "FLAIR"}
+
+Floats = NDArray[np.float32]
+
+
+def scaled(vectors: Floats) -> Floats:
+    """Measures, shape (..., n), as they are compared: of the size the logarithm; no lesion has no size.
+
+    Examples
+    --------
+    >>> from indexer.measures import Measures
+    >>> scaled(np.array([Measures(size=1.0, necrotic=0.25).as_vector()[1:]]))[0, :3]
+    array([0.  ,  nan, 0.25], dtype=float32)
+    """
+    found: Floats = np.array(vectors, np.float32)
+    size = found[..., NAMES.index("size")]
+    found[..., NAMES.index("size")] = np.log(np.where(size > 0, size, np.nan))
+    return found
+
+
+def together(sequences: Sequence[str | None], vectors: Floats) -> Floats:
+    """The measures of scans of one lesion as one, shape (n,): each from the scan that is believed first.
+
+    Parameters
+    ----------
+    sequences : sequence of str or None
+        Of each scan.
+    vectors : ndarray of float32, shape (scans, n)
+        NaN where they are unknown.
+    """
+    found: Floats = of_cases(sequences, vectors, np.zeros(len(vectors), np.int64), 1)[0]
+    return found
+
+
+def of_cases(sequences: Sequence[str | None], vectors: Floats, cases: NDArray[np.int64], n: int) -> Floats:
+    """As :func:`together`, for each of `n` cases, given the case of each scan; means of equal sequences."""
+    found = np.full((n, len(NAMES)), np.nan, np.float32)
+    rank = {name: place for place, name in enumerate(BY_SEQUENCE)}
+    ranks = np.array([rank.get(name, len(rank)) for name in sequences], np.int64)
+    for which in range(len(rank) + 1):
+        rows = np.flatnonzero(ranks == which)
+        known = np.isfinite(vectors[rows])
+        sums, counts = np.zeros(found.shape), np.zeros(found.shape)
+        np.add.at(sums, cases[rows], np.where(known, vectors[rows], 0))
+        np.add.at(counts, cases[rows], known)
+        mean = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+        found = np.where(np.isnan(found), mean, found).astype(np.float32)
+    return found
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What the lesions of an index look like.
+
+    Attributes
+    ----------
+    measures : ndarray of float32, shape (cases, n)
+        :func:`scaled`, in the order of :data:`indexer.measures.NAMES`; NaN where they are unknown.
+    spread : ndarray of float32, shape (n,)
+        Their standard deviations; NaN where too few are known, or all are the same.
+    """
+
+    measures: Floats
+    spread: Floats
+
+    @classmethod
+    def of(cls, contents: Contents) -> Looks:
+        """Those of the cases of an index."""
+        measures = scaled(
+            of_cases(
+                contents.scan_sequence, contents.scan_measures, contents.scan_case, len(contents.case_ids)
+            )
+        )
+        return cls(measures, spread(measures))
+
+    @classmethod
+    def of_scans(cls, contents: Contents) -> Looks:
+        """Those of the scans of an index."""
+        measures = scaled(contents.scan_measures)
+        return cls(measures, spread(measures))
+
+    def distance(self, asked: Floats, cases: NDArray[np.int64]) -> Floats:
+        """Mean difference of a query's measures (:func:`scaled`) from those of cases, in spreads.
+
+        :data:`RANDOM` stands for what is unknown of a case; 0 for all cases where nothing is known of the
+        query.
+        """
+        told = np.isfinite(asked) & np.isfinite(self.spread)
+        if not told.any():
+            return np.zeros(len(cases), np.float32)
+        away = np.abs(self.measures[np.ix_(cases, np.flatnonzero(told))] - asked[told]) / self.spread[told]
+        return np.asarray(np.where(np.isfinite(away), away, RANDOM).mean(axis=1), np.float32)
+
+    def words(self, asked: Floats, case: int) -> list[str]:
+        """What of a case's lesion agrees with the query's, and what differs: the case beside the query.
+
+        Nothing is said of what is unknown, and nothing of what is neither alike nor clearly different:
+        agreement ends at half a spread, and difference begins at a whole one, and at twice the error of
+        measurement.
+        """
+        here = dict(zip(NAMES, zip(asked.tolist(), self.measures[case].tolist(), strict=True), strict=True))
+        spreads = dict(zip(NAMES, self.spread.tolist(), strict=True))
+        return [*_place(here), *_said(here, spreads)]
+
+
+def spread(measures: Floats) -> Floats:
+    """Standard deviations of the columns; NaN where fewer than :data:`FEW` are known, or all are the same."""
+    known = np.isfinite(measures)
+    counts = known.sum(axis=0)
+    mean = np.where(known, measures, 0).sum(axis=0, dtype=np.float64) / np.maximum(counts, 1)
+    square = np.where(known, (measures - mean) ** 2, 0).sum(axis=0, dtype=np.float64)
+    found = np.sqrt(square / np.maximum(counts, 1))
+    return np.where((counts >= FEW) & (found > 1e-6), found, np.nan).astype(np.float32)
+
+
+Pairs = dict[str, tuple[float, float]]
+"""By measure: the query's value and the case's."""
+
+
+def _place(here: Pairs) -> Iterable[str]:
+    """Where both lie, or how the case's lies elsewhere; the middle of the head is no side."""
+    same, other = [], []
+    for name, (low, high) in zip(PLACE, SIDES, strict=True):
+        ours, theirs = here[name]
+        if not (math.isfinite(ours) and math.isfinite(theirs)):
+            continue
+        if min(abs(ours), abs(theirs)) > SIDE and ours * theirs > 0:
+            same.append(high if theirs > 0 else low)
+        elif abs(theirs - ours) > 3 * SIDE:
+            other.append((high if theirs > ours else low, name == PLACE[0], theirs))
+    if same:
+        yield f"{' '.join(same)} both"
+    for side, lateral, theirs in other:
+        if not lateral:
+            yield {"upper": "higher", "lower": "lower"}.get(side, f"more {side}")
+        elif abs(theirs) > SIDE:
+            yield f"{side}, not {'left' if side == 'right' else 'right'}"
+        else:
+            yield "in the middle"
+
+
+def _said(here: Pairs, spreads: dict[str, float]) -> Iterable[str]:
+    alike: list[str] = []
+    differ: list[str] = []
+    for name, (ours, theirs) in here.items():
+        error = ERROR.get(name, BRIGHTNESS)
+        if name in PLACE or not all(map(math.isfinite, (ours, theirs, spreads[name]))):
+            continue
+        away = theirs - ours
+        if abs(away) >= max(spreads[name], 2 * error):
+            differ.append(_difference(name, more=away > 0))
+        elif abs(away) <= max(spreads[name] / 2, error):
+            alike += _agreement(name, max(ours, theirs))
+    return [*alike, *differ]
+
+
+def _difference(name: str, *, more: bool) -> str:
+    if name == "size":
+        return "larger" if more else "smaller"
+    if name in TISSUES:
+        return f"{'more' if more else 'less'} {TISSUES[name]}"
+    return f"{'brighter' if more else 'darker'} in {SEQUENCES[name]}"
+
+
+def _agreement(name: str, largest: float) -> list[str]:
+    if name == "size":
+        return ["of like size"]
+    if name in TISSUES:
+        return [f"{'no' if largest < ERROR[name] / 2 else 'like'} {TISSUES[name]}"]
+    return []  # of brightness only what differs is worth a word
