@@ -120,6 +120,7 @@ figures: $(VENV)/installed-test  ## judge the networks of the folds, and write t
 	$(BIN)/python -m benchmarks.grades
 	$(BIN)/python -m benchmarks.likeness
 	$(BIN)/python -m benchmarks.resemblance
+	$(BIN)/python -m benchmarks.regions
 	$(BIN)/python -m benchmarks.volumes
 	$(BIN)/python -m benchmarks.ablation
 	$(BIN)/python -m benchmarks.calibration

@@ -513,7 +513,7 @@ def planes(content: dict[str, Any]) -> str:
     """What is lost where planes are left out."""
     rows = [["planes apart", "planes a scan", "cosine with all planes: median, least", "P@10, index of all"]]
     rows[0].append("P@10, index as sparse")
-    for apart, r in content["results"].items():
+    for apart, r in sorted(content["results"].items(), key=lambda row: float(row[0])):
         same = r["cosine with all planes"]
         rows.append(
             [
@@ -530,7 +530,8 @@ def planes(content: dict[str, Any]) -> str:
 def scanner_grids(content: dict[str, Any]) -> str:
     """The same studies on one grid, and as a scanner sends them."""
     rows = [["", "patients", "", "one grid", "as the scanner sends it", "difference (95 % interval)"]]
-    for which, r in content["results"]["figures"].items():
+    for which in ("all", "HGG", "LGG"):
+        r = content["results"]["figures"][which]
         for metric in ("P@10", "vote"):
             one, other, by = (
                 r[metric][part] for part in ("one grid", "as the scanner sends it", "difference")
@@ -763,6 +764,20 @@ def readers(content: dict[str, Any]) -> str:
     return "\n".join([markdown(rows), "", f"{content['provenance']['peer']}. {origin(content)}"])
 
 
+def regions(content: dict[str, Any]) -> str:
+    """Whether the lesion is found, folder by folder."""
+    head = ["looked at", "folder", "planes", "patients", "hit", "mean IoU", "planes without", "found there"]
+    rows = [head]
+    for how, found in content["results"].items():
+        for folder, row in found.items():
+            false = row["found where none is"]
+            values = [str(row["planes"]), str(row["patients"]), f"{row['hit']:.3f}", f"{row['mean IoU']:.3f}"]
+            rows.append(
+                [how, folder, *values, str(row["planes without"]), "" if false is None else f"{false:.3f}"]
+            )
+    return "\n".join([markdown(rows), "", origin(content)])
+
+
 def resemblance(content: dict[str, Any]) -> str:
     """How much the first hits of the query's class look like it, by each ranking."""
     found = content["results"]
@@ -786,6 +801,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "trained": trained,
     "figshare": lambda: measured("figshare", figshare),
     "grades": lambda: measured("grades", grades),
+    "regions": lambda: measured("regions", regions),
     "resemblance": lambda: measured("resemblance", resemblance),
     "volumes": lambda: measured("volumes", volumes),
     "radiomics": lambda: measured("radiomics", radiomics),

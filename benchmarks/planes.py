@@ -11,6 +11,7 @@ has seen most of these patients: what counts is the difference from the first ro
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Looked:
 
 def looked(found: discovery.Discovery, folder: Path, encoder: Encoder) -> Iterator[tuple[str, Looked]]:
     """Patients and their scans of the four sequences, and composites."""
-    how = Preprocessing(encoder.size, crops=False, composite_size=Preprocessing.of(encoder).composite_size)
+    how = replace(Preprocessing.of(encoder), crops=False, apart=0.0)
     for source in sorted(found.sources, key=lambda source: source.name):
         if source.kind != "nifti" or (folder.name == "brats-slices" and not source.channels):
             continue
@@ -78,7 +79,8 @@ def _together(
     patient: str, scans: list[Scan], how: Preprocessing, encoder: Encoder
 ) -> Iterator[tuple[str, Looked]]:
     for group in groups(map(_bare, scans), how.composite_size):
-        yield patient, Looked(composite(group), prepared_composite(group.scans, how.composite_size), encoder)
+        ready = prepared_composite(group.scans, how.composite_size, standardised=how.standardised)
+        yield patient, Looked(composite(group), ready, encoder)
 
 
 def _bare(scan: Scan) -> Scan:

@@ -45,7 +45,7 @@ def composite_vector(study: Path, encoder: Encoder) -> NDArray[np.float64]:
     found = next(groups(scans, how.composite_size), None)
     if found is None:
         return np.full(encoder.dimension, np.nan)
-    ready = prepared_composite(found.scans, how.composite_size, how.apart)
+    ready = prepared_composite(found.scans, how.composite_size, how.apart, how.standardised)
     embeddings, weights, _ = look(encoder, ready.pixels, ready.boxes, ready.weights)
     mean = weights @ embeddings.astype(np.float64)
     return np.asarray(mean / np.linalg.norm(mean))

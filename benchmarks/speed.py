@@ -128,7 +128,7 @@ def _looked_at(query: Path, encoder: Encoder) -> list[Any]:
     ]
     bare = [type(scan)(**{**vars(scan), "region": None}) for scan in scans]
     together = [
-        prepared_composite(group.scans, how.composite_size, how.apart)
+        prepared_composite(group.scans, how.composite_size, how.apart, how.standardised)
         for group in groups(bare, how.composite_size)
     ]
     return [*(prepared(scan, how) for scan in bare), *together]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from indexer.encoder.protocols import Encoder, Segmenter
 from indexer.preprocess import Prepared
@@ -25,6 +26,9 @@ HEAD = 80.0
 
 SURE = 0.5
 """Chance of being of a lesion above which a cell is counted."""
+
+FOCUS = 0.1
+"""Share of the largest focus that another is at least, to be counted: less is a speck."""
 
 SWOLLEN, ENHANCED, DARK = 1.0, 1.0, -0.5
 """By the rules: FLAIR (else T2) above the first is lesion; T1 after contrast agent above the second
@@ -215,7 +219,7 @@ def _measured(
 ) -> Measures:
     """Sums over the cells that are of a lesion, in some of the slices; a cell is so many pixels wide."""
     frame = ready.frame
-    lesion = tissues.sum(1) > SURE
+    lesion = _foci(tissues.sum(1))
     areas = lesion.sum((1, 2))
     if not areas.any():
         return Measures(size=0.0)
@@ -238,6 +242,15 @@ def _measured(
         enhancing = necrotic = oedema = np.nan
     place = _place(lesion, values, ready, rows, pixels)
     return Measures(*map(float, (size, enhancing, necrotic, oedema, *brightness, *place)))
+
+
+def _foci(chance: Floats) -> NDArray[np.bool_]:
+    """The cells of a lesion: those connected across planes, without specks."""
+    parts, count = ndimage.label(chance > SURE)
+    sums = ndimage.sum_labels(chance, parts, np.arange(count + 1))
+    sums[0] = 0
+    counted: NDArray[np.bool_] = (sums >= FOCUS * sums.max()) & (sums > 0)
+    return np.asarray(counted[parts])
 
 
 def _place(

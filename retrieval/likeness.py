@@ -200,7 +200,7 @@ def _difference(name: str, *, more: bool) -> str:
 
 def _agreement(name: str, largest: float) -> list[str]:
     if name == "size":
-        return ["of like size"]
+        return ["similar size"]
     if name in TISSUES:
-        return [f"{'no' if largest < ERROR[name] / 2 else 'like'} {TISSUES[name]}"]
+        return [f"{'no' if largest < ERROR[name] / 2 else 'similar'} {TISSUES[name]}"]
     return []  # of brightness only what differs is worth a word

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast, get_args
+from typing import Literal, cast, get_args
 
 from indexer.errors import QueryError
-from retrieval.ranking import By
 
 Box = tuple[int, int, int, int]
+By = Literal["class", "appearance"]
+"""What alone hits are ordered by, where not by both."""
 
 
 def parse_region(text: str) -> tuple[Box, int | None]:

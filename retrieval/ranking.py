@@ -24,18 +24,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import entry_points
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import QueryError
 from indexer.sequences import is_composite
+from retrieval.parsing import By
 
 BLOCK = 1024
 """Single slices compared at once."""
-By = Literal["class", "appearance"]
-"""What alone hits are ordered by, where not by both."""
 APPEARANCE = 10.0
 """How many times the measures weigh where hits are ordered by appearance."""
 GROUP = "cbir.rankings"

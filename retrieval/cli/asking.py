@@ -239,8 +239,10 @@ def show_answer(answer: Answer) -> None:
             told = f"{' or '.join(evidence.set)} plausible" if evidence.set else "less clear than for 9 in 10"
             kind = f"calibrated on {evidence.calibrated_on} known patients: {told}"
         show(f"{name}: {shares}; {evidence.neighbours} neighbours, {kind}; {evidence.holdings}")
-        if evidence.others:
-            show(f"  {evidence.others}")
+    noticed = dict.fromkeys(evidence.others for evidence in answer.evidence.values() if evidence.others)
+    for others in noticed:
+        names = [name for name, evidence in answer.evidence.items() if evidence.others == others]
+        show(f"{', '.join(names)}: {others}")
     show(answer.notice)
 
 

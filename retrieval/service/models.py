@@ -153,7 +153,7 @@ class Hit(Reply):
         list[str],
         Field(
             description="How its lesion looks beside the query's",
-            examples=[["left anterior both", "like necrosis", "larger"]],
+            examples=[["left anterior both", "similar necrosis", "larger"]],
         ),
     ] = []
     explanation: Annotated[Maps, Field(description="Absent if nothing can be explained")] = Maps()

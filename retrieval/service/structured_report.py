@@ -180,6 +180,8 @@ def _caveats(answer: Answer) -> Iterator[str]:
     for label, evidence in answer.evidence.items():
         prior = ", ".join(f"{value} {share:.2f}" for value, share in evidence.prior.items())
         yield f"{label}: {_vote(evidence)} of {evidence.neighbours} patients; shares in the index: {prior}"
+        if evidence.lacks:
+            yield f"{label}: {evidence.holdings}"
 
 
 def _vote(evidence: Evidence) -> str:

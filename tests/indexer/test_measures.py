@@ -90,7 +90,7 @@ def test_an_image_that_was_standardised_is_taken_as_it_is() -> None:
 
 def test_a_region_that_is_given_bounds_what_is_measured() -> None:
     scans = study()
-    other = ball(np.array([25.0, 80.0, 40.0]), 6.0)
+    other = ball(np.array([25.0, 80.0, 40.0]), 9.0)
     for scan in scans:
         assert scan is not None
         scan.voxels[other] += 80
@@ -99,6 +99,21 @@ def test_a_region_that_is_given_bounds_what_is_measured() -> None:
     assert alone.size < with_other.size
     assert alone.size == pytest.approx(2 * RADIUS, rel=0.12)
     assert alone.place == pytest.approx(measure(prepared_composite(study(), 160)).place, abs=0.05)
+
+
+def test_specks_are_not_counted_and_a_second_focus_is() -> None:
+    with_speck, with_focus = study(), study()
+    for scans, radius in ((with_speck, 4.0), (with_focus, 10.0)):
+        other = ball(np.array([25.0, 85.0, 20.0]), radius)
+        for scan in scans:
+            assert scan is not None
+            scan.voxels[other] += 80
+    alone, speck, focus = (
+        measure(prepared_composite(scans, 160)) for scans in (study(), with_speck, with_focus)
+    )
+    assert speck.size == pytest.approx(alone.size, rel=0.05)
+    assert speck.place == pytest.approx(alone.place, abs=0.02)
+    assert focus.size == pytest.approx((alone.size**3 + 20**3) ** (1 / 3), rel=0.08)
 
 
 def test_a_region_on_one_plane_is_measured_there() -> None:

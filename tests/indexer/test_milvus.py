@@ -87,6 +87,13 @@ def test_what_this_state_does_not_know_is_neither_found_nor_in_the_way():
         assert found[row].tolist() == held[best].tolist()
         np.testing.assert_allclose(scores[row], truth[row][best], atol=1e-6)
     assert len(shelf.asked) > 1  # looked further where others stood before
+    for keep in (None, np.append(known[:20], 1000)):  # some are left out, of all and of those
+        but = np.append(found[:, 0], known[3])
+        scores, ids = vectors.search(q, 5, keep, np.unique(but))
+        may = ~np.isin(held, but) if keep is None else np.isin(held, keep) & ~np.isin(held, but)
+        for row in range(2):
+            best = np.argsort(-np.where(may, truth[row], -np.inf))[:5]
+            assert ids[row].tolist() == held[best].tolist()
     vectors = vectors.changed(known[:0], x[:0], np.append(known[1:], 1000))
     scores, found = vectors.search(q, 3)
     assert found.tolist() == [[0, -1, -1]] * 2

@@ -75,14 +75,14 @@ def test_no_spread_of_a_few_or_of_equals():
     [
         ({"size": 20}, {"size": 40}, ["larger"]),
         ({"size": 40}, {"size": 20}, ["smaller"]),
-        ({"size": 20}, {"size": 21}, ["of like size"]),
+        ({"size": 20}, {"size": 21}, ["similar size"]),
         ({"size": 20}, {"size": 25}, []),  # neither: log 1.25 = 0.22
         ({"size": 20}, {"size": 0}, []),  # no lesion was found
         ({"size": 20}, {}, []),
         ({}, {"size": 20, "necrotic": 0.3, "right_left": 0.5}, []),
         ({"necrotic": 0.1}, {"necrotic": 0.4}, ["more necrosis"]),
         ({"necrotic": 0.4}, {"necrotic": 0.1}, ["less necrosis"]),
-        ({"necrotic": 0.4}, {"necrotic": 0.42}, ["like necrosis"]),
+        ({"necrotic": 0.4}, {"necrotic": 0.42}, ["similar necrosis"]),
         ({"enhancing": 0.0}, {"enhancing": 0.02}, ["no enhancement"]),
         ({"oedema": 0.1}, {"oedema": 0.9}, []),  # its spread is not known
         ({"flair": 1.0}, {"flair": 2.0}, ["brighter in FLAIR"]),
@@ -101,7 +101,7 @@ def test_no_spread_of_a_few_or_of_equals():
         (
             {"size": 20, "necrotic": 0.1, "enhancing": 0.3, "right_left": 0.4},
             {"size": 40, "necrotic": 0.5, "enhancing": 0.3, "right_left": 0.4},
-            ["left both", "like enhancement", "larger", "more necrosis"],
+            ["left both", "similar enhancement", "larger", "more necrosis"],
         ),
     ],
 )

@@ -399,7 +399,7 @@ def test_hits_say_what_agrees_and_what_differs(sizes):
     said = {hit.case_id: hit.likeness for hit in sizes.like("P-06", k=11).hits}
     assert "larger" in said["P-11"]
     assert "smaller" in said["P-00"]
-    assert "of like size" in said["P-07"]
+    assert "similar size" in said["P-07"]
     assert all("left both" in words for words in said.values())
     assert all(hit["likeness"] == said[hit["case_id"]] for hit in sizes.like("P-06").to_dict()["hits"])
 
