@@ -788,7 +788,29 @@ def resemblance(content: dict[str, Any]) -> str:
     return "\n".join([head, "", markdown(rows), "", origin(content)])
 
 
+FAULTS = {
+    "kills": "killed at any system call that changes the disk",
+    "errors": "such a call fails: ENOSPC, EDQUOT, EIO, EROFS; once, or from then on",
+    "interrupts": "Ctrl-C at any system call, of verbs that only read, too",
+    "folders": "commands on hostile index folders",
+    "flips": "one bit of a file of an index is flipped",
+}
+
+
+def faults() -> str:
+    """What was tried on purpose, how often, and how often something was wrong."""
+    rows = [["tried", "trials", "wrong", "commit", "by"]]
+    for kind, what in FAULTS.items():
+        if (results.RESULTS / f"faults-{kind}.json").exists():
+            content = results.load(f"faults-{kind}")
+            found, p = content["results"], content["provenance"]
+            command = f"`{p['command']}`"
+            rows.append([what, str(found["trials"]), str(len(found["wrong"])), p["commit"], command])
+    return markdown(rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "faults": faults,
     "index": index,
     "scale": scale,
     "baseline": lambda: baseline(("mAP", "P@10"), ("micro", "macro"), METHODS),

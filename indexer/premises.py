@@ -9,7 +9,6 @@ import re
 import secrets
 import shutil
 import stat
-from contextlib import suppress
 from pathlib import Path
 
 from indexer.encoder import Encoder, FileEncoder
@@ -121,8 +120,15 @@ def lay_down(folder: Path, encoder: Encoder) -> None:
 
 
 def clear(folder: Path, held: set[str]) -> None:
-    """Take away what a failed creation has left beside what there was."""
-    for path in folder.iterdir():
-        if path.name not in held and ours(path.name):
-            with suppress(OSError):  # what went wrong first is what is told
+    """Take away what a failed creation has left beside what there was.
+
+    The manifest goes first: where it is, the rest has to be.
+    """
+    made = [path for path in folder.iterdir() if path.name not in held]
+    for path in sorted(made, key=lambda path: path.name != MANIFEST):
+        if path.name == MANIFEST or ours(path.name):
+            try:
                 path.unlink(missing_ok=True)
+            except OSError:  # what went wrong first is what is told
+                if path.name == MANIFEST:
+                    return

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 
 import numpy as np
 import pytest
 
+from indexer import files as writing
 from indexer.case_index import CaseIndex, Manifest
 from indexer.catalog.schema import slices
-from indexer.errors import CaseIndexError, EncoderError, PartitionError
+from indexer.errors import CaseIndexError, DiskFullError, EncoderError, PartitionError
 from indexer.partition import Partition
 from indexer.policy import SearchPolicy
 from indexer.recall import drift
@@ -421,3 +423,20 @@ def test_two_who_make_the_same_index_meet(tmp_path):
             assert second.manifest == first.manifest
         with first.writing("index"), pytest.raises(CaseIndexError, match="has been writing since"):
             CaseIndex.create(tmp_path / "index", Four())
+
+
+def test_a_manifest_whose_name_cannot_be_synced_is_taken_back(tmp_path, monkeypatch):
+    """It has its name already: left alone, it would be an index without a catalog."""
+    sync = writing._sync
+
+    def full(path):
+        if path.is_dir() and (path / "manifest.json").exists():
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        sync(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "_sync", full)
+        with pytest.raises(DiskFullError):
+            CaseIndex.create(tmp_path / "index", Four())
+    assert not (tmp_path / "index" / "manifest.json").exists()
+    CaseIndex.create(tmp_path / "index", Four()).close()

@@ -332,6 +332,10 @@ def _of_index(name: str, folder: Path, found: Seen) -> None:
                         continue
                     told.update(value.tobytes() if hasattr(value, "tobytes") else repr(value).encode())
             found.held[f"{name}: {entry.path}"] = told.hexdigest()
+        filed = index.manifest.vectors
+        named = {filed.partition, *(file for file, _ in filed.files())} if filed else set()
+        for kind in ("vectors-*", "partition-*"):
+            found.files |= {f"{name}: unnamed {kind}" for path in folder.glob(kind) if path.name not in named}
         contents = index.catalog.contents()
         for patient, labels in zip(contents.patient_ids, contents.labels, strict=True):
             found.held[f"{name}: {patient}"] = json.dumps(labels, sort_keys=True)
