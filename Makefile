@@ -80,11 +80,13 @@ flip-test: $(VENV)/installed-test  ## flip 50 bits in every file of an index, 1,
 fuzz-folders: $(VENV)/installed-test  ## 10,000 commands on hostile index folders
 	nice $(BIN)/python -m tests.support.faults folders --count 10000 --record
 
-fuzz: $(VENV)/installed-test  ## read 50,000 mutated files of every kind in runs (half an hour)
-	$(BIN)/python -m pytest tests/indexer/test_fuzz.py --fuzz 50000 --timeout 7200
+fuzz: $(VENV)/installed-test  ## read 50,000 mutated files of every kind in runs, and as many sent to the service
+	$(BIN)/python -m pytest --record tests/indexer/test_fuzz.py --fuzz 50000 --timeout 7200
+	$(BIN)/python -m pytest --record tests/service/test_fuzz.py --fuzz 50000 --timeout 7200
+	$(BIN)/python -m pytest --record tests/service/test_planted.py --planted 1000 --timeout 1200
 
-attack: $(VENV)/installed-test  ## floods, idle and slow connections, poison, while clients ask the service
-	CBIR_ATTACK=20 $(BIN)/python -m pytest -s --timeout 1800 tests/service/test_attack.py
+attack: $(VENV)/installed-test  ## floods, idle and slow connections, poison, while clients ask, for 10 minutes
+	CBIR_ATTACK=600 $(BIN)/python -m pytest -s --record --timeout 1800 tests/service/test_attack.py
 
 benchmarks: figures  ## measure again all that the documents state (needs ../shared/data)
 	$(BIN)/python -m benchmarks.baseline

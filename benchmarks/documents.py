@@ -567,6 +567,52 @@ def engines(content: dict[str, Any]) -> str:
     return "\n".join([markdown(rows), "", text, "", origin(content)])
 
 
+def hostility(content: dict[str, Any]) -> str:
+    """What strangers' bytes and requests did to runs and to the service."""
+    found = content["results"]
+    rows = [["tried", "how much", "found", "measured"]]
+
+    def add(name: str, kind: str, much: str, outcome: Callable[[dict[str, Any]], str]) -> None:
+        if name in found:
+            r = found[name]
+            rows.append([kind, much.format(**r), outcome(r), f"{r['date']}, {r['commit']}, {r['machine']}"])
+
+    add(
+        "fuzz through runs",
+        "mutated files of every kind, in folders that are indexed",
+        "{files:,} files",
+        lambda r: (
+            f"no run ended, no traceback; {r['refused']:,} refused; {r['ended its process']} ended a child, "
+            f"{r['took more time than it may']} took more time, {r['took more memory than it may']} more "
+            "memory than it may"
+        ),
+    )
+    add(
+        "fuzz through the service",
+        "mutated files of every kind, sent to the service",
+        "{files:,} requests",
+        lambda r: "no 5xx; " + ", ".join(f"{n:,} × {s}" for s, n in r["statuses"].items()),
+    )
+    for where in ("through the service", "on the command line"):
+        add(
+            f"identifiers {where}",
+            f"identifiers planted, {where}",
+            "{planted:,}",
+            lambda r: f"{r['found']} found again",
+        )
+    add(
+        "attack",
+        "floods, idle and slow connections, damaged requests, poison; 8 good clients meanwhile",
+        "{seconds:,.0f} s",
+        lambda r: (
+            f"{r['errors']} errors of {r['answers']:,} answers; p99 {r['p99_alone']:.2f} s alone, "
+            f"{r['p99_attacked']:.2f} s attacked ({r['ratio']:.2f} times), at a load of {r['load']}; memory "
+            f"{r['mib_before']} MiB before, {r['mib_after']} MiB after; both forms of the trail agree"
+        ),
+    )
+    return markdown(rows)
+
+
 def growth(content: dict[str, Any]) -> str:
     """What one more scan and one question cost, by how much there is."""
     found = content["results"]
@@ -793,6 +839,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "live": lambda: measured("live", live),
     "engines": lambda: measured("engines", engines),
     "growth": lambda: measured("growth", growth),
+    "hostility": lambda: measured("hostility", hostility),
     "peers": lambda: measured("peers", peers),
     "readers": lambda: measured("readers", readers),
     "help": cli_help,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from typing import TypedDict, get_args
 
 from indexer.errors import QueryError
@@ -14,6 +15,10 @@ from retrieval.parsing import By
 
 Box = tuple[int, int, int, int]
 """``(x0, y0, x1, y1)`` in pixels of the displayed slice, from the top left, end exclusive."""
+
+
+LARGEST = 10**9
+"""No number of a question is as large."""
 
 
 class Fields(TypedDict, total=False):
@@ -98,6 +103,10 @@ class Question:
         asking = bool(self.scans or self.source is not None), bool(self.cases)
         if sum(asking) != 1:
             raise QueryError("the question", "asks with a scan or with cases", "give one of them")
+        numbers = {"k": (self.k,), "region": (*(self.region or ()), self.region_slice or 0)}
+        for name, given in numbers.items():
+            if not all(isinstance(number, Integral) and abs(int(number)) < LARGEST for number in given):
+                raise QueryError(name, "is no whole number of at most nine digits", "give a smaller one")
         if self.k < 1:
             raise QueryError("k", f"{self.k} hits cannot be shown", "ask for at least 1")
         if self.region is not None and self.mask is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -93,7 +94,7 @@ def load_tables(path: Path) -> list[Table]:
         If it cannot be read, is no table, or is too large (see :mod:`indexer.labels.limits`).
     """
     key = None
-    if not path.exists() and ":" in path.name:
+    if ":" in path.name and not os.path.exists(path):  # noqa: PTH110 (however long its name is)
         name, _, key = path.name.rpartition(":")
         path = path.with_name(name)
     tables = [replace(table, given=True, key=key) for table in read_tables(path)]
@@ -117,8 +118,9 @@ def read_tables(path: Path) -> list[Table]:
         content = path.read_bytes()
     except ReadError as error:
         raise LabelsError(path, error.reason, error.remedy) from error
-    except OSError as error:
-        raise LabelsError(path, f"cannot be read ({error.strerror})", "check the path") from error
+    except (OSError, ValueError) as error:  # a name may hold a null
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise LabelsError(path, f"cannot be read ({reason})", "check the path") from error
     read = READERS.get(path.suffix.lower(), _text)
     parts = read(path, content)
     found = [table for sheet, rows in parts if (table := _table(path, sheet if len(parts) > 1 else "", rows))]

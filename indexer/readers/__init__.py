@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def read_mask(path: Path, scan: Scan) -> NDArray[np.bool_]:
     ReadError
         If it cannot be read, or lies on another grid.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 (however long its name is)
         raise ReadError(path, "is not a file", "give the mask's file")
     format = next((f for f in installed_formats() if f.claims(path)), None)
     if format is None:

@@ -32,6 +32,9 @@ MIN_SIDE = 2
 MAX_VOLUMES = 8
 """Volumes of one file, or of one kind of image in a series, that are still taken as separate scans."""
 
+VOXELS = (1e-5, 1e4)
+"""Millimetres that an edge of a voxel has, from microscopes to maps."""
+
 SHEARED = ("its slices are not stacked at right angles (tilted gantry)", "resample it to a straight grid")
 """Why, and what helps, where slices do not lie one above the other."""
 
@@ -50,6 +53,31 @@ def volumes_kept(count: int) -> int:
         return count
     watch.say(f"of its {count} volumes (a time series, or diffusion directions) the first is taken")
     return 1
+
+
+def refuse_affine(where: str | os.PathLike[str], affine: NDArray[np.float64], remedy: str) -> None:
+    """Refuse an affine that does not say where voxels lie, or none that anybody could have acquired.
+
+    Parameters
+    ----------
+    where : path-like
+        The file, for the message.
+    affine : ndarray, shape (4, 4)
+        Voxel indices to mm.
+    remedy : str
+
+    Raises
+    ------
+    ReadError
+        If it is singular, or nearly: the volume of a voxel is a millionth of that of a box with its edges;
+        or an edge is not between `VOXELS`.
+    """
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * sizes.prod():
+        raise ReadError(where, "its affine is singular: it does not say where the voxels lie", remedy)
+    if sizes.min() < VOXELS[0] or sizes.max() > VOXELS[1]:
+        said = "×".join(f"{size:.3g}" for size in sizes)
+        raise ReadError(where, f"its voxels measure {said} mm, which no scanner makes", remedy)
 
 
 def is_sheared(affine: NDArray[np.float64], shape: Sequence[int]) -> bool:

@@ -41,6 +41,7 @@ from indexer.readers.limits import (
     MAX_VOXELS,
     SHEARED,
     is_sheared,
+    refuse_affine,
     refuse_size,
     volumes_kept,
 )
@@ -238,9 +239,7 @@ def _affine(path: Path, header: Any, shape: tuple[int, int, int, int]) -> NDArra
         if not (np.isfinite(sizes) & (sizes > 0)).all():
             raise ReadError(path, f"gives no voxel size (pixdim {tuple(map(float, sizes))})", "set it")
     affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-    columns = nib.affines.voxel_sizes(affine)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * columns.prod():
-        raise ReadError(path, "its affine is singular: it does not say where the voxels lie", "set its sform")
+    refuse_affine(path, affine, "set its sform")
     return affine
 
 

@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import ReadError
-from indexer.readers.limits import SHEARED, is_sheared, refuse_size, refuse_values, volumes_kept
+from indexer.readers.limits import (
+    SHEARED,
+    is_sheared,
+    refuse_affine,
+    refuse_size,
+    refuse_values,
+    volumes_kept,
+)
 from indexer.readers.source import Source
 from indexer.scan import Scan
 
@@ -128,11 +135,7 @@ def turned(file: Path, voxels: NDArray[Any], affine: NDArray[np.float64]) -> Vol
     """
     if voxels.dtype.kind not in "iuf":
         raise ReadError(file, f"holds {voxels.dtype.name} values", "save one real number a voxel")
-    columns = nib.affines.voxel_sizes(affine)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * columns.prod():
-        raise ReadError(
-            file, "its affine is singular: it does not say where the voxels lie", "mend its header"
-        )
+    refuse_affine(file, affine, "mend its header")
     if is_sheared(affine, voxels.shape[:3]):
         raise ReadError(file, *SHEARED)
     if voxels.dtype.kind == "f" or voxels.dtype.itemsize > 2:

@@ -82,6 +82,7 @@ def index(
     from indexer.remote import is_address
     from indexer.stores import LOCAL
 
+    sandbox.begin()
     named = engines(engine, uri, catalog)
     tables = [table for path in labels or () for table in sandbox.load_tables(path)]
     roots = [path if is_address(path) else Path(path).absolute() for path in paths]

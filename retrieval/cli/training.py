@@ -60,6 +60,7 @@ def train(
     for folder in folders:
         if not folder.exists():
             raise CbirError(folder, "does not exist", "name a folder of images")
+    sandbox.begin()
     named = [sandbox.load_tables(path) for path in labels or []]
     tables = [
         named[i % len(named)] if named else sandbox.find_tables(folder)[0] for i, folder in enumerate(folders)

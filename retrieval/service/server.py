@@ -13,6 +13,7 @@ from typing import cast
 
 import uvicorn
 
+from indexer import sandbox
 from indexer.encoder import Encoder
 from indexer.errors import CbirError
 from retrieval.answer import NOTICE
@@ -44,6 +45,7 @@ def serve(settings: Settings, encoder: Encoder | None = None) -> None:
     with listener:
         if settings.tokens is not None:
             Tokens.load(settings.tokens)  # before an index is made
+        sandbox.begin()
         service = Service(settings, encoder)  # here, because uvicorn would tell a traceback
         refusals = service.audit.refusals
         connections = Connections(

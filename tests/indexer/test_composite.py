@@ -1298,7 +1298,7 @@ def test_a_composite_that_is_all_they_share_is_shown_by_its_leading_sequence(
     # its source can be read, and the report shows pictures of all
     assert index.scan(hit.scan).sequence == "flair"
     assert index.scan(hit.query_scan).sequence == "t1ce"
-    pictures, _ = report._pictures(answer, index.scans, None)
+    pictures, _, _ = report._pictures(answer, index.scans, None, lambda ref: [])
     assert len(pictures) == 4
     for key, picture in pictures.items():
         assert picture.jpeg, (key, picture.reason)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+import subprocess
 import sys
 
 import numpy as np
@@ -14,6 +16,7 @@ from indexer.stores.milvus import server
 from indexer.stores.milvus.server import Milvus
 from indexer.stores.milvus.vectors import MilvusVectors
 from tests.indexer.test_case_index import Four, unit
+from tests.support.paths import ROOT
 
 
 @pytest.mark.parametrize(
@@ -98,3 +101,24 @@ def test_what_this_state_does_not_know_is_neither_found_nor_in_the_way():
     np.testing.assert_array_equal(vectors.gather(np.array([0])), x[:1])
     with pytest.raises(KeyError):
         vectors.gather(known[1:2])
+
+
+def test_the_hosts_logging_stays_the_hosts() -> None:
+    """pymilvus sets up loggers when it is imported, and prints what it raises."""
+    pytest.importorskip("pymilvus")
+    program = """
+import logging
+from indexer.errors import CaseIndexError
+from indexer.stores.milvus import server
+server.PATIENCE = 0.5
+log = logging.getLogger("pymilvus")
+log.setLevel(logging.DEBUG)
+try:
+    server.Milvus("http://127.0.0.1:1")
+except CaseIndexError as error:
+    print("refused")
+print(log.level, log.handlers, log.propagate, logging.getLogger("pymilvus.milvus_client").handlers)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines() == ["refused", f"{logging.DEBUG} [] True []"], done.stderr
+    assert "pymilvus" not in done.stderr

@@ -257,6 +257,21 @@ def test_a_nursery_that_was_killed_is_made_anew(toys: Sandbox, tmp_path: Path) -
     assert sandbox.read(toy(tmp_path, "good"))
 
 
+def test_a_process_may_be_made_before_it_is_needed(toys: Sandbox, tmp_path: Path) -> None:
+    sandbox.begin()
+    nursery = toys._nursery
+    assert nursery is not None
+    sandbox.begin()
+    assert sandbox.read(toy(tmp_path, "good"))
+    assert toys._nursery is nursery, "one is enough"
+    toys.close()
+    sandbox.begin()  # nobody reads
+    assert toys._nursery is not None
+    began = toys._nursery._process
+    toys.close()
+    assert began.poll() is not None
+
+
 def test_the_setting_does_without_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(pool.IN_PROCESS, "1")
     monkeypatch.setattr(pool, "_shared", None)

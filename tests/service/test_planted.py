@@ -19,8 +19,9 @@ from indexer.readers.dicom.belonging import IDENTITY
 from retrieval.cli import main
 from retrieval.service import app, questions
 from tests.retrieval.test_explain import TinyExplainer
-from tests.service.test_service import PICTURES, Drawer, done, sent, serving, zipped
+from tests.service.test_service import PICTURES, Drawer
 from tests.support.planted import Plants, leaked
+from tests.support.service import done, sent, serving, zipped
 
 pytestmark = pytest.mark.slow
 

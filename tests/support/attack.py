@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import random
 import socket
 import threading
@@ -45,10 +46,16 @@ class Good:
         return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
 
 
-def ask(port: int, token: str, scan: Path, clients: int, each: int) -> Good:
-    """Clients that ask at the same time, each so often, each from an address of its own."""
+def ask(
+    port: int, token: str, scan: Path, clients: int, each: int = 1, *, seconds: float | None = None
+) -> Good:
+    """Clients that ask at the same time, each so often or so long, each from an address of its own."""
     good, lock = Good(), threading.Lock()
+    end = None if seconds is None else time.monotonic() + seconds
     content = scan.read_bytes()
+
+    def before_the_end(_: int) -> bool:
+        return end is None or time.monotonic() < end
 
     def one(number: int) -> None:
         transport = httpx.HTTPTransport(local_address=f"127.0.1.{number + 1}")
@@ -57,7 +64,7 @@ def ask(port: int, token: str, scan: Path, clients: int, each: int) -> Good:
         with httpx.Client(
             base_url=url, transport=transport, headers=headers, timeout=120, trust_env=False
         ) as http:
-            for _ in range(each):
+            for _ in range(each) if end is None else itertools.takewhile(before_the_end, itertools.count()):
                 begun = time.monotonic()
                 try:
                     status = http.post("/query", files={"file": (scan.name, content)}).status_code

@@ -193,7 +193,8 @@ def _encapsulated(
         )
     )
     other = ReadError(header.file, "its compressed pixel data has another size than its header says", EXPORT)
-    if any(len(c) > 2 * size + 2**16 or coded_shape(c) not in (None, shape) for c in codestreams):
+    own = (None, shape) if syntax in uid.RLETransferSyntaxes else (shape,)  # a decoder goes by the stream's
+    if any(len(c) > 2 * size + 2**16 or coded_shape(c) not in own for c in codestreams):
         raise other
     if len(codestreams) > count:
         raise ReadError(header.file, "its pixel data has another size than its header says", EXPORT)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,47 @@ RANGE = 100_000
 """Entries whose ids are asked for at a time."""
 PARTITIONS = 64
 """Partitions of Milvus that the lists are spread over, at most; each costs the server memory."""
+
+
+LOGS = ("pymilvus", "pymilvus.milvus_client", "pymilvus.bulk_writer")
+"""Loggers that pymilvus sets up when it is imported; they are the host's."""
+
+
+@contextmanager
+def _unchanged() -> Iterator[None]:
+    """Have these loggers afterwards as they were before."""
+    logs = [logging.getLogger(name) for name in LOGS]
+    before = [(log, log.level, log.propagate, list(log.handlers)) for log in logs]
+    try:
+        yield
+    finally:
+        for log, level, propagate, handlers in before:
+            log.setLevel(level)
+            log.propagate, log.handlers = propagate, handlers
+
+
+class _Silence:
+    """A context in which pymilvus does not log what it raises; many threads may be inside."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._level = threading.Lock(), 0, logging.NOTSET
+
+    def __enter__(self) -> None:
+        log = logging.getLogger(LOGS[0])
+        with self._lock:
+            if not self._inside:
+                self._level = log.level
+                log.setLevel(logging.CRITICAL)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                logging.getLogger(LOGS[0]).setLevel(self._level)
+
+
+_SILENCE = _Silence()
 
 
 class Milvus:
@@ -55,15 +97,15 @@ class Milvus:
                 parts.hostname, "the address holds a password", f"put it as user:password into {TOKEN}"
             )
         try:
-            import grpc
-            import pymilvus
+            with _unchanged():
+                import grpc
+                import pymilvus
         except ModuleNotFoundError as error:
             raise CaseIndexError(
                 error.name or "pymilvus",
                 "is not installed",
                 "install what this needs: pip install 'cbir[milvus]'",
             ) from None
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it prints what it raises
         self.uri = uri
         self._types = pymilvus.DataType
         self._errors = (pymilvus.MilvusException, grpc.RpcError)
@@ -79,7 +121,8 @@ class Milvus:
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:
-            yield
+            with _SILENCE:
+                yield
         except self._errors as error:
             text = str(getattr(error, "message", "") or error.details())
             if "collection not found" in text or "can't find collection" in text:
