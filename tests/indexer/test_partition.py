@@ -196,7 +196,7 @@ def test_a_large_fit_is_blocked_and_repeats_itself(monkeypatch):
     x = clustered(3000)
     small = Partition.fit(x, lists=50)
     monkeypatch.setattr(fits, "SMALL", 0)
-    monkeypatch.setattr(fits, "cmeans", None)
+    monkeypatch.setattr("skfuzzy.cluster.cmeans", None)
     large, again = Partition.fit(x, lists=50), Partition.fit(x, lists=50)
     np.testing.assert_array_equal(large.centroids, again.centroids)
     np.testing.assert_allclose(large.centroids, small.centroids, atol=1e-3)
