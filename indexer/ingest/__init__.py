@@ -4,14 +4,12 @@ Reading and preprocessing go on in threads while the network works; sources are 
 each whole, so that an interrupted run loses at most one group and a second run resumes.
 """
 
-from indexer.ingest.filing import GROUP
 from indexer.ingest.report import IngestReport
 from indexer.ingest.run import Options, ingest, ingest_sources, remove_sources
 from indexer.ingest.survey import remembered_tables
 from indexer.ingest.workers import Embedding, Pick, Threads, Workers, embed
 
 __all__ = [
-    "GROUP",
     "Embedding",
     "IngestReport",
     "Options",

@@ -11,7 +11,7 @@ from cbir.index import Index
 from indexer import sandbox
 from indexer.discovery import Discovery
 from indexer.errors import CbirError, ReadError
-from indexer.ingest import GROUP
+from indexer.ingest.filing import GROUP
 from indexer.labels import Labels
 from indexer.readers import Source
 from indexer.scan import Scan

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from indexer import files
-from indexer import ingest as pipeline
 from indexer.case_index import CaseIndex
 from indexer.errors import DiskFullError
-from indexer.ingest import ingest
+from indexer.ingest import filing, ingest
 from indexer.stores.faiss import vectors
 from tests.support.images import phantom, write_nifti
 
@@ -158,7 +157,7 @@ def test_no_room_for_the_vectors_leaves_the_index_as_it_was(tmp_path, tiny, coho
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pipeline, "GROUP", 8)
+    monkeypatch.setattr(filing, "GROUP", 8)
     root, other = cohort(4), cohort(6, folder="other")
     with CaseIndex.create(tmp_path / "index", tiny, keep_ids=True) as index:
         ingest(index, [root], tiny)

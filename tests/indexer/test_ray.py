@@ -12,12 +12,11 @@ import numpy as np
 import psutil
 import pytest
 
-from indexer import ingest as pipeline
 from indexer import sandbox
 from indexer.case_index import CaseIndex
 from indexer.cluster import LOCAL, STARTS, cluster
 from indexer.errors import ClusterError
-from indexer.ingest import ingest
+from indexer.ingest import filing, ingest
 from indexer.readers import Source
 from retrieval.cli import main
 from tests.support.encoders import TinyEncoder
@@ -39,7 +38,7 @@ def workers():
 
 @pytest.fixture
 def root(cohort, monkeypatch):
-    monkeypatch.setattr(pipeline, "GROUP", 24)  # many groups
+    monkeypatch.setattr(filing, "GROUP", 24)  # many groups
     root = cohort(16)
     # the same images in the first group, and in the last one
     for copy in ("P-01", "P-15"):

@@ -15,6 +15,7 @@ from indexer import case_index, ingest, transfer
 from indexer.case_index import CaseIndex
 from indexer.catalog import Catalog, change
 from indexer.errors import CaseIndexError, StaleError
+from indexer.ingest import filing
 from indexer.policy import ONLY_BY_LISTS
 from indexer.stores.milvus import server as milvus
 from retrieval.cli import main
@@ -226,7 +227,7 @@ def filled(create, images, encoder, folder="index"):
 def test_a_server_that_is_lost_and_comes_back(create, images, servers, monkeypatch, capsys, which):
     server = servers[which == "postgres"]
     tiny = TinyEncoder()
-    monkeypatch.setattr(ingest, "GROUP", 20)
+    monkeypatch.setattr(filing, "GROUP", 20)
     monkeypatch.setattr(case_index, "load_encoder", lambda name: tiny)
     index = filled(create, images, tiny)
     reader = Index(CaseIndex.open(index.folder, LISTS), tiny)
@@ -320,7 +321,7 @@ def in_the_second_insert(index, servers, monkeypatch, restarted):
 )
 def test_a_server_lost_half_way_through_a_write(create, images, servers, monkeypatch, moment, restarted):
     tiny = TinyEncoder()
-    monkeypatch.setattr(ingest, "GROUP", 20)
+    monkeypatch.setattr(filing, "GROUP", 20)
     expected = state(filled(create, images, tiny, "undisturbed"))
     index = create("index", tiny)
     with monkeypatch.context() as patch:
@@ -346,7 +347,7 @@ def test_a_server_lost_half_way_through_a_write(create, images, servers, monkeyp
 
 def test_a_milvus_restarted_while_images_are_read_is_no_error(create, images, servers, monkeypatch):
     tiny = TinyEncoder()
-    monkeypatch.setattr(ingest, "GROUP", 20)
+    monkeypatch.setattr(filing, "GROUP", 20)
     monkeypatch.setattr(milvus, "PATIENCE", 60)
     index = create("index", tiny)
     put, calls = index.catalog.put, []
@@ -365,7 +366,7 @@ def test_a_milvus_restarted_while_images_are_read_is_no_error(create, images, se
 
 def test_a_database_restarted_between_two_transactions_is_no_error(create, images, servers, monkeypatch):
     tiny = TinyEncoder()
-    monkeypatch.setattr(ingest, "GROUP", 20)
+    monkeypatch.setattr(filing, "GROUP", 20)
     index = create("index", tiny)
     put, calls = index.catalog.put, []
 

@@ -44,7 +44,7 @@ def warm(folder: Path) -> None:
     torch.set_num_threads(1)
     import indexer.case_index
     import indexer.encoder
-    import indexer.ingest
+    import indexer.ingest.filing
     import retrieval.calibration
     from indexer.policy import SearchPolicy
     from retrieval.cli.app import run
@@ -55,7 +55,7 @@ def warm(folder: Path) -> None:
     indexer.encoder.load_encoder = indexer.case_index.load_encoder = lambda *_: tiny
     indexer.case_index.SearchPolicy = lambda: early  # there is a partition
     retrieval.calibration.POLICY = early
-    indexer.ingest.GROUP = 24  # and many commits
+    indexer.ingest.filing.GROUP = 24  # and many commits
 
     for i in range(10):
         write_nifti(folder / "warm" / f"P-{i}" / f"P-{i}_t1.nii", phantom(i))
