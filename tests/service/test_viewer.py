@@ -1034,6 +1034,7 @@ def cut(image: Any, main: Any, position: int, box: np.ndarray, shape: tuple[int,
     return found
 
 
+@pytest.mark.browser
 def test_the_sequences_of_a_study_scroll_together_by_millimetres(
     page: Any, service: str, study: Path
 ) -> None:
