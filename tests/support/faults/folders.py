@@ -246,7 +246,7 @@ class Stand:
         for way in ways:
             try:
                 way(index, rng, self.precious)
-            except (sqlite3.Error, OSError, ValueError, KeyError, TypeError, IndexError):
+            except (sqlite3.Error, OSError, LookupError, AttributeError, TypeError, ValueError):
                 continue  # an earlier one has left nothing to work on
         before = _contents(self.precious)
         verbs = rng.sample(self.verbs(), count)
