@@ -392,8 +392,10 @@ class Partition:
         _require((self.sizes >= 0).all() and (self.sizes < 2**40).all(), "sizes")
         _require(isinstance(self.reason, str) and self.reason.isprintable(), "reason")
         _require(len(self.probings) < 1000, "probings")
+        _require(0 <= self.recall <= 1, "recall")
         for p in self.probings:
             _require(p.floor <= c and p.ceiling <= c and p.reach <= c and 0 <= p.uncovered <= 1, "probings")
+            _require(all(math.isnan(n) or 0 <= n <= 1 for n in (p.recall, p.reached)), "probings")
 
     def _checked(self, x: Floats) -> Floats:
         if x.shape[1] != self.centroids.shape[1]:

@@ -484,6 +484,9 @@ LIES = {
     "probing_floor": np.array([2**40]),
     "probing_reach": np.array([-1]),
     "probing_uncovered": np.array([7.0]),
+    "probing_recall": np.array([1e30]),
+    "probing_reached": np.array([-1.0]),
+    "recall": np.float64(2),
 }
 
 
