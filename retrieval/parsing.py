@@ -8,6 +8,8 @@ from typing import Literal, cast, get_args
 from indexer.errors import QueryError
 
 Box = tuple[int, int, int, int]
+"""``(x0, y0, x1, y1)`` in pixels of the displayed slice, from the top left, end exclusive."""
+
 By = Literal["class", "appearance"]
 """What alone hits are ordered by, where not by both."""
 

@@ -13,7 +13,7 @@ from scipy.ndimage import binary_dilation, map_coordinates
 
 from indexer.alignment import same_grid
 from indexer.scan import Scan, Slice, displayed
-from retrieval.question import Box
+from retrieval.parsing import Box
 
 PIXELS = 480
 """Longer side of a picture in its own pixels: finer than it is shown, for print and dense screens."""

@@ -11,11 +11,7 @@ from typing import TypedDict, get_args
 
 from indexer.errors import QueryError
 from indexer.scan import Scan
-from retrieval.parsing import By
-
-Box = tuple[int, int, int, int]
-"""``(x0, y0, x1, y1)`` in pixels of the displayed slice, from the top left, end exclusive."""
-
+from retrieval.parsing import Box, By
 
 LARGEST = 10**9
 """No number of a question is as large."""

@@ -25,8 +25,8 @@ from indexer.sandbox import read
 from indexer.scan import Scan, ScanRef
 from retrieval.answer import Answer, Hit
 from retrieval.images import chosen
+from retrieval.parsing import Box
 from retrieval.pictures import HEAT, Picture, Plane, overlay, picture
-from retrieval.question import Box
 
 SIDE = 320
 """Side of the square a picture is shown in, in CSS pixels."""

@@ -172,12 +172,6 @@ _VISIT_WORD = (
 VISIT = re.compile(rf"(?:{_VISIT_WORD})(?:\d+[a-z]?)?", re.IGNORECASE)
 """A token that names a visit: week044, FU007d, baseline, Timepoint."""
 
-VISIT_ALONE = re.compile(
-    rf"(?:{_VISIT_WORD})\d*[a-z]?|pre|post|bl|sc|init|t0+|v\d{{1,2}}|d\d{{1,4}}|m\d{{1,3}}|y\d{{1,2}}|w\d{{1,3}}",
-    re.IGNORECASE,
-)
-"""A folder, or the end of a name, that is called so is a visit."""
-
 NUMBERED_VISIT = re.compile(r"(?:v|d|m|y|w|mr)\d{1,4}", re.IGNORECASE)
 
 SLICE = re.compile(r"slice[-_ ]?(\d+)", re.IGNORECASE)

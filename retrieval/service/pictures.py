@@ -14,7 +14,7 @@ from indexer.errors import CbirError, QueryError
 from indexer.preprocess import with_region
 from indexer.scan import Scan, ScanRef, displayed
 from retrieval.explain import ExplainedScan
-from retrieval.question import Box
+from retrieval.parsing import Box
 from retrieval.service.queries import Kept, place_of
 from retrieval.state import REGION, WHOLE
 

@@ -11,8 +11,8 @@ from cbir.index import Index
 from indexer.errors import QueryError
 from indexer.scan import Scan
 from retrieval.answer import Answer
-from retrieval.parsing import By
-from retrieval.question import Box, Question
+from retrieval.parsing import Box, By
+from retrieval.question import Question
 from retrieval.service.intake import read
 from retrieval.service.orthanc import Limits, Orthanc
 from retrieval.service.pictures import Pictures
