@@ -120,6 +120,7 @@ weights: $(VENV)/installed-test  ## train the encoder that is shipped (half an h
 figures: $(VENV)/installed-test  ## judge the networks of the folds, and write the tables
 	$(BIN)/python -m benchmarks.figshare
 	$(BIN)/python -m benchmarks.grades
+	$(BIN)/python -m benchmarks.views
 	$(BIN)/python -m benchmarks.likeness
 	$(BIN)/python -m benchmarks.resemblance
 	$(BIN)/python -m benchmarks.regions

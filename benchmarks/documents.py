@@ -257,6 +257,19 @@ def figshare(content: dict[str, Any]) -> str:
     return "\n".join([*parts, "", origin(content)])
 
 
+def views(content: dict[str, Any]) -> str:
+    """How many of the first hits show the query's plane, and what that costs."""
+    table = content["results"]
+    named = list(next(iter(table["views"].values())))
+    rows = [["similarity", "order", *named]]
+    for name, orders in table.items():
+        for order, found in orders.items():
+            rows.append([name, order, *(f"{found[what]['value']:.3f}" for what in named)])
+    chance = table["views"]["alone"]
+    rows.append(["chance", "", *(f"{chance[what]['chance']:.3f}" for what in named)])
+    return "\n".join([markdown(rows), "", origin(content)])
+
+
 def grades(content: dict[str, Any]) -> str:
     """Grades of TCGA-LGG and BraTS, with everything that was measured beside."""
     parts = []
@@ -823,6 +836,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "grades": lambda: measured("grades", grades),
     "regions": lambda: measured("regions", regions),
     "resemblance": lambda: measured("resemblance", resemblance),
+    "views": lambda: measured("views", views),
     "volumes": lambda: measured("volumes", volumes),
     "radiomics": lambda: measured("radiomics", radiomics),
     "ablation": lambda: measured("ablation", ablation),

@@ -1,4 +1,4 @@
-"""What a lesion looks like in numbers: size, tissues, brightness of each sequence, and place.
+"""What a lesion looks like in numbers: size, tissues, brightness of each sequence, place; and the view of it.
 
 They are taken from where an encoder sees tissues of a lesion (:class:`indexer.encoder.Segmenter`); for
 another encoder from plain rules on the brightness of the sequences, which are cruder. Index and query
@@ -8,7 +8,7 @@ go through the one function :func:`measure`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,10 @@ from scipy import ndimage
 from indexer.encoder.protocols import Encoder, Segmenter
 from indexer.preprocess import Prepared
 from indexer.sequences import CHANNELS, STANDARD
+from indexer.view import AXES, LENGTH, unknown, view_of
 
-VERSION = 1
-"""Counts the changes of what :meth:`Measures.as_vector` holds."""
+VERSION = 2
+"""Counts the changes of what :meth:`Measures.as_vector` holds. Of version 1, it held no view."""
 
 HEAD = 80.0
 """Millimetres that a head measures at least: what is less is a crop, and says no place."""
@@ -58,6 +59,8 @@ class Measures:
         Mean inside the lesion, in standard deviations above the mean of the brain.
     right_left, posterior_anterior, inferior_superior : float
         Its middle in the box of the head, from -1 (right, posterior, inferior) to 1.
+    view : ndarray of float32
+        From where the scan shows it (:mod:`indexer.view`).
     """
 
     size: float = np.nan
@@ -71,38 +74,50 @@ class Measures:
     right_left: float = np.nan
     posterior_anterior: float = np.nan
     inferior_superior: float = np.nan
+    view: Floats = field(default_factory=unknown, compare=False, kw_only=True)
 
     @property
     def place(self) -> tuple[float, float, float]:
         """Its middle in the box of the head: right to left, posterior to anterior, inferior to superior."""
         return self.right_left, self.posterior_anterior, self.inferior_superior
 
+    @property
+    def numbers(self) -> Floats:
+        """All but the view, in the order of :data:`NAMES`."""
+        return np.array([getattr(self, name) for name in NAMES], np.float32)
+
     def as_vector(self) -> Floats:
-        """All of them in the order of :data:`NAMES`, after the version."""
-        return np.array([VERSION, *(getattr(self, name) for name in NAMES)], np.float32)
+        """The version, the :attr:`numbers`, and the view."""
+        return np.concatenate([np.array([VERSION], np.float32), self.numbers, self.view])
 
     @classmethod
     def from_vector(cls, vector: Floats) -> Measures:
-        """What :meth:`as_vector` gave.
+        """What :meth:`as_vector` gave, of this version or of one before.
 
         Raises
         ------
         ValueError
-            If it is of another version.
+            If it is of another version, or holds what none does.
         """
-        if vector.shape != (len(NAMES) + 1,) or vector[0] != VERSION:
+        version = vector[0] if vector.size else 0
+        lengths = {1: 1 + len(NAMES), VERSION: 1 + len(NAMES) + LENGTH}
+        if vector.shape != (lengths.get(version),):
             raise ValueError(f"these are no measures of version {VERSION}")
-        return cls(*map(float, vector[1:]))
+        numbers, view = np.split(vector[1:], [len(NAMES)])
+        view = view if len(view) else unknown()
+        if not (np.isnan(view[0]) or view[0] in range(len(AXES))):
+            raise ValueError(f"planes do not lie along an axis {view[0]:g}")
+        return cls(*numbers.tolist(), view=view)
 
 
-NAMES = tuple(field.name for field in fields(Measures))
+NAMES = tuple(measure.name for measure in fields(Measures) if measure.name != "view")
 """The measures, in the order in which a vector holds them."""
 
 
 def measure(
     ready: Prepared, sequences: Sequence[str | None] = CHANNELS, encoder: Encoder | None = None
 ) -> Measures:
-    """Measure the lesion that prepared images show.
+    """Measure the lesion that prepared images show, and say from where they show it.
 
     Where the images have regions (views of 1), only these are looked at.
 
@@ -118,8 +133,12 @@ def measure(
     Returns
     -------
     Measures
-        All NaN where no channel is of a known sequence.
+        All but the view NaN where no channel is of a known sequence.
     """
+    return replace(_of_lesion(ready, sequences, encoder), view=view_of(ready))
+
+
+def _of_lesion(ready: Prepared, sequences: Sequence[str | None], encoder: Encoder | None) -> Measures:
     found = [(CHANNELS.index(s), i) for i, s in enumerate(sequences) if s in CHANNELS]
     boxes, rows = _boxes(ready)
     images = ready.pixels[rows] if ready.pixels.ndim == 4 else ready.pixels[rows][:, None]

@@ -1,4 +1,4 @@
-"""How alike lesions look: a distance of their measures, for the order of hits, and words, for the reader.
+"""How alike lesions look: a distance of measures and views, for the order of hits, and words about them.
 
 What the embedding tells is the class; among cases of one class it ranks hardly better by size, tissues and
 brightness than chance. So hits are ordered by their similarity less a share of this distance (see
@@ -6,6 +6,9 @@ brightness than chance. So hits are ordered by their similarity less a share of 
 
 The unit is the spread of the index's own cases: a random case differs by 1.13 of it on average. What is
 unknown of a case counts as much; what is unknown of the query does not count at all.
+
+A hit shows one slice beside the query's, and both should show the patient from the same side. Where geometry
+says so of both, their planes are the same or not; else their gists (:mod:`indexer.view`) are compared.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +24,7 @@ from numpy.typing import NDArray
 from indexer.catalog import Contents
 from indexer.measures import NAMES
 from indexer.sequences import COMPOSITE, LEADERS
+from indexer.view import AXES, mirrored
 
 RANDOM = 2 / math.sqrt(math.pi)
 """Mean distance of two draws of a normal distribution, in its standard deviations."""
@@ -32,6 +37,14 @@ ERROR = {"size": 0.1, "enhancing": 0.1, "necrotic": 0.1, "oedema": 0.1}
 SIDE, BRIGHTNESS = 0.1, 0.3
 """The same of a coordinate, and of a brightness."""
 PLACE = ("right_left", "posterior_anterior", "inferior_superior")
+SAME, OTHER = 0.12, 0.3
+"""Gists that are nearer than the first are of the same view; a quarter of those of different views are nearer
+than the second. Nearness is one less their cosine."""
+UNSEEN = 0.7
+"""How far a random case's view is, and so one that is unknown."""
+VIEW, REACH = 9.0, 0.4
+"""Weight of another view, over that of a measure: it moves hits towards those less similar than the best one
+by so much. Those beyond are told apart by class, and stay where they are."""
 SIDES = (("right", "left"), ("posterior", "anterior"), ("lower", "upper"))
 TISSUES = {"necrotic": "necrosis", "enhancing": "enhancement", "oedema": "oedema"}
 SEQUENCES = {"t1": "T1", "t1ce": "T1 after contrast agent", "t2": "T2", "flair": "FLAIR"}
@@ -45,7 +58,7 @@ def scaled(vectors: Floats) -> Floats:
     Examples
     --------
     >>> from indexer.measures import Measures
-    >>> scaled(np.array([Measures(size=1.0, necrotic=0.25).as_vector()[1:]]))[0, :3]
+    >>> scaled(np.array([Measures(size=1.0, necrotic=0.25).numbers]))[0, :3]
     array([0.  ,  nan, 0.25], dtype=float32)
     """
     found: Floats = np.array(vectors, np.float32)
@@ -82,6 +95,75 @@ def of_cases(sequences: Sequence[str | None], vectors: Floats, cases: NDArray[np
         mean = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
         found = np.where(np.isnan(found), mean, found).astype(np.float32)
     return found
+
+
+def turned(asked: Floats, views: NDArray[np.floating[Any]]) -> Floats:
+    """How far others' views are from one: 0 for the same, 1 for another, or as far as the gists say.
+
+    Parameters
+    ----------
+    asked : ndarray of float32, shape (n,)
+    views : ndarray of float, shape (views, n)
+        As :mod:`indexer.view` has them. A view and its mirror image are the same.
+
+    Returns
+    -------
+    ndarray of float32, shape (views,)
+        :data:`UNSEEN` where a view is unknown; 0 for all where the one that asks is.
+    """
+    by_gist = np.clip((_gists_apart(asked, views) - SAME) / (OTHER - SAME), 0, 1)
+    by_axis = np.where(np.isfinite(views[:, 0] + asked[0]), views[:, 0] != asked[0], by_gist)
+    if np.isnan(asked).all():
+        return np.zeros(len(views), np.float32)
+    return np.where(np.isfinite(by_axis), by_axis, UNSEEN).astype(np.float32)
+
+
+def _gists_apart(asked: Floats, views: NDArray[np.floating[Any]]) -> Floats:
+    cosines = views[:, 1:].astype(np.float32) @ np.stack([asked, mirrored(asked)])[:, 1:].T
+    return np.asarray(1 - cosines.max(axis=1), np.float32)
+
+
+def less_views(scores: Floats, away: Floats, weight: float, best: Floats | None = None) -> Floats:
+    """Similarities, less what views take.
+
+    Parameters
+    ----------
+    scores : ndarray of float32, shape (..., n)
+        Of the cases.
+    away : ndarray of float32, shape (..., n)
+        As :func:`turned` has them.
+    weight : float
+        Of likeness.
+    best : ndarray of float32, shape (..., 1), optional
+        The score of the best hit, where not all cases may be hits.
+
+    Examples
+    --------
+    The first is seen from another side; the last is of another kind.
+
+    >>> less_views(np.array([0.9, 0.8, 0.2]), np.array([1, 0, 1]), 0.1).round(2)
+    array([0.54, 0.8 , 0.2 ], dtype=float32)
+    """
+    best = scores.max(axis=-1, keepdims=True, initial=-1) if best is None else best
+    share = min(weight * VIEW, 1.0)
+    return np.asarray(scores - share * away * np.clip(scores - best + REACH, 0, REACH), np.float32)
+
+
+def view_words(asked: Floats, view: NDArray[np.floating[Any]]) -> list[str]:
+    """Whether two scans show the patient from the same side, beside each other: nothing where it is unsure.
+
+    Examples
+    --------
+    >>> from indexer.view import LENGTH
+    >>> axial, sagittal = np.full((2, LENGTH), np.nan, np.float32)
+    >>> axial[0], sagittal[0] = 2, 0
+    >>> view_words(axial, sagittal), view_words(axial, axial)
+    (['sagittal, not axial'], [])
+    """
+    if np.isfinite(asked[0] + view[0]):
+        return [] if asked[0] == view[0] else [f"{AXES[int(view[0])]}, not {AXES[int(asked[0])]}"]
+    apart = float(_gists_apart(asked, view[None])[0])
+    return ["same view"] if apart < SAME else []
 
 
 @dataclass(frozen=True)

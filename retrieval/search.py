@@ -27,10 +27,11 @@ from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_compo
 from indexer.reading import input_hash
 from indexer.scan import Scan, ScanRef
 from indexer.sequences import CHANNELS, LEADERS, is_composite
+from indexer.view import view_of
 from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.asked import asked
 from retrieval.evidence import SCALES, vote
-from retrieval.likeness import scaled, together
+from retrieval.likeness import REACH, VIEW, less_views, scaled, together, view_words
 from retrieval.open_set import OpenSet
 from retrieval.question import Question
 from retrieval.state import REGION, WHOLE, QueryScan, Ranked, State, first_of_each
@@ -249,10 +250,11 @@ def _embedded(
                 embeddings=vectors,
                 strangeness=float(np.average(strange, weights=weights)),
                 lesion=float((weights / ready.weights[rows]).max()),
+                view=view_of(ready),
             )
         )
     names = [scan.sequence for scan, _, _ in asking]
-    return embedded, identical, scaled(together(names, np.array([one.as_vector()[1:] for one in measured])))
+    return embedded, identical, scaled(together(names, np.array([one.numbers for one in measured])))
 
 
 def _together(group: Group, how: Preprocessing) -> Prepared:
@@ -363,13 +365,16 @@ def _matching(state: State, where: Mapping[str, str]) -> NDArray[np.bool_]:
 
 def _hits(question: Question, asking: Asking, state: State, ranked: Ranked) -> list[Hit]:
     contents, looks = state.contents, state.census.looks
-    away = state.ranking.weight(question.by) * looks.distance(asking.measures, ranked.cases)
-    order = np.argsort(away - ranked.scores, kind="stable")
+    weight = state.ranking.weight(question.by)
+    turned, of_rows = state.turned(ranked)
+    away = weight * looks.distance(asking.measures, ranked.cases)
+    order = np.argsort(away - less_views(ranked.scores, turned, weight), kind="stable")
+    less = [weight * VIEW * REACH * one for one in of_rows]
     patients = [contents.patient_ids[case] for case in ranked.cases[order]]
     places = range(len(patients)) if question.all_cases else first_of_each(patients)
     hits = []
     for rank, place in enumerate(order[list(places)[: question.k]].tolist(), 1):
-        query, query_row, row = state.pair(ranked, place)
+        query, query_row, row = state.pair(ranked, place, less)
         case, scan = int(ranked.cases[place]), int(contents.slice_scan[row])
         hits.append(
             Hit(
@@ -385,7 +390,10 @@ def _hits(question: Question, asking: Asking, state: State, ranked: Ranked) -> l
                 query_slice=int(query.positions[query_row]),
                 query_scan=query.scan,
                 query_sequence=query.sequence,
-                likeness=looks.words(asking.measures, case),
+                likeness=[
+                    *view_words(query.view, contents.scan_views[scan]),
+                    *looks.words(asking.measures, case),
+                ],
             )
         )
     return hits

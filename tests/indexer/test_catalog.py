@@ -18,6 +18,7 @@ from indexer.catalog.schema import slices
 from indexer.errors import CaseIndexError
 from indexer.measures import NAMES as MEASURES
 from indexer.measures import Measures
+from indexer.view import LENGTH
 
 pytestmark = pytest.mark.both
 
@@ -327,23 +328,34 @@ def test_what_is_read_in_parts_is_what_is_there_and_what_is_counted_is_true(step
 
 
 def test_measures_are_kept_and_those_of_another_version_are_unknown(catalog):
-    known = Measures(size=31.5, necrotic=0.25).as_vector()
+    seen = np.full(LENGTH, 0.125, np.float32)
+    seen[0] = 2
+    measures = Measures(size=31.5, necrotic=0.25, view=seen)
+    known = measures.as_vector()
     other = known.copy()
     other[0] += 1
     cut = known[:-1]
-    scans = [replace(scan(seed=i), measures=vector) for i, vector in enumerate((known, other, cut, None))]
+    nowhere = np.where(known == 2, 7, known)
+    nowhere[0] = known[0]
+    before_views = np.append(np.float32(1), measures.numbers)  # version 1 had none
+    vectors = (known, other, cut, None, nowhere, before_views)
+    scans = [replace(scan(seed=i), measures=vector) for i, vector in enumerate(vectors)]
     catalog.put([entry("/a", *scans)], {})
-    found = catalog.contents().scan_measures
-    assert found.shape == (4, len(MEASURES))
-    np.testing.assert_array_equal(found[0], known[1:])
-    assert np.isnan(found[1:]).all()
+    found, views = catalog.contents().scan_measures, catalog.contents().scan_views
+    assert found.shape == (6, len(MEASURES))
+    np.testing.assert_array_equal(found[[0, 5]], [measures.numbers] * 2)
+    assert np.isnan(found[1:5]).all()
+    np.testing.assert_array_equal(views[0], seen)
+    assert np.isnan(views[1:]).all()
     told = [one.measures for one in catalog.entries()[0].scans]
     np.testing.assert_array_equal(told[0], known)
     assert told[3] is None
     before = catalog.contents()
     catalog.put([entry("/b", replace(scan(seed=9), measures=known))], {})
     after = catalog.contents(before)
-    np.testing.assert_array_equal(after.scan_measures[-1], known[1:])
+    np.testing.assert_array_equal(after.scan_measures[-1], measures.numbers)
+    np.testing.assert_array_equal(after.scan_views[-1], seen)
     catalog.remove_sources(["/a"])
-    np.testing.assert_array_equal(catalog.contents(after).scan_measures, known[None, 1:])
+    np.testing.assert_array_equal(catalog.contents(after).scan_measures, measures.numbers[None])
+    np.testing.assert_array_equal(catalog.contents(after).scan_views, seen[None])
     assert list(catalog.damage()) == []

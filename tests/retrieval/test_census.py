@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from indexer.catalog.contents import Contents, nothing
 from indexer.measures import NAMES
+from indexer.view import LENGTH
 from retrieval.census import Census
 from retrieval.evidence import Population
 from retrieval.likeness import Looks
@@ -66,6 +67,7 @@ def next_of(draw: st.DrawFn, old: Contents) -> Contents:
         scan_sequence=[*old.scan_sequence[stays], *scans],
         scan_case=np.append(old.scan_case[stays], np.array(whose, np.int64)),
         scan_measures=np.concatenate([old.scan_measures[stays], measured]),
+        scan_views=np.full((len(old.scan_ids[stays]) + len(scans), LENGTH), np.nan, np.float16),
     )
 
 

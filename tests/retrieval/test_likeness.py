@@ -13,7 +13,7 @@ from retrieval.likeness import FEW, RANDOM, Looks, of_cases, scaled, spread, tog
 
 
 def row(**known: float) -> np.ndarray:
-    return scaled(Measures(**known).as_vector()[1:])
+    return scaled(Measures(**known).numbers)
 
 
 def looks(*rows: np.ndarray, **spreads: float) -> Looks:
@@ -36,10 +36,10 @@ def test_two_draws_differ_as_much_as_it_says():
 def test_a_composite_is_believed_before_the_leading_sequence_and_equals_are_averaged():
     vectors = np.array(
         [
-            Measures(size=10, t1=1.0).as_vector()[1:],  # t1
-            Measures(size=30, flair=2.0).as_vector()[1:],  # two of FLAIR
-            Measures(size=50, flair=4.0).as_vector()[1:],
-            Measures(necrotic=0.5).as_vector()[1:],  # the composite
+            Measures(size=10, t1=1.0).numbers,  # t1
+            Measures(size=30, flair=2.0).numbers,  # two of FLAIR
+            Measures(size=50, flair=4.0).numbers,
+            Measures(necrotic=0.5).numbers,  # the composite
         ]
     )
     found = dict(zip(NAMES, together(["t1", "flair", "flair", "composite"], vectors).tolist(), strict=True))
