@@ -12,7 +12,8 @@ from indexer import reference, sandbox
 from indexer.case_index import CaseIndex
 from indexer.discovery import Planned, summary
 from indexer.encoder import Encoder
-from indexer.errors import CbirError, QueryError
+from indexer.errors import CbirError, QueryError, ReadError
+from indexer.files import there
 from indexer.ingest import IngestReport, Options, ingest, ingest_sources
 from indexer.labels import Labels, Table
 from indexer.readers import Source
@@ -147,9 +148,22 @@ def remove(
 
 
 def roots(paths: AnyPath | Iterable[AnyPath]) -> list[Path | str]:
-    """Paths as an index remembers them: whole, and addresses in a store as they are."""
+    """Paths as an index remembers them: whole, and addresses in a store as they are.
+
+    Raises
+    ------
+    ReadError
+        If nothing can be at one of them; where nothing is, that is for who reads it to say.
+    """
     named = [paths] if isinstance(paths, str | os.PathLike) else paths
-    return [name if is_address(name := os.fspath(path)) else Path(name).absolute() for path in named]
+    found: list[Path | str] = []
+    for path in named:
+        if is_address(name := os.fspath(path)):
+            found.append(name)
+        else:
+            there(name, ReadError)
+            found.append(Path(name).absolute())
+    return found
 
 
 def tables_of(labels: Tables) -> list[Table]:

@@ -10,6 +10,8 @@ from indexer import reference
 from indexer.case_index import CaseIndex
 from indexer.encoder import DEFAULT, Encoder, load_encoder
 from indexer.errors import CaseIndexError
+from indexer.files import there
+from indexer.manifest import MANIFEST
 from indexer.policy import SearchPolicy
 from indexer.stores import LOCAL
 from retrieval.calibration import POLICY
@@ -94,7 +96,7 @@ def create_index(
         If there is no such encoder.
     """
     folder = Path(path)
-    if (folder / "manifest.json").exists():
+    if there(folder / MANIFEST, CaseIndexError):
         raise CaseIndexError(folder, "there is an index already", "open it, or name another folder")
     chosen = load_encoder(encoder or DEFAULT) if encoder is None or isinstance(encoder, str) else encoder
     made = CaseIndex.create(folder, chosen, keep_ids=keep_ids, store=store, catalog=catalog, policy=policy)

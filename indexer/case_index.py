@@ -224,12 +224,30 @@ class CaseIndex:
     @classmethod
     def discard(cls, folder: Path, manifest: Manifest) -> None:
         """Take away what a manifest names outside its folder, whether or not it is all there."""
+        cls._named(folder, manifest).drop()
+
+    @classmethod
+    def reach(cls, folder: Path, manifest: Manifest) -> None:
+        """See that what a manifest names outside its folder can be had, though nothing is there yet.
+
+        Raises
+        ------
+        CaseIndexError
+            If an address is none, or its server does not answer.
+        """
+        with cls._named(folder, manifest) as index:
+            index.store.reach()
+            if manifest.catalog is not None:
+                index.catalog.reach()
+
+    @classmethod
+    def _named(cls, folder: Path, manifest: Manifest) -> CaseIndex:
         if manifest.catalog is None:
             catalog = Catalog(sqlite(folder / CATALOG, writable=False), manifest.dimension)
         else:
             engine = postgresql(manifest.catalog, manifest.name)
             catalog = Catalog(engine, manifest.dimension, manifest.name)
-        cls(folder, manifest, catalog).drop()
+        return cls(folder, manifest, catalog)
 
     def __enter__(self) -> CaseIndex:
         return self

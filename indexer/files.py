@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from indexer.errors import DiskFullError
+from indexer.errors import CbirError, DiskFullError
 
 ASIDE = ".part"
 """Ending of a file that is still being written."""
@@ -138,6 +138,41 @@ def content(path: Path, most: int) -> bytes:
     if len(found) > most:
         raise OSError(errno.EFBIG, f"has more than {most} bytes", os.fspath(path))
     return found
+
+
+def there(path: str | os.PathLike[str], refusal: type[CbirError] = CbirError) -> bool:
+    """Whether something is at a path that the user named.
+
+    Raises
+    ------
+    CbirError
+        Of the given kind, if nobody can say: no file has such a name, links lead in a circle, or a folder on
+        the way may not be entered.
+    """
+    try:
+        os.fspath(path).encode()  # else no catalog can hold it
+        os.stat(path)  # noqa: PTH116 (any name)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except UnicodeEncodeError:
+        raise refusal(path, "has a name that is no text (UTF-8)", "rename it") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no file has such a name"
+        raise refusal(
+            path, f"cannot be looked at ({reason})", "check the path and who may enter it"
+        ) from None
+    return True
+
+
+def refuse_folder(path: Path) -> None:
+    """Refuse to write a file where none can be: in place of a folder, or at what :func:`there` refuses.
+
+    Raises
+    ------
+    CbirError
+    """
+    if there(path) and path.is_dir():
+        raise CbirError(path, "is a folder", "name a file in it")
 
 
 def is_plain(path: Path) -> bool:

@@ -96,8 +96,19 @@ class Manifest:
             ) from error
 
     def save(self, path: Path) -> None:
-        """Replace the manifest in one step."""
-        sealed.write(path, asdict(self))
+        """Replace the manifest in one step.
+
+        Raises
+        ------
+        CaseIndexError
+            If it could not be read again.
+        """
+        data = asdict(self)
+        try:
+            checked({name: value for name, value in data.items() if name != "vectors"}, RULES)
+        except ValueError as error:
+            raise CaseIndexError(path.parent, f"cannot be made so ({error})", "name something else") from None
+        sealed.write(path, data)
 
 
 def _current(data: dict[str, Any]) -> dict[str, Any]:

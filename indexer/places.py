@@ -37,7 +37,7 @@ def settings() -> Path:
 
 def name(address: str) -> None:
     """The user has named an address: it is trusted from now on."""
-    if re.search(r"\s", address) or trusted(address):
+    if " " in address or not address.isprintable() or trusted(address):
         return
     _named.add(address)
     path = settings() / FILE

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from indexer.encoder import Encoder, FileEncoder
 from indexer.errors import CaseIndexError, EncoderError
-from indexer.files import ASIDE, written_whole
+from indexer.files import ASIDE, there, written_whole
 from indexer.journal import NAME as JOURNAL
 from indexer.lock import HOLDER, LOCK
 from indexer.manifest import MANIFEST
@@ -41,6 +41,7 @@ def inspect(folder: Path, *, writing: bool = False) -> None:
     CaseIndexError
         Naming what lies there; or if the folder cannot be looked into.
     """
+    there(folder, CaseIndexError)
     try:
         known = {folder.stat().st_uid, os.geteuid(), 0}
         with os.scandir(folder) as entries:
@@ -63,7 +64,8 @@ def inspect(folder: Path, *, writing: bool = False) -> None:
     except NotADirectoryError:
         raise CaseIndexError(folder, "is no folder", "name the folder of an index") from None
     except OSError as error:
-        raise CaseIndexError(folder, f"cannot be looked into ({error.strerror})") from error
+        reason = f"cannot be looked into ({error.strerror})"
+        raise CaseIndexError(folder, reason, "see that you may read and enter it") from error
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -92,8 +94,16 @@ def ours(name: str) -> bool:
 
 
 def make(folder: Path, made: list[Path]) -> None:
-    """Make a folder with those above it, telling which of them were not there."""
+    """Make a folder with those above it, telling which of them were not there.
+
+    Raises
+    ------
+    CaseIndexError
+        If there is something else in its place, or nothing can be there.
+    """
     for path in reversed((folder, *folder.parents)):
+        if there(path, CaseIndexError) and not path.is_dir():
+            raise CaseIndexError(path, "is no folder", "choose another --index")
         if not path.is_dir():
             path.mkdir(mode=0o700 if path == folder else 0o777, exist_ok=True)
             made.append(path)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.errors import QueryError
+
 THICK = 1.5
 """An axis this much coarser than the next one is the axis that slices were acquired along."""
 
@@ -68,12 +70,12 @@ class ScanRef:
 
         Raises
         ------
-        ValueError
+        QueryError
             If it is no reference to a scan.
         """
         source, _, number = text.rpartition("#")
         if not source or not (number.isascii() and number.isdigit()):
-            raise ValueError(f"{text!r} is not of the form source#number")
+            raise QueryError(text, "is no reference to a scan", "write it as source#number")
         return cls(source, int(number))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from indexer import places, sealed
 from indexer.case_index import PLACELESS, CaseIndex
 from indexer.errors import CaseIndexError, CbirError
-from indexer.files import ASIDE, opened, written_whole
+from indexer.files import ASIDE, opened, there, written_whole
 from indexer.journal import NAME as JOURNAL
 from indexer.lock import HOLDER, LOCK
 from indexer.manifest import MANIFEST, Manifest
@@ -58,7 +58,7 @@ def transfer(
     with source.writing("copy"):
         held, begun = source.manifest, source.folder / COPYING
         _discard(begun, held)
-        if os.path.lexists(folder):
+        if there(folder, CaseIndexError) or folder.is_symlink():
             raise CaseIndexError(folder, "exists already", "name a new folder")
         mark = secrets.token_hex(8)  # nobody else knows it: what bears it is ours to take away
         aside = _aside(folder, mark)
@@ -72,8 +72,15 @@ def transfer(
         for address in (store, catalog):
             if address not in (None, *PLACELESS):
                 places.name(address)
+        CaseIndex.reach(aside, manifest)  # what is begun there has to be taken away, if it fails
+        told = {"to": str(folder), "mark": mark, "store": store, "catalog": catalog}
         try:
-            sealed.write(begun, {"to": str(folder), "mark": mark, "store": store, "catalog": catalog})
+            checked(told, RULES)  # what is written could else not be read again
+        except ValueError as error:
+            what = f"cannot be copied so ({error})"
+            raise CaseIndexError(source.folder, what, "name another place") from None
+        try:
+            sealed.write(begun, told)
             aside.mkdir(mode=0o700)
             for name in _taken(source.folder):
                 _copy(source.folder / name, aside / name)

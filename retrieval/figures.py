@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import CbirError
+from indexer.files import refuse_folder
 
 AVERAGES = ("micro", "patient_mean", "macro")
 """Mean over queries; mean of the patients' means; mean of the classes' means."""
@@ -183,6 +184,7 @@ class Evaluation:
             If the suffix is another, matplotlib is missing, or the file cannot be written.
         """
         target = Path(path)
+        refuse_folder(target)
         if target.suffix.lower() not in (".png", ".svg"):
             raise CbirError(target, "a plot is a PNG or an SVG", "end the name in .png or .svg")
         try:

@@ -11,6 +11,7 @@ from indexer import reference, remote, sandbox
 from indexer.case_index import CaseIndex
 from indexer.composite import groups
 from indexer.errors import ReadError
+from indexer.files import there
 from indexer.scan import Scan, ScanRef
 from indexer.sequences import is_composite
 from retrieval.state import State
@@ -42,10 +43,11 @@ def scans_of(case_index: CaseIndex, state: State, source: str, side: Callable[[]
     if reference.is_reference(source):
         raise ReadError(source, "a reference case comes without pictures: see its collection and id")
     path = Path(source)
+    # a series that shares its folder with others has a name of its own
+    above = path if there(path, ReadError) else path.parent
     record = case_index.catalog.record(source)
     if record is None:
-        # a series that shares its folder with others has a name of its own
-        scans = sandbox.read(path if path.exists() else path.parent)
+        scans = sandbox.read(above)
         return [replace(scan, region=None) for scan in scans if scan.source == path]
     with remote.held(source, record).local() as here:
         several = is_composite(here.kind)

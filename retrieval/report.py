@@ -20,7 +20,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from indexer.errors import CbirError
-from indexer.files import written_whole
+from indexer.files import refuse_folder, written_whole
 from indexer.sandbox import read
 from indexer.scan import Scan, ScanRef
 from retrieval.answer import Answer, Hit
@@ -81,6 +81,7 @@ def write_report(
     CbirError
         If `path` cannot be written.
     """
+    refuse_folder(path)
     text = report_page(answer, load=load, index=index, explain=explain, beside=beside)
     try:
         with written_whole(path) as aside:

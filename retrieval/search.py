@@ -20,7 +20,8 @@ from indexer import roots, sandbox
 from indexer.case_index import CaseIndex
 from indexer.composite import Group, composite, groups
 from indexer.encoder import Doubtful, Encoder, look
-from indexer.errors import QueryError
+from indexer.errors import QueryError, ReadError
+from indexer.files import there
 from indexer.ingest import remembered_tables
 from indexer.measures import Measures, measure
 from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite, with_region
@@ -146,6 +147,8 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Cal
         scans = _one_patient(question, question.scans)
     else:
         path = Path(question.name)
+        if not there(path, ReadError):
+            raise ReadError(path, "does not exist", "name a file or folder to ask with")
         scans, notes = asked(
             path,
             question.visit,

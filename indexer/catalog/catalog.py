@@ -113,6 +113,11 @@ class Catalog:
                 with self._transaction() as connection:
                     migrations.migrate(connection, self.schema)
 
+    def reach(self) -> None:
+        """See that the database lets us in."""
+        with self._transaction():
+            pass
+
     def drop(self) -> None:
         """Take the whole schema out of its database; the SQLite file is the folder's to remove."""
         if self.schema is not None:
@@ -533,7 +538,7 @@ class Catalog:
     def _named(self, column: sa.Column[str], values: Iterable[str]) -> set[str]:
         found: set[str] = set()
         with self._transaction() as connection:
-            for block in blocks(values):
+            for block in blocks(filter(str.isprintable, values)):  # nothing else is filed
                 found |= set(connection.scalars(sa.select(cases.c.case_id).where(column.in_(block))))
         return found
 

@@ -43,7 +43,11 @@ def files(root: Path, failures: list[ReadError], without: Collection[Path] = ())
             with os.scandir(folder) as entries:
                 members = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            failures.append(ReadError(folder, f"cannot be opened ({error.strerror})"))
+            failures.append(
+                ReadError(
+                    folder, f"cannot be opened ({error.strerror})", "see what it is, and who may read it"
+                )
+            )
             continue
         for entry in members:
             if entry.name.startswith(".") or entry.name.upper() in _LEFT_OUT:

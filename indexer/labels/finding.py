@@ -58,7 +58,7 @@ def find_tables(
     if beside in above:
         with suppress(OSError):  # who may enter a folder may not always list it
             paths += sorted(path for path in beside.iterdir() if is_table(path.name) and path.is_file())
-    nearest = next((path for folder in above if (path := folder / PARTICIPANTS).is_file()), None)
+    nearest = next((path for folder in above if os.path.isfile(path := folder / PARTICIPANTS)), None)  # noqa: PTH113 (in any folder)
     # of what lies above, the nearest holds
     paths = [p for p in paths if p.name != PARTICIPANTS or p.parent.is_relative_to(start)]
     if nearest is not None and nearest not in paths:

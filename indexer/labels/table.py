@@ -96,7 +96,7 @@ def load_tables(path: Path) -> list[Table]:
     key = None
     if ":" in path.name and not os.path.exists(path):  # noqa: PTH110 (however long its name is)
         name, _, key = path.name.rpartition(":")
-        path = path.with_name(name)
+        path = path.parent / name
     tables = [replace(table, given=True, key=key) for table in read_tables(path)]
     if key is not None and all(_column(table.header, key) is None for table in tables):
         columns = ", ".join(filter(None, tables[0].header))
@@ -106,8 +106,8 @@ def load_tables(path: Path) -> list[Table]:
 
 def read_tables(path: Path) -> list[Table]:
     """The tables in a file, as :func:`load_tables` without what the user says of them."""
-    path = path.parent.resolve() / path.name
     try:
+        path = path.parent.resolve() / path.name
         watch.at(path)
         size = path.stat().st_size
         if size > MOST_BYTES:
@@ -118,8 +118,8 @@ def read_tables(path: Path) -> list[Table]:
         content = path.read_bytes()
     except ReadError as error:
         raise LabelsError(path, error.reason, error.remedy) from error
-    except (OSError, ValueError) as error:  # a name may hold a null
-        reason = getattr(error, "strerror", None) or type(error).__name__
+    except (OSError, ValueError, RuntimeError) as error:  # a name may hold a null, links lead in a circle
+        reason = getattr(error, "strerror", None) or "no file has such a name"
         raise LabelsError(path, f"cannot be read ({reason})", "check the path") from error
     read = READERS.get(path.suffix.lower(), _text)
     parts = read(path, content)

@@ -15,6 +15,7 @@ from indexer.encoder import SUFFIX, Encoder
 from indexer.encoder.batch import IMAGES_AT_ONCE
 from indexer.encoder.weights import load_weights, write_weights
 from indexer.errors import CbirError, EncoderError
+from indexer.files import refuse_folder
 from indexer.learning.cohort import Cohort
 from indexer.learning.cohort import validation as chosen_patients
 from indexer.learning.looks import analyse
@@ -111,6 +112,7 @@ def fit(
     """
     if out.suffix != SUFFIX:
         raise EncoderError(out, "is not a name for weights", f"let it end in {SUFFIX}")
+    refuse_folder(out)
     checkpoint = out.with_suffix(".checkpoint")
     if checkpoint.exists() and not resume:
         raise CbirError(checkpoint, "a training was interrupted", "go on with --resume, or remove it")

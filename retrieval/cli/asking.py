@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from indexer.errors import CbirError
+from indexer.errors import ReadError
+from indexer.files import there
+from indexer.runtime import uncollected
 from retrieval.cli.options import DEFAULT_INDEX, MOST, IndexOption, JsonOption, WhereOption, usage
 from retrieval.cli.printing import say, show, show_json, show_table
 from retrieval.cli.progress import spinner
@@ -20,6 +22,7 @@ LAST_RANK = 10_000
 """To cut at in ``cbir eval``."""
 
 
+@uncollected()  # it imports a lot, answers once, and ends
 def query(
     context: typer.Context,
     source: Annotated[Path | None, typer.Argument(metavar="FILE|DIR", help="The scan to ask with.")] = None,
@@ -86,8 +89,8 @@ def query(
         wanted = parse_where(where or ())
     with usage("--by"):
         order = parse_by(by)
-    if source is not None and not source.exists():
-        raise CbirError(source, "does not exist", "name a file or folder to ask with")
+    if source is not None and not there(source, ReadError):
+        raise ReadError(source, "does not exist", "name a file or folder to ask with")
     from indexer import sandbox
 
     if source is not None:
@@ -96,7 +99,7 @@ def query(
     from indexer import reference
 
     unnamed = getattr(context.get_parameter_source("index"), "name", "") == "DEFAULT"
-    borrowed = unnamed and not index.exists() and reference.available()
+    borrowed = unnamed and not there(index) and reference.available()
     with reference_index() if borrowed else open_index(index, recall=recall) as opened:
         for patient in exclude_patient or []:
             if not opened.has_patient(patient):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from indexer.errors import CaseIndexError, CbirError
+from indexer.files import there
 from retrieval.cli.options import (
     DEFAULT_INDEX,
     CatalogOption,
@@ -79,6 +80,7 @@ def index(
     Example: `cbir index ./mri --labels grades.csv`
     """
     from indexer import places, sandbox
+    from indexer.manifest import MANIFEST
     from indexer.remote import is_address
     from indexer.stores import LOCAL
 
@@ -87,10 +89,10 @@ def index(
     tables = [table for path in labels or () for table in sandbox.load_tables(path)]
     roots = [path if is_address(path) else Path(path).absolute() for path in paths]
     for path, root in zip(paths, roots, strict=True):
-        if isinstance(root, Path) and not root.exists() and not prune:
+        if isinstance(root, Path) and not there(root) and not prune:
             raise CbirError(path, "does not exist", "name a file or folder of images")
     if dry_run:
-        held = index if (index / "manifest.json").exists() else None
+        held = index if there(index / MANIFEST, CaseIndexError) else None
         _show_plan(roots, tables, held, all_images=all_images, as_json=as_json)
         return
     for address in named.values():
@@ -158,8 +160,9 @@ def _opened(
     from cbir import create_index, open_index
     from indexer import reference
     from indexer.encoder import DEFAULT, load_encoder
+    from indexer.manifest import MANIFEST
 
-    if (folder / "manifest.json").exists():
+    if there(folder / MANIFEST, CaseIndexError):
         with open_index(folder, load_encoder(encoder) if encoder else None, lazy=True) as opened:
             _agree(opened, folder, keep_ids=keep_ids, named=named)
             with _workers(ray, opened.encoder) as workers:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from indexer.errors import CbirError
+from indexer.files import there
 from retrieval.cli.options import MOST, JsonOption
 from retrieval.cli.printing import say, show, show_json
 from retrieval.cli.progress import bars
@@ -58,7 +59,7 @@ def train(
     if labels and len(labels) not in (1, len(folders)):
         raise typer.BadParameter("give --labels once, or once for each folder")
     for folder in folders:
-        if not folder.exists():
+        if not there(folder):
             raise CbirError(folder, "does not exist", "name a folder of images")
     sandbox.begin()
     named = [sandbox.load_tables(path) for path in labels or []]

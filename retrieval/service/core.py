@@ -16,6 +16,8 @@ from indexer.case_index import CaseIndex
 from indexer.catalog import Contents
 from indexer.encoder import Encoder
 from indexer.errors import CaseIndexError, WriterBusyError
+from indexer.files import there
+from indexer.manifest import MANIFEST
 from indexer.runtime import trim
 from indexer.scan import Scan, ScanRef
 from retrieval.evidence import class_columns
@@ -65,7 +67,7 @@ class Service:
 
     def __init__(self, settings: Settings, encoder: Encoder | None = None) -> None:
         self.settings = settings
-        if not (settings.index / "manifest.json").exists():
+        if not there(settings.index / MANIFEST, CaseIndexError):
             create_index(settings.index, encoder=encoder).close()
         with ExitStack() as opened:
             _hold(settings.index, opened)

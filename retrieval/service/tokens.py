@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from indexer.errors import CbirError
-from indexer.files import needing_room
+from indexer.files import needing_room, there
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
@@ -63,7 +63,7 @@ def add_token(path: Path, name: str, role: str) -> str:
         raise CbirError(name, "is no name for a token", "use letters, digits and ._@-, at most 64")
     if role.upper() not in Role.__members__:
         raise CbirError(role, "is no role", "choose read, write or admin")
-    if path.exists() and any(token.name == name for token in _loaded(path)):
+    if there(path) and any(token.name == name for token in _loaded(path)):
         raise CbirError(path, f"has a token for {name}", "choose another name, or delete that line first")
     secret = secrets.token_urlsafe(32)
     created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -158,7 +158,9 @@ def _loaded(path: Path) -> list[Token]:
         text = held[: len(held) - len(_torn(held))].decode("utf-8")
         lines = [line for line in text.splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise CbirError(path, f"the tokens cannot be read ({type(error).__name__})") from error
+        reason = getattr(error, "strerror", None) or "no text"
+        remedy = "name a file that `cbir token` made, or a new one"
+        raise CbirError(path, f"the tokens cannot be read ({reason})", remedy) from error
     tokens = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -21,7 +21,7 @@ import cbir
 from cbir import Index, ScanRef
 from indexer import discovery
 from indexer.case_index import CaseIndex
-from indexer.errors import ReadError
+from indexer.errors import QueryError, ReadError
 from indexer.ingest import ingest
 from indexer.preprocess import Preprocessing, prepared
 from retrieval.cli.app import app
@@ -202,5 +202,5 @@ def test_a_scan_that_is_gone_or_changed_is_refused_with_the_remedy(
 
 def test_references_are_read_as_they_are_written() -> None:
     assert cbir.ScanRef.parse("a#b#12") == ScanRef("a#b", 12)
-    with pytest.raises(ValueError, match="source#number"):
+    with pytest.raises(QueryError, match="source#number"):
         ScanRef.parse("a")
