@@ -1,4 +1,4 @@
-"""What a lesion looks like in numbers: size, tissues, brightness of each sequence, place; and the view of it.
+"""What a lesion looks like in numbers: size, tissues, brightness of each sequence, place; and its view.
 
 They are taken from where an encoder sees tissues of a lesion (:class:`indexer.encoder.Segmenter`); for
 another encoder from plain rules on the brightness of the sequences, which are cruder. Index and query
@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from indexer.atlas import LOBES, lobe
 from indexer.encoder.protocols import Encoder, Segmenter
 from indexer.preprocess import Prepared
 from indexer.sequences import CHANNELS, STANDARD
 from indexer.view import AXES, LENGTH, unknown, view_of
 
-VERSION = 2
-"""Counts the changes of what :meth:`Measures.as_vector` holds. Of version 1, it held no view."""
+VERSION = 3
+"""Counts the changes of what :meth:`Measures.as_vector` holds. Version 1 held no view, version 2 no lobe."""
 
 HEAD = 80.0
 """Millimetres that a head measures at least: what is less is a crop, and says no place."""
@@ -61,6 +62,8 @@ class Measures:
         Its middle in the box of the head, from -1 (right, posterior, inferior) to 1.
     view : ndarray of float32
         From where the scan shows it (:mod:`indexer.view`).
+    lobe : str
+        One of :data:`indexer.atlas.LOBES`: where its middle is, if the scan lies in an atlas' space.
     """
 
     size: float = np.nan
@@ -75,6 +78,7 @@ class Measures:
     posterior_anterior: float = np.nan
     inferior_superior: float = np.nan
     view: Floats = field(default_factory=unknown, compare=False, kw_only=True)
+    lobe: str = field(default="", kw_only=True)
 
     @property
     def place(self) -> tuple[float, float, float]:
@@ -83,12 +87,13 @@ class Measures:
 
     @property
     def numbers(self) -> Floats:
-        """All but the view, in the order of :data:`NAMES`."""
+        """All but view and lobe, in the order of :data:`NAMES`."""
         return np.array([getattr(self, name) for name in NAMES], np.float32)
 
     def as_vector(self) -> Floats:
-        """The version, the :attr:`numbers`, and the view."""
-        return np.concatenate([np.array([VERSION], np.float32), self.numbers, self.view])
+        """The version, the :attr:`numbers`, the view, and the number of the lobe."""
+        parts = ([VERSION], self.numbers, self.view, [LOBES.index(self.lobe)])
+        return np.concatenate([np.array(part, np.float32) for part in parts])
 
     @classmethod
     def from_vector(cls, vector: Floats) -> Measures:
@@ -100,17 +105,19 @@ class Measures:
             If it is of another version, or holds what none does.
         """
         version = vector[0] if vector.size else 0
-        lengths = {1: 1 + len(NAMES), VERSION: 1 + len(NAMES) + LENGTH}
+        lengths = {1: 1 + len(NAMES), 2: 1 + len(NAMES) + LENGTH, VERSION: 2 + len(NAMES) + LENGTH}
         if vector.shape != (lengths.get(version),):
             raise ValueError(f"these are no measures of version {VERSION}")
-        numbers, view = np.split(vector[1:], [len(NAMES)])
+        numbers, view, lobes = np.split(vector[1:], [len(NAMES), len(NAMES) + LENGTH])
         view = view if len(view) else unknown()
         if not (np.isnan(view[0]) or view[0] in range(len(AXES))):
             raise ValueError(f"planes do not lie along an axis {view[0]:g}")
-        return cls(*numbers.tolist(), view=view)
+        if not np.isin(lobes, range(len(LOBES))).all():
+            raise ValueError(f"there is no lobe {lobes[0]:g}")
+        return cls(*numbers.tolist(), view=view, lobe=LOBES[int(lobes.sum())])
 
 
-NAMES = tuple(measure.name for measure in fields(Measures) if measure.name != "view")
+NAMES = tuple(measure.name for measure in fields(Measures) if not measure.kw_only)
 """The measures, in the order in which a vector holds them."""
 
 
@@ -167,12 +174,18 @@ def _side(pixels: int) -> int:
 
 
 def _boxes(ready: Prepared) -> tuple[Floats | None, NDArray[np.intp]]:
-    """Regions, None where there is none, and the whole slices to look at: those with regions, spaced."""
+    """Regions, None where there is none, and the whole slices to look at: those with regions, spaced.
+
+    Where planes are left out, those of regions need not be among those that are left whole: then a slice has
+    the region that is nearest, up to half-way to the next slice.
+    """
     whole, marked = np.flatnonzero(ready.views == 0), np.flatnonzero(ready.views == 1)
     if len(marked):
-        seen = np.isin(ready.positions[marked], ready.positions[whole])
-        marked = marked[seen]
-        whole = whole[np.isin(ready.positions[whole], ready.positions[marked])]
+        at = ready.positions[whole]
+        step = np.diff(at).min() if len(at) > 1 else 1
+        away = np.abs(ready.positions[marked] - at[:, None])
+        seen = away.min(axis=1) <= step / 2
+        whole, marked = whole[seen], marked[away.argmin(axis=1)[seen]]
     every = max(1, int(PLANES / ready.frame.thickness)) if ready.frame.thickness > 0 else 1
     if every < len(whole):
         whole, marked = whole[::every], marked[::every]
@@ -260,7 +273,18 @@ def _measured(
     if not (t1ce and any(swelling)):  # the others show what does not enhance
         enhancing = necrotic = oedema = np.nan
     place = _place(lesion, values, ready, rows, pixels)
-    return Measures(*map(float, (size, enhancing, necrotic, oedema, *brightness, *place)))
+    numbers = map(float, (size, enhancing, necrotic, oedema, *brightness, *place))
+    return Measures(*numbers, lobe=_lobe(lesion, ready, rows, pixels))
+
+
+def _lobe(lesion: NDArray[np.bool_], ready: Prepared, rows: NDArray[np.intp], pixels: float) -> str:
+    """That in which the middle of the lesion lies."""
+    if ready.frame.affine is None:
+        return ""
+    planes, down, across = np.nonzero(lesion)
+    column, row = ((at.mean() + 0.5) * pixels - 0.5 for at in (across, down))
+    middle = ready.frame.affine @ (column, row, ready.positions[rows][planes].mean(), 1)
+    return lobe(middle[:3], ready.frame.space) or ""
 
 
 def _foci(chance: Floats) -> NDArray[np.bool_]:

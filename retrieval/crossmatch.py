@@ -17,7 +17,7 @@ from retrieval.evaluation import evaluate
 from retrieval.evidence import RANKING
 from retrieval.figures import Evaluation
 from retrieval.items import Similarity
-from retrieval.likeness import Looks, less_views, turned
+from retrieval.likeness import Lesions, less_views, turned
 from retrieval.ranking import Ranking, Stacks, best_shown, grouped
 
 SMALL = 5000
@@ -94,7 +94,7 @@ class CrossMatch:
     by : str
         What an item is: ``case`` or ``scan``.
     ranking : Ranking
-    looks : Looks, optional
+    lesions : Lesions, optional
         Of the items' lesions; without them, or where nothing is known, order is by similarity alone.
     """
 
@@ -105,7 +105,7 @@ class CrossMatch:
     sequences: Sequence[_Sequence] = field(repr=False)
     by: str = "case"
     ranking: Ranking = RANKING
-    looks: Looks | None = field(default=None, repr=False)
+    lesions: Lesions | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, snapshot: Snapshot, by: str = "case", ranking: Ranking = RANKING) -> CrossMatch:
@@ -133,7 +133,7 @@ class CrossMatch:
             sequences=sequences,
             by=by,
             ranking=ranking,
-            looks=Looks.of(contents) if by == "case" else Looks.of_scans(contents),
+            lesions=Lesions.of(contents) if by == "case" else Lesions.of_scans(contents),
         )
 
     def column(self, name: str) -> list[str | None]:
@@ -250,18 +250,18 @@ class CrossMatch:
             )
             cells = np.ix_(np.flatnonzero(has), sequence.items)
             scores[cells] = self.ranking.scores(sequence.stacks.chosen(at[has]), sequence.stacks)
-            if self.looks is not None and has.any():
+            if self.lesions is not None and has.any():
                 far[cells] = [sequence.turned(item) for item in at[has]]
         names = [sequence.name for sequence in self.sequences]
         found = self.ranking.fused(table, names)
-        if self.looks is not None:
+        if self.lesions is not None:
             every = np.arange(len(self.names))
-            lesions = np.array([self.looks.distance(self.looks.measures[row], every) for row in rows])
+            unlike = np.array([self.lesions.distance(self.lesions.measures[row], every) for row in rows])
             views = np.take_along_axis(away, best_shown(table, names)[None], axis=0)[0]
             patients = np.array(self.patients)
             others = np.where(patients[rows, None] == patients, np.nan, found)
             best = np.fmax.reduce(others, axis=1, keepdims=True, initial=-1)
             weight = self.ranking.likeness
             found = less_views(found, views, weight, best)
-            found -= np.float32(weight) * lesions.reshape(found.shape)
+            found -= np.float32(weight) * unlike.reshape(found.shape)
         return np.where(np.isnan(found), np.float32(-np.inf), found)

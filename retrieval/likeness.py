@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.atlas import LOBES
 from indexer.catalog import Contents
 from indexer.measures import NAMES
 from indexer.sequences import COMPOSITE, LEADERS
@@ -84,9 +85,8 @@ def together(sequences: Sequence[str | None], vectors: Floats) -> Floats:
 def of_cases(sequences: Sequence[str | None], vectors: Floats, cases: NDArray[np.int64], n: int) -> Floats:
     """As :func:`together`, for each of `n` cases, given the case of each scan; means of equal sequences."""
     found = np.full((n, len(NAMES)), np.nan, np.float32)
-    rank = {name: place for place, name in enumerate(BY_SEQUENCE)}
-    ranks = np.array([rank.get(name, len(rank)) for name in sequences], np.int64)
-    for which in range(len(rank) + 1):
+    ranks = _ranks(sequences)
+    for which in range(len(BY_SEQUENCE) + 1):
         rows = np.flatnonzero(ranks == which)
         known = np.isfinite(vectors[rows])
         sums, counts = np.zeros(found.shape), np.zeros(found.shape)
@@ -95,6 +95,22 @@ def of_cases(sequences: Sequence[str | None], vectors: Floats, cases: NDArray[np
         mean = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
         found = np.where(np.isnan(found), mean, found).astype(np.float32)
     return found
+
+
+def lobes_of_cases(
+    sequences: Sequence[str | None], lobes: NDArray[np.uint8], cases: NDArray[np.int64], n: int
+) -> NDArray[np.uint8]:
+    """The lobe of each of `n` cases, from the scan that is believed first; 0 where none says."""
+    found = np.zeros(n, np.uint8)
+    known = np.flatnonzero(lobes)
+    last_first = known[np.argsort(-_ranks(sequences)[known], kind="stable")]
+    found[cases[last_first]] = lobes[last_first]
+    return found
+
+
+def _ranks(sequences: Sequence[str | None]) -> NDArray[np.int64]:
+    rank = {name: place for place, name in enumerate(BY_SEQUENCE)}
+    return np.array([rank.get(name, len(rank)) for name in sequences], np.int64)
 
 
 def turned(asked: Floats, views: NDArray[np.floating[Any]]) -> Floats:
@@ -167,7 +183,7 @@ def view_words(asked: Floats, view: NDArray[np.floating[Any]]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Looks:
+class Lesions:
     """What the lesions of an index look like.
 
     Attributes
@@ -176,26 +192,32 @@ class Looks:
         :func:`scaled`, in the order of :data:`indexer.measures.NAMES`; NaN where they are unknown.
     spread : ndarray of float32, shape (n,)
         Their standard deviations; NaN where too few are known, or all are the same.
+    lobes : ndarray of uint8, shape (cases,)
+        By their places in :data:`indexer.atlas.LOBES`.
     """
 
     measures: Floats
     spread: Floats
+    lobes: NDArray[np.uint8]
 
     @classmethod
-    def of(cls, contents: Contents) -> Looks:
+    def of(cls, contents: Contents) -> Lesions:
         """Those of the cases of an index."""
         measures = scaled(
             of_cases(
                 contents.scan_sequence, contents.scan_measures, contents.scan_case, len(contents.case_ids)
             )
         )
-        return cls(measures, spread(measures))
+        lobes = lobes_of_cases(
+            contents.scan_sequence, contents.scan_lobes, contents.scan_case, len(contents.case_ids)
+        )
+        return cls(measures, spread(measures), lobes)
 
     @classmethod
-    def of_scans(cls, contents: Contents) -> Looks:
+    def of_scans(cls, contents: Contents) -> Lesions:
         """Those of the scans of an index."""
         measures = scaled(contents.scan_measures)
-        return cls(measures, spread(measures))
+        return cls(measures, spread(measures), contents.scan_lobes)
 
     def distance(self, asked: Floats, cases: NDArray[np.int64]) -> Floats:
         """Mean difference of a query's measures (:func:`scaled`) from those of cases, in spreads.
@@ -209,8 +231,10 @@ class Looks:
         away = np.abs(self.measures[np.ix_(cases, np.flatnonzero(told))] - asked[told]) / self.spread[told]
         return np.asarray(np.where(np.isfinite(away), away, RANDOM).mean(axis=1), np.float32)
 
-    def words(self, asked: Floats, case: int) -> list[str]:
+    def words(self, asked: Floats, case: int, lobe: str = "") -> list[str]:
         """What of a case's lesion agrees with the query's, and what differs: the case beside the query.
+
+        Where the lobes of both are known (`lobe` is the query's), they say the place.
 
         Nothing is said of what is unknown, and nothing of what is neither alike nor clearly different:
         agreement ends at half a spread, and difference begins at a whole one, and at twice the error of
@@ -218,7 +242,9 @@ class Looks:
         """
         here = dict(zip(NAMES, zip(asked.tolist(), self.measures[case].tolist(), strict=True), strict=True))
         spreads = dict(zip(NAMES, self.spread.tolist(), strict=True))
-        return [*_place(here), *_said(here, spreads)]
+        theirs = LOBES[self.lobes[case]]
+        place = _lobes(lobe, theirs) if lobe and theirs else _place(here)
+        return [*place, *_said(here, spreads)]
 
 
 def spread(measures: Floats) -> Floats:
@@ -255,6 +281,27 @@ def _place(here: Pairs) -> Iterable[str]:
             yield f"{side}, not {'left' if side == 'right' else 'right'}"
         else:
             yield "in the middle"
+
+
+def _lobes(ours: str, theirs: str) -> Iterable[str]:
+    """The same of lobes: sides and names apart, where they differ in one of them."""
+    if ours == theirs:
+        yield f"{ours} both"
+        return
+    (our_side, our_name), (side, name) = _parts(ours), _parts(theirs)
+    if name == our_name and side and our_side:
+        yield f"{name} both"
+        yield f"{side}, not {our_side}"
+    elif side == our_side and side:
+        yield f"{side} both"
+        yield f"{name}, not {our_name}"
+    else:
+        yield f"{theirs}, not {ours}"
+
+
+def _parts(lobe: str) -> tuple[str, str]:
+    side, _, name = lobe.partition(" ")
+    return (side, name) if side in SIDES[0] else ("", lobe)
 
 
 def _said(here: Pairs, spreads: dict[str, float]) -> Iterable[str]:

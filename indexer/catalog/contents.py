@@ -12,6 +12,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from indexer.atlas import LOBES
 from indexer.catalog.blocks import blocks
 from indexer.catalog.schema import (
     cases,
@@ -72,6 +73,8 @@ class Contents:
         Of the lesion, in the order of :data:`indexer.measures.NAMES`; NaN where they are unknown.
     scan_views : ndarray of float16, shape (scans, numbers)
         From where each shows it (:mod:`indexer.view`); NaN where that is unknown.
+    scan_lobes : ndarray of uint8, shape (scans,)
+        Where it is, by its place in :data:`indexer.atlas.LOBES`.
     slice_ids : ndarray of int64
         Ascending.
     slice_scan : ndarray of int64
@@ -95,6 +98,7 @@ class Contents:
     scan_strangeness: NDArray[np.float32]
     scan_measures: NDArray[np.float32]
     scan_views: NDArray[np.float16]
+    scan_lobes: NDArray[np.uint8]
     slice_ids: NDArray[np.int64]
     slice_scan: NDArray[np.int64]
     slice_position: NDArray[np.int64]
@@ -151,6 +155,7 @@ def nothing() -> Contents:
         scan_strangeness=np.empty(0, np.float32),
         scan_measures=np.empty((0, len(NAMES)), np.float32),
         scan_views=np.empty((0, LENGTH), np.float16),
+        scan_lobes=np.empty(0, np.uint8),
         slice_ids=ints,
         slice_scan=ints,
         slice_position=ints,
@@ -308,6 +313,7 @@ def _without_scans(old: Contents, went: NDArray[np.int64]) -> Contents:
         scan_strangeness=old.scan_strangeness[stays],
         scan_measures=old.scan_measures[stays],
         scan_views=old.scan_views[stays],
+        scan_lobes=old.scan_lobes[stays],
         slice_ids=old.slice_ids[kept],
         slice_scan=(np.cumsum(stays) - 1)[old.slice_scan[kept]],
         slice_position=old.slice_position[kept],
@@ -361,6 +367,7 @@ def _with_scans(connection: sa.Connection, old: Contents) -> Contents:
         scan_views=np.append(
             old.scan_views, np.array([one.view for one in measured], np.float16).reshape(-1, LENGTH), 0
         ),
+        scan_lobes=np.append(old.scan_lobes, np.array([LOBES.index(one.lobe) for one in measured], np.uint8)),
     )
 
 

@@ -188,11 +188,53 @@ def test_an_unknown_sequence_says_nothing() -> None:
     assert np.isnan(found.numbers).all()
 
 
+@pytest.mark.parametrize("first", [20, 21, 22, 23])
+def test_an_outline_is_measured_where_planes_are_left_out(first: int) -> None:
+    flair = study()[3]
+    assert flair is not None
+    region = ball(MIDDLE, RADIUS)
+    region[:, :, :first] = False  # so that the largest is another plane
+    region[20:30, 20:30, first : first + 3] = True
+    thinned = prepared(replace(flair, region=region), replace(WHOLE, apart=4.0))
+    assert len(np.unique(np.diff(thinned.positions[thinned.views == 0]))) == 1
+    found = measure(thinned, ("flair",))
+    assert found.size == pytest.approx(2 * RADIUS, rel=0.2)
+    assert found.flair > 1.5
+
+
+LOW, HIGH = np.array([-91.5, -126.5, -72.5]), np.array([90.5, 91.5, 109.5])
+"""Of MNI152, in mm."""
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("middle", "lobe"),
+    [((-40, 35, 25), "left frontal"), ((50, -15, -25), "right temporal"), ((-12, -92, 2), "left occipital")],
+)
+def test_a_lesion_in_a_known_space_lies_in_a_lobe(axis: int, middle: tuple[int, ...], lobe: str) -> None:
+    spacing = np.full(3, 2.0)
+    spacing[axis] = 4.0
+    shape = np.round((HIGH - LOW) / spacing).astype(int)
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = LOW + spacing / 2
+    at = np.moveaxis(np.indices(shape), 0, -1) * spacing + affine[:3, 3]
+    brain = (((at - (0, -18, 10)) / (72, 92, 66)) ** 2).sum(-1) < 1
+    voxels = np.random.default_rng(0).normal(100, 10, shape) + 80.0 * (((at - middle) ** 2).sum(-1) < 144)
+    (x, y, z) = spacing.tolist()
+    scan = Scan(np.where(brain, voxels, 0), Path("p.nii.gz"), (x, y, z), affine, "flair")
+    assert scan.axis == axis
+    found = measure(prepared(scan, WHOLE), ("flair",))
+    assert found.lobe == lobe
+    assert Measures.from_vector(found.as_vector()).lobe == lobe
+    elsewhere = replace(scan, affine=affine + np.eye(4, k=3) * 30)
+    assert measure(prepared(elsewhere, WHOLE), ("flair",)).lobe == ""
+
+
 def test_vectors_keep_all_and_refuse_other_versions() -> None:
     found = measure(prepared_composite(study(), 160))
     vector = found.as_vector()
     assert vector.dtype == np.float32
-    assert len(vector) == 1 + len(NAMES) + LENGTH
+    assert len(vector) == 2 + len(NAMES) + LENGTH
     again = Measures.from_vector(vector)
     np.testing.assert_array_equal(again.numbers, found.numbers)
     np.testing.assert_array_equal(again.view, found.view)

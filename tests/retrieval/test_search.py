@@ -368,7 +368,7 @@ def sizes(make, tmp_path):
 
 
 def test_measures_are_filed_and_tell_the_size(sizes):
-    size = np.exp(sizes.state.census.looks.measures[:, 0])
+    size = np.exp(sizes.state.census.lesions.measures[:, 0])
     radii = (0.15 + 0.025 * np.arange(12)) * 24 * 3.0  # the box is 48 voxels of 3 mm across
     np.testing.assert_allclose(size, 2 * radii, rtol=0.25)
     assert (np.diff(size) > 0).all()
@@ -378,7 +378,7 @@ def test_hits_are_ordered_by_class_by_appearance_and_by_both(sizes, tmp_path):
     query = write_nifti(tmp_path / "new_flair.nii.gz", ball(0.3, 99), spacing=(3.0, 3.0, 6.0))
     both, alone, looks = (sizes.query(query, k=12, by=by) for by in (None, "class", "appearance"))
     assert [hit.score for hit in alone.hits] == sorted((h.score for h in alone.hits), reverse=True)
-    held = sizes.state.census.looks
+    held = sizes.state.census.lesions
     asked = np.log(2 * 0.3 * 24 * 3.0)
     away = {
         name: abs(m - asked) for name, m in zip(sizes.contents.case_ids, held.measures[:, 0], strict=True)

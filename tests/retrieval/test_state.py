@@ -50,6 +50,7 @@ def filled(draw: st.DrawFn, in_order: bool = True) -> Contents:
         scan_strangeness=np.zeros(len(scans), np.float32),
         scan_measures=np.full((len(scans), len(NAMES)), np.nan, np.float32),
         scan_views=np.full((len(scans), LENGTH), np.nan, np.float16),
+        scan_lobes=np.zeros(len(scans), np.uint8),
         slice_ids=np.arange(n) * 3 + 1,
         slice_scan=slice_scan.astype(np.int64),
         slice_position=np.arange(n),
