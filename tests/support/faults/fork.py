@@ -45,6 +45,7 @@ def warm(folder: Path) -> None:
     import indexer.case_index
     import indexer.encoder
     import indexer.ingest.filing
+    import indexer.learning.fitting
     import retrieval.calibration
     from indexer.policy import SearchPolicy
     from retrieval.cli.app import run
@@ -56,6 +57,10 @@ def warm(folder: Path) -> None:
     indexer.case_index.SearchPolicy = lambda: early  # there is a partition
     retrieval.calibration.POLICY = early
     indexer.ingest.filing.GROUP = 24  # and many commits
+    import retrieval.service.server  # with that policy
+    from tests.support.faults.visitor import Visited
+
+    retrieval.service.server._Server = Visited
 
     for i in range(10):
         write_nifti(folder / "warm" / f"P-{i}" / f"P-{i}_t1.nii", phantom(i))
