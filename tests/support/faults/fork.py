@@ -18,6 +18,8 @@ from typing import Any
 
 from tests.support.faults.calls import Fault, Watched, watch
 
+PATIENCE = 600.0
+"""Seconds after which a command hangs: a training on a busy machine takes two minutes."""
 EARLY = 40
 """Slices from which on there is a partition."""
 
@@ -106,7 +108,9 @@ class Said:
     watched: Watched
 
 
-def command(arguments: list[str], folder: Path, fault: Fault | None = None, seconds: float = 120) -> Said:
+def command(
+    arguments: list[str], folder: Path, fault: Fault | None = None, seconds: float = PATIENCE
+) -> Said:
     """Run ``cbir`` in a child; a fault may meet it at its calls in a folder."""
     handles = _outputs()
 
@@ -155,7 +159,7 @@ def _main(arguments: list[str]) -> int:
     return 0
 
 
-def apart(work: Callable[[], Any], seconds: float = 120) -> Any:
+def apart(work: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """What a function returns in a child.
 
     Raises
