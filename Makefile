@@ -114,12 +114,14 @@ cohorts: $(VENV)/installed-test  ## judge what is made of public cohorts by the 
 cross-validation: $(VENV)/installed-test  ## train the networks of the five folds (3 hours of one core)
 	nice $(BIN)/python -m benchmarks.cohorts
 
-weights: $(VENV)/installed-test  ## train the encoder that is shipped (half an hour of one core)
+weights: $(VENV)/installed-test  ## train the encoder that is shipped (40 minutes of one core), after the folds'
+	$(BIN)/python -m benchmarks.regions
 	nice $(BIN)/python -m benchmarks.cohorts --final
 
 figures: $(VENV)/installed-test  ## judge the networks of the folds, and write the tables
 	$(BIN)/python -m benchmarks.figshare
 	$(BIN)/python -m benchmarks.grades
+	$(BIN)/python -m benchmarks.views
 	$(BIN)/python -m benchmarks.likeness
 	$(BIN)/python -m benchmarks.resemblance
 	$(BIN)/python -m benchmarks.regions

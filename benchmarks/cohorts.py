@@ -278,11 +278,18 @@ def trained(
         net = _trained(SliceTask(mine, recipe), path.with_suffix(".checkpoint"))
         several = CompositeTask(without(composites(), persons), of_composites)
         composite = _trained(several, path.with_suffix(".composites.checkpoint"))
-        also = without(unlearnt(), persons)
-        save(path, net, mine, recipe, "cbir" if name == "final" else name, [also], composite)
+        also, final = without(unlearnt(), persons), name == "final"
+        least = _least_lesion() if final else 0.0
+        save(path, net, mine, recipe, "cbir" if final else name, [also], composite, least)
         for checkpoint in path.parent.glob(f"{name}.*checkpoint"):
             checkpoint.unlink()
     return load_weights(path)
+
+
+def _least_lesion() -> float:
+    """What the networks of the folds said of patients whom they had not seen (:mod:`benchmarks.regions`)."""
+    found: float = results.load("regions")["results"]["no lesion"]["least"]
+    return found
 
 
 def _trained(task: Task[Network], checkpoint: Path) -> Network:
@@ -331,6 +338,7 @@ def main() -> None:
     if arguments["validate"]:
         validate(data, recipe, OF_COMPOSITES, arguments["validate"])
     elif arguments["final"]:
+        _least_lesion()  # rather now than after the training
         trained(data, (), "final", recipe, OF_COMPOSITES)
         shutil.copyfile(weights("final"), SHIPPED)
         digest = hashlib.sha256(SHIPPED.read_bytes()).hexdigest()

@@ -257,6 +257,19 @@ def figshare(content: dict[str, Any]) -> str:
     return "\n".join([*parts, "", origin(content)])
 
 
+def views(content: dict[str, Any]) -> str:
+    """How many of the first hits show the query's plane, and what that costs."""
+    table = content["results"]
+    named = list(next(iter(table["views"].values())))
+    rows = [["similarity", "order", *named]]
+    for name, orders in table.items():
+        for order, found in orders.items():
+            rows.append([name, order, *(f"{found[what]['value']:.3f}" for what in named)])
+    chance = table["views"]["alone"]
+    rows.append(["chance", "", *(f"{chance[what]['chance']:.3f}" for what in named)])
+    return "\n".join([markdown(rows), "", origin(content)])
+
+
 def grades(content: dict[str, Any]) -> str:
     """Grades of TCGA-LGG and BraTS, with everything that was measured beside."""
     parts = []
@@ -766,14 +779,20 @@ def regions(content: dict[str, Any]) -> str:
     """Whether the lesion is found, folder by folder."""
     head = ["looked at", "folder", "planes", "patients", "hit", "mean IoU", "planes without", "found there"]
     rows = [head]
-    for how, found in content["results"].items():
-        for folder, row in found.items():
+    healthy = content["results"]["no lesion"]
+    for how in ("single slices", "sequences together"):
+        for folder, row in content["results"][how].items():
             false = row["found where none is"]
             values = [str(row["planes"]), str(row["patients"]), f"{row['hit']:.3f}", f"{row['mean IoU']:.3f}"]
             rows.append(
                 [how, folder, *values, str(row["planes without"]), "" if false is None else f"{false:.3f}"]
             )
-    return "\n".join([markdown(rows), "", origin(content)])
+    said = (
+        f"No lesion is found where no slice of a scan shows one with a chance of {healthy['least']:.3f}, "
+        f"which all but 0.5 % of {healthy['scans']} scans with one reach. Of {healthy['without']} scans cut "
+        f"down to their planes without a lesion, {healthy['of these nothing found']:.0%} stay below it."
+    )
+    return "\n".join([markdown(rows), "", said, "", origin(content)])
 
 
 def resemblance(content: dict[str, Any]) -> str:
@@ -823,6 +842,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "grades": lambda: measured("grades", grades),
     "regions": lambda: measured("regions", regions),
     "resemblance": lambda: measured("resemblance", resemblance),
+    "views": lambda: measured("views", views),
     "volumes": lambda: measured("volumes", volumes),
     "radiomics": lambda: measured("radiomics", radiomics),
     "ablation": lambda: measured("ablation", ablation),

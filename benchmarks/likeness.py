@@ -47,8 +47,8 @@ def matched(encoders: dict[str, Encoder]) -> tuple[CrossMatch, dict[str, NDArray
             n = len(items.names)
             tables.setdefault(name, np.full((n, n), -np.inf, np.float32))[mine] = how.similarity(mine)
     assert first is not None
-    assert first.looks is not None
-    measures = first.looks.measures / first.looks.spread
+    assert first.lesions is not None
+    measures = first.lesions.measures / first.lesions.spread
     away = np.abs(measures[:, None] - measures[None])
     known = np.isfinite(away)
     oracle = -np.where(known, away, 0).sum(axis=2) / np.maximum(known.sum(axis=2), 1)
@@ -58,7 +58,7 @@ def matched(encoders: dict[str, Encoder]) -> tuple[CrossMatch, dict[str, NDArray
 
 def judged(items: CrossMatch, similarity: NDArray[np.float32]) -> dict[str, Any]:
     """Precision, and likeness within the query's class."""
-    assert items.looks is not None
+    assert items.lesions is not None
     labels, folds, patients = items.column(LABEL), items.column("fold"), np.array(items.patients)
     found = evaluate(
         similarity, labels, items.patients, label=LABEL, ks=(1, 5, 10), folds=folds, bootstrap=1000
@@ -68,7 +68,7 @@ def judged(items: CrossMatch, similarity: NDArray[np.float32]) -> dict[str, Any]
     for row in range(len(label)):
         alike = np.flatnonzero((label == label[row]) & (fold != fold[row]) & (patients != patients[row]))
         order = alike[np.argsort(-similarity[row, alike], kind="stable")]
-        pair = likeness(items.looks.measures[order], items.looks.measures[row])
+        pair = likeness(items.lesions.measures[order], items.lesions.measures[row])
         first.append(pair[0])
         every.append(pair[1])
     near, far = np.nansum(first, axis=0), np.nansum(every, axis=0)

@@ -4,6 +4,10 @@ A lesion is *hit* where the most suspicious cell lies inside its outline; beside
 that is found overlaps the outline's. Single slices are looked at by the first network, what has several
 sequences by the tissue head. Of planes without a lesion the share is counted in which one is found.
 
+*No lesion found* is an answer where no slice of a scan shows one with the chance that all but a few scans of
+unseen patients reach somewhere (`LEAST`); beside it stands how often the planes without a lesion alone, as if
+they were all of their patient, stay below it. `benchmarks.cohorts --final` puts that chance into the weights.
+
     python -m benchmarks.regions
 """
 
@@ -30,10 +34,16 @@ SLICES, TOGETHER = (*FOLDERS, "volumes-2mm"), (*FOLDERS, "volumes", "volumes-2mm
 WHOLE = ("brats-slices", "figshare/images", "tcga-lgg", "volumes", "volumes-2mm")
 """Those with outlined whole slices."""
 
+WHOLE_SLICES = tuple(folder for folder in WHOLE if folder in SLICES)
+"""Those of them that the first network sees."""
+
 INSIDE = 0.25
 """Share of a cell that the outline covers at least, for it to be a hit."""
 
 AT_ONCE = 64
+
+LEAST = 0.005
+"""Share of the scans that show a lesion of which it may be said that none was found."""
 
 Looks = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Maps of the chance of a lesion, and the boxes that are found."""
@@ -106,6 +116,37 @@ def hit(maps: NDArray[np.float32], outlined: NDArray[np.float32]) -> NDArray[np.
     return np.asarray(cells.reshape(n, -1)[np.arange(n), highest] >= INSIDE)
 
 
+def least_lesion(samples: Samples, encoders: dict[str, TrainedEncoder]) -> dict[str, Any]:
+    """The chance of a lesion that nearly all scans with one reach, and how many without one do not.
+
+    A flat image is a scan; of a stack the planes of a patient with a lesion are one, and those without are.
+    """
+    fold = np.array([row.get("fold", "") for row in samples.labels])
+    flat = np.isin(samples.cohort, [SLICES.index("figshare/images"), SLICES.index("brats-slices")])
+    known = samples.outlined & np.isin(samples.cohort, [SLICES.index(folder) for folder in WHOLE_SLICES])
+    chance = np.full(len(samples), np.nan, np.float32)
+    for name, encoder in encoders.items():
+        mine = np.flatnonzero(known & (fold == name))
+        for rows in np.array_split(mine, max(1, len(mine) // AT_ONCE)):
+            chance[rows] = encoder.analyse(np.asarray(samples.pixels[samples.rows[rows]])).weights
+    there, asked = np.isfinite(samples.boxes[:, 0]), np.isfinite(chance)
+    _, patient = np.unique(samples.patients, return_inverse=True)
+    # every flat image by itself
+    scan = np.where(flat, np.arange(len(samples)), len(samples) + patient * len(SLICES) + samples.cohort)
+    highest = {
+        shown: [chance[asked & (there == shown) & (scan == one)].max() for one in np.unique(scan[rows])]
+        for shown in (True, False)
+        if (rows := np.flatnonzero(asked & (there == shown))).size
+    }
+    least = float(np.quantile(highest[True], LEAST))
+    return {
+        "least": least,
+        "scans": len(highest[True]),
+        "without": len(highest[False]),
+        "of these nothing found": float(np.mean(np.array(highest[False]) < least)),
+    }
+
+
 def main() -> None:
     encoders = cohorts.fold_networks()
     if not encoders:
@@ -117,6 +158,8 @@ def main() -> None:
     for how, found in table.items():
         for folder, row in found.items():
             print(how, folder, {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})
+    table["no lesion"] = least_lesion(cohorts.samples(), encoders)
+    print(table["no lesion"])
     path = results.save(
         "regions",
         table,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import nibabel as nib
@@ -147,7 +147,7 @@ def composed(lesions: Lesions, encoder: TrainedEncoder) -> Floats:
 
 def measured(lesions: Lesions, encoder: Encoder | None) -> Floats:
     """The measures that an encoder, or the rules, give; shape (n, 5)."""
-    found = np.array([astuple(measure(ready, encoder=encoder)) for ready in lesions.ready])
+    found = np.array([measure(ready, encoder=encoder).numbers for ready in lesions.ready])
     return found[:, [NAMES.index(name) for name in TOLD]]
 
 

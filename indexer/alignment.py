@@ -14,8 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import nibabel
-import nibabel.processing
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
@@ -24,8 +22,6 @@ from indexer import registration
 from indexer.errors import ReadError
 from indexer.preprocess import background_of, window_of
 from indexer.scan import Scan
-
-nib: Any = nibabel  # only partly typed
 
 FINER = 2.0
 """Pixels across the leading scan's field of view, over the side of the image that is made of it: the
@@ -138,7 +134,7 @@ class _Likeness:
             ),
             axis=-1,
         ).reshape(-1, 3)
-        self._points = nib.affines.apply_affine(leader.affine, places)
+        self._points = _at(leader.affine, places)
         self._values = _smooth(leader)[tuple(places.T)]
         inside = shown[tuple(places.T)]
         self._middle = self._points[inside].mean(axis=0) if inside.any() else self._points.mean(axis=0)
@@ -156,11 +152,21 @@ class _Likeness:
 
     def _of(self, scan: Scan, smooth: NDArray[np.float32], motion: NDArray[np.float64]) -> float:
         assert scan.affine is not None
-        points = nib.affines.apply_affine(motion, self._points - self._middle) + self._middle
-        places = nib.affines.apply_affine(np.linalg.inv(scan.affine), points)
+        points = _at(motion, self._points - self._middle) + self._middle
+        places = _at(np.linalg.inv(scan.affine), points)
         seen = ((places >= -0.5) & (places <= np.array(smooth.shape) - 0.5)).all(axis=1)
         found = map_coordinates(smooth, places[seen].T, order=1, mode="nearest")
         return mutual_information(self._values[seen], found)
+
+
+def _at(affine: NDArray[Any], points: NDArray[Any]) -> NDArray[np.float64]:
+    """Where an affine puts points, shape (..., 3)."""
+    return np.asarray(points @ affine[:3, :3].T + affine[:3, 3])
+
+
+def _sizes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Millimetres between voxels along each of their axes."""
+    return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
 
 
 def _motions() -> Iterator[NDArray[np.float64]]:
@@ -198,7 +204,8 @@ def coarsened(scan: Scan, side: int) -> Scan:
         return scan
     shape = np.maximum(np.round(scan.voxels.shape / steps), 1).astype(int)
     steps = scan.voxels.shape / shape
-    affine = scan.affine @ nib.affines.from_matvec(np.diag(steps), (steps - 1) / 2)
+    affine = scan.affine @ np.diag([*steps, 1.0])
+    affine[:3, 3] = _at(scan.affine, (steps - 1) / 2)
     return resampled(scan, replace(scan, voxels=np.broadcast_to(np.uint8(0), shape), affine=affine))
 
 
@@ -210,12 +217,17 @@ def resampled(scan: Scan, grid: Scan) -> Scan:
     scan, grid : Scan
         With affines. Where the grid reaches beyond the scan, background is put.
     """
+    # imported late: no scan that asks alone, or on one grid with others, needs it
+    import nibabel
+    import nibabel.processing
+
+    nib: Any = nibabel  # only partly typed
     assert scan.affine is not None
     assert grid.affine is not None
     # what a voxel of the grid spans along the axes of the scan, in mm: thick slices are means over their
     # thickness, and a sample in their middle is not
-    turn = np.linalg.inv(scan.affine[:3, :3] / nib.affines.voxel_sizes(scan.affine)) @ grid.affine[:3, :3]
-    spans, own = np.abs(turn).max(axis=1), nib.affines.voxel_sizes(scan.affine)
+    turn = np.linalg.inv(scan.affine[:3, :3] / _sizes(scan.affine)) @ grid.affine[:3, :3]
+    spans, own = np.abs(turn).max(axis=1), _sizes(scan.affine)
     sigma = np.sqrt(np.maximum(spans**2 - own**2, 0)) / FWHM / own
     voxels = np.asarray(scan.voxels, np.float32)
     smooth = gaussian_filter(voxels, sigma, mode="nearest") if (sigma > 0.3).any() else voxels
@@ -227,7 +239,7 @@ def resampled(scan: Scan, grid: Scan) -> Scan:
         marked = nib.Nifti1Image(scan.region.astype(np.uint8), scan.affine)
         there = nib.processing.resample_from_to(marked, (shape, grid.affine), order=0)
         region = np.asarray(there.dataobj) > 0
-    sizes = nib.affines.voxel_sizes(grid.affine)
+    sizes = _sizes(grid.affine)
     return replace(
         scan,
         voxels=np.asarray(out.dataobj, np.float32),

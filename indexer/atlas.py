@@ -23,6 +23,13 @@ NAMES = (
     "frontal", "parietal", "temporal", "occipital", "insula", "thalamus", "corpus callosum", "brainstem",
 )  # fmt: skip
 """In the order of their numbers in the tables, counted from 1."""
+WITHOUT_SIDE = ("corpus callosum", "brainstem")
+LOBES = (
+    "",
+    *NAMES,
+    *(f"{side} {name}" for side in ("left", "right") for name in NAMES if name not in WITHOUT_SIDE),
+)
+"""All words for places; the first where nothing is known of one."""
 MIDDLE = 5.0
 """Nearer to the midline, in mm, a place has no side."""
 NEAR = 10.0
@@ -115,7 +122,7 @@ def lobe(position_mm: Sequence[float] | NDArray[np.float64], space: str | None) 
             return None
         here = int(part[tuple(named[distances.argmin()])])
     name, aside = NAMES[here - 1], place[0] - held.middle
-    if name in ("corpus callosum", "brainstem") or abs(aside) < MIDDLE:
+    if name in WITHOUT_SIDE or abs(aside) < MIDDLE:
         return name
     return f"{'left' if aside < 0 else 'right'} {name}"
 

@@ -1,4 +1,4 @@
-"""What a lesion looks like in numbers: size, tissues, brightness of each sequence, and place.
+"""What a lesion looks like in numbers: size, tissues, brightness of each sequence, place; and its view.
 
 They are taken from where an encoder sees tissues of a lesion (:class:`indexer.encoder.Segmenter`); for
 another encoder from plain rules on the brightness of the sequences, which are cruder. Index and query
@@ -8,18 +8,20 @@ go through the one function :func:`measure`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from indexer.atlas import LOBES, lobe
 from indexer.encoder.protocols import Encoder, Segmenter
 from indexer.preprocess import Prepared
 from indexer.sequences import CHANNELS, STANDARD
+from indexer.view import AXES, LENGTH, unknown, view_of
 
-VERSION = 1
-"""Counts the changes of what :meth:`Measures.as_vector` holds."""
+VERSION = 3
+"""Counts the changes of what :meth:`Measures.as_vector` holds. Version 1 held no view, version 2 no lobe."""
 
 HEAD = 80.0
 """Millimetres that a head measures at least: what is less is a crop, and says no place."""
@@ -58,6 +60,10 @@ class Measures:
         Mean inside the lesion, in standard deviations above the mean of the brain.
     right_left, posterior_anterior, inferior_superior : float
         Its middle in the box of the head, from -1 (right, posterior, inferior) to 1.
+    view : ndarray of float32
+        From where the scan shows it (:mod:`indexer.view`).
+    lobe : str
+        One of :data:`indexer.atlas.LOBES`: where its middle is, if the scan lies in an atlas' space.
     """
 
     size: float = np.nan
@@ -71,38 +77,54 @@ class Measures:
     right_left: float = np.nan
     posterior_anterior: float = np.nan
     inferior_superior: float = np.nan
+    view: Floats = field(default_factory=unknown, compare=False, kw_only=True)
+    lobe: str = field(default="", kw_only=True)
 
     @property
     def place(self) -> tuple[float, float, float]:
         """Its middle in the box of the head: right to left, posterior to anterior, inferior to superior."""
         return self.right_left, self.posterior_anterior, self.inferior_superior
 
+    @property
+    def numbers(self) -> Floats:
+        """All but view and lobe, in the order of :data:`NAMES`."""
+        return np.array([getattr(self, name) for name in NAMES], np.float32)
+
     def as_vector(self) -> Floats:
-        """All of them in the order of :data:`NAMES`, after the version."""
-        return np.array([VERSION, *(getattr(self, name) for name in NAMES)], np.float32)
+        """The version, the :attr:`numbers`, the view, and the number of the lobe."""
+        parts = ([VERSION], self.numbers, self.view, [LOBES.index(self.lobe)])
+        return np.concatenate([np.array(part, np.float32) for part in parts])
 
     @classmethod
     def from_vector(cls, vector: Floats) -> Measures:
-        """What :meth:`as_vector` gave.
+        """What :meth:`as_vector` gave, of this version or of one before.
 
         Raises
         ------
         ValueError
-            If it is of another version.
+            If it is of another version, or holds what none does.
         """
-        if vector.shape != (len(NAMES) + 1,) or vector[0] != VERSION:
+        version = vector[0] if vector.size else 0
+        lengths = {1: 1 + len(NAMES), 2: 1 + len(NAMES) + LENGTH, VERSION: 2 + len(NAMES) + LENGTH}
+        if vector.shape != (lengths.get(version),):
             raise ValueError(f"these are no measures of version {VERSION}")
-        return cls(*map(float, vector[1:]))
+        numbers, view, lobes = np.split(vector[1:], [len(NAMES), len(NAMES) + LENGTH])
+        view = view if len(view) else unknown()
+        if not (np.isnan(view[0]) or view[0] in range(len(AXES))):
+            raise ValueError(f"planes do not lie along an axis {view[0]:g}")
+        if not np.isin(lobes, range(len(LOBES))).all():
+            raise ValueError(f"there is no lobe {lobes[0]:g}")
+        return cls(*numbers.tolist(), view=view, lobe=LOBES[int(lobes.sum())])
 
 
-NAMES = tuple(field.name for field in fields(Measures))
+NAMES = tuple(measure.name for measure in fields(Measures) if not measure.kw_only)
 """The measures, in the order in which a vector holds them."""
 
 
 def measure(
     ready: Prepared, sequences: Sequence[str | None] = CHANNELS, encoder: Encoder | None = None
 ) -> Measures:
-    """Measure the lesion that prepared images show.
+    """Measure the lesion that prepared images show, and say from where they show it.
 
     Where the images have regions (views of 1), only these are looked at.
 
@@ -118,8 +140,12 @@ def measure(
     Returns
     -------
     Measures
-        All NaN where no channel is of a known sequence.
+        All but the view NaN where no channel is of a known sequence.
     """
+    return replace(_of_lesion(ready, sequences, encoder), view=view_of(ready))
+
+
+def _of_lesion(ready: Prepared, sequences: Sequence[str | None], encoder: Encoder | None) -> Measures:
     found = [(CHANNELS.index(s), i) for i, s in enumerate(sequences) if s in CHANNELS]
     boxes, rows = _boxes(ready)
     images = ready.pixels[rows] if ready.pixels.ndim == 4 else ready.pixels[rows][:, None]
@@ -148,12 +174,18 @@ def _side(pixels: int) -> int:
 
 
 def _boxes(ready: Prepared) -> tuple[Floats | None, NDArray[np.intp]]:
-    """Regions, None where there is none, and the whole slices to look at: those with regions, spaced."""
+    """Regions, None where there is none, and the whole slices to look at: those with regions, spaced.
+
+    Where planes are left out, those of regions need not be among those that are left whole: then a slice has
+    the region that is nearest, up to half-way to the next slice.
+    """
     whole, marked = np.flatnonzero(ready.views == 0), np.flatnonzero(ready.views == 1)
     if len(marked):
-        seen = np.isin(ready.positions[marked], ready.positions[whole])
-        marked = marked[seen]
-        whole = whole[np.isin(ready.positions[whole], ready.positions[marked])]
+        at = ready.positions[whole]
+        step = np.diff(at).min() if len(at) > 1 else 1
+        away = np.abs(ready.positions[marked] - at[:, None])
+        seen = away.min(axis=1) <= step / 2
+        whole, marked = whole[seen], marked[away.argmin(axis=1)[seen]]
     every = max(1, int(PLANES / ready.frame.thickness)) if ready.frame.thickness > 0 else 1
     if every < len(whole):
         whole, marked = whole[::every], marked[::every]
@@ -241,7 +273,18 @@ def _measured(
     if not (t1ce and any(swelling)):  # the others show what does not enhance
         enhancing = necrotic = oedema = np.nan
     place = _place(lesion, values, ready, rows, pixels)
-    return Measures(*map(float, (size, enhancing, necrotic, oedema, *brightness, *place)))
+    numbers = map(float, (size, enhancing, necrotic, oedema, *brightness, *place))
+    return Measures(*numbers, lobe=_lobe(lesion, ready, rows, pixels))
+
+
+def _lobe(lesion: NDArray[np.bool_], ready: Prepared, rows: NDArray[np.intp], pixels: float) -> str:
+    """That in which the middle of the lesion lies."""
+    if ready.frame.affine is None:
+        return ""
+    planes, down, across = np.nonzero(lesion)
+    column, row = ((at.mean() + 0.5) * pixels - 0.5 for at in (across, down))
+    middle = ready.frame.affine @ (column, row, ready.positions[rows][planes].mean(), 1)
+    return lobe(middle[:3], ready.frame.space) or ""
 
 
 def _foci(chance: Floats) -> NDArray[np.bool_]:

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from indexer.atlas import space_of
 from indexer.encoder import Analyser, Composer, Encoder, Segmenter, Sparse
 from indexer.errors import QueryError, ReadError
 from indexer.scan import Scan, displayed
@@ -141,12 +142,18 @@ class Frame:
         A pixel of grey g, which is no background, lies ``levels[c, 0] * g + levels[c, 1]`` standard
         deviations above the mean of what the scan shows. An image that was standardised by whoever
         cut it is left as it is, for it may show little but the lesion. NaN for a channel that lacks.
+    affine : ndarray, shape (4, 4), optional
+        Column, row and position of a slice to RAS+ millimetres; None where nothing is known of them.
+    space : str, optional
+        The atlas' space that the scan lies in (:mod:`indexer.atlas`).
     """
 
     spacing: float
     thickness: float
     axis: int | None
     levels: NDArray[np.float32]
+    affine: NDArray[np.float64] | None = None
+    space: str | None = None
 
 
 @dataclass(frozen=True)
@@ -322,7 +329,24 @@ def _frame(scan: Scan, box: Box, size: int, channels: Sequence[_Planes | None]) 
         thickness=scan.spacing[scan.axis] if scan.spacing is not None else np.nan,
         axis=scan.axis if scan.affine is not None else None,
         levels=np.array(levels, np.float32),
+        affine=None if scan.affine is None else scan.affine @ _to_voxels(scan, box, size),
+        space=space_of(scan),
     )
+
+
+def _to_voxels(scan: Scan, box: Box, size: int) -> NDArray[np.float64]:
+    """From column, row and position in images that :func:`squared` makes of a box to the scan's voxels."""
+    found = np.zeros((4, 4))
+    found[scan.axis, 2] = found[3, 3] = 1
+    of_columns, of_rows = (axis for axis in range(3) if axis != scan.axis)
+    lengths = box[0].stop - box[0].start, box[1].stop - box[1].start
+    inside = placed(lengths, pixel_spacing(scan), size)
+    for place, axis, part, where in zip((1, 0), (of_rows, of_columns), box, inside, strict=True):
+        step = (part.stop - part.start) / (where.stop - where.start)
+        first = part.start - 0.5 + (0.5 - where.start) * step
+        found[axis, place] = -step  # rows and columns are displayed in reverse
+        found[axis, 3] = scan.voxels.shape[axis] - 1 - first
+    return found
 
 
 class _Planes:

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from indexer import places
+from indexer import places, readers
 from indexer.discovery.config import CONFIG
 from indexer.errors import CbirError, ReadError
 from indexer.files import FULL, disk_full
 from indexer.labels import MOST_BYTES, PARTICIPANTS, is_table
-from indexer.readers import Source, installed_formats
+from indexer.readers import Source
 
 HEAD = 2**16
 """Bytes at the beginning of a DICOM file within which its series is named."""
@@ -293,7 +293,9 @@ def _stand_in(fs: Any, name: str, info: Mapping[str, Any], file: Path) -> None:
     content = b""
     if file.name == CONFIG or (is_table(file.name) and size <= MOST_BYTES):
         content = fs.cat_file(name)
-    elif size and not any(format.claims(file) for format in installed_formats() if format.series is None):
+    elif size and not any(
+        format.claims(file) for format in readers.installed_formats() if format.series is None
+    ):
         content = fs.cat_file(name, start=0, end=min(HEAD, size))
     _write(file, content, size, next((_seconds(info[key]) for key in _MODIFIED if info.get(key)), 0.0))
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 """Parameters of mallopt(3), from glibc's malloc.h."""
@@ -30,6 +33,18 @@ def prepare() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_TOP_PAD, 64 * 2**20)
         mallopt(M_ARENA_MAX, 1)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No search for garbage in this context, for what is short: a fifth of the time of importing torch."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def trim() -> None:

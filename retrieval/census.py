@@ -14,7 +14,7 @@ from indexer.catalog.contents import nothing
 from indexer.ids import among
 from indexer.measures import NAMES
 from retrieval.evidence import Population
-from retrieval.likeness import Looks, of_cases, scaled, spread
+from retrieval.likeness import Lesions, lobes_of_cases, of_cases, scaled, spread
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Census:
         A number for each sequence.
     scan_sequence : ndarray of int64
         That of each scan.
-    looks : Looks
+    lesions : Lesions
         What the lesions of the cases look like.
     """
 
@@ -44,7 +44,7 @@ class Census:
     cases: Population
     sequences: dict[str | None, int]
     scan_sequence: NDArray[np.int64]
-    looks: Looks
+    lesions: Lesions
 
     @classmethod
     def of(cls, contents: Contents, before: Census | None = None) -> Census:
@@ -80,21 +80,24 @@ class Census:
             cases,
             sequences,
             np.append(before.scan_sequence, np.array(numbers, np.int64)),
-            _looks(contents, before),
+            _lesions(contents, before),
         )
 
 
-def _looks(contents: Contents, before: Census) -> Looks:
+def _lesions(contents: Contents, before: Census) -> Lesions:
     """Those of the cases that had scans before, and of those that have new ones."""
     measures = np.full((len(contents.case_ids), len(NAMES)), np.nan, np.float32)
-    measures[: len(before.looks.measures)] = before.looks.measures
+    measures[: len(before.lesions.measures)] = before.lesions.measures
+    lobes = np.zeros(len(contents.case_ids), np.uint8)
+    lobes[: len(before.lesions.lobes)] = before.lesions.lobes
     touched = np.unique(contents.scan_case[len(before.scan_sequence) :])
     if len(touched):
         rows = np.flatnonzero(among(contents.scan_case, touched))
         names = [contents.scan_sequence[row] for row in rows]
         cases = np.searchsorted(touched, contents.scan_case[rows])
         measures[touched] = scaled(of_cases(names, contents.scan_measures[rows], cases, len(touched)))
-    return Looks(measures, spread(measures))
+        lobes[touched] = lobes_of_cases(names, contents.scan_lobes[rows], cases, len(touched))
+    return Lesions(measures, spread(measures), lobes)
 
 
 def _grown(old: Contents, new: Contents) -> bool:
@@ -106,4 +109,4 @@ def _grown(old: Contents, new: Contents) -> bool:
 
 
 _ALL = Population({})
-_NOBODY = Census(nothing(), {}, _ALL, _ALL, {}, np.empty(0, np.int64), Looks.of(nothing()))
+_NOBODY = Census(nothing(), {}, _ALL, _ALL, {}, np.empty(0, np.int64), Lesions.of(nothing()))

@@ -17,8 +17,8 @@ from retrieval.evaluation import evaluate
 from retrieval.evidence import RANKING
 from retrieval.figures import Evaluation
 from retrieval.items import Similarity
-from retrieval.likeness import Looks
-from retrieval.ranking import Ranking, Stacks, grouped
+from retrieval.likeness import Lesions, less_views, turned
+from retrieval.ranking import Ranking, Stacks, best_shown, grouped
 
 SMALL = 5000
 """So many items' similarities are kept as a whole (100 MB)."""
@@ -31,6 +31,15 @@ class _Sequence:
     name: str | None
     items: NDArray[np.int64]  # that have the sequence, ascending
     stacks: Stacks
+    views: NDArray[np.float16]  # of its scans, in the order of items
+    starts: NDArray[np.int64]  # of each item's views
+
+    def turned(self, item: int) -> NDArray[np.float32]:
+        """How far the nearest view of each item is from the nearest of one of them."""
+        ends = np.append(self.starts[1:], len(self.views))
+        own = self.views[self.starts[item] : ends[item]]
+        away = np.min([turned(view, self.views) for view in own.astype(np.float32)], axis=0)
+        return np.asarray(np.minimum.reduceat(away, self.starts))
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ class CrossMatch:
     by : str
         What an item is: ``case`` or ``scan``.
     ranking : Ranking
-    looks : Looks, optional
+    lesions : Lesions, optional
         Of the items' lesions; without them, or where nothing is known, order is by similarity alone.
     """
 
@@ -96,7 +105,7 @@ class CrossMatch:
     sequences: Sequence[_Sequence] = field(repr=False)
     by: str = "case"
     ranking: Ranking = RANKING
-    looks: Looks | None = field(default=None, repr=False)
+    lesions: Lesions | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, snapshot: Snapshot, by: str = "case", ranking: Ranking = RANKING) -> CrossMatch:
@@ -111,7 +120,11 @@ class CrossMatch:
             rows = np.flatnonzero(same[contents.slice_scan] & (contents.slice_view == 0))
             item = of_scan[contents.slice_scan[rows]]
             stored = vectors.gather(contents.slice_ids[rows])
-            sequences.append(_Sequence(sequence, *grouped(stored, contents.slice_weight[rows], item)))
+            scans = np.unique(contents.slice_scan[rows])
+            scans = scans[np.argsort(of_scan[scans], kind="stable")]
+            starts = np.unique(of_scan[scans], return_index=True)[1]
+            stacks = grouped(stored, contents.slice_weight[rows], item)
+            sequences.append(_Sequence(sequence, *stacks, contents.scan_views[scans], starts))
         return cls(
             names=list(names),
             patients=[contents.patient_ids[c] for c in cases],
@@ -120,7 +133,7 @@ class CrossMatch:
             sequences=sequences,
             by=by,
             ranking=ranking,
-            looks=Looks.of(contents) if by == "case" else Looks.of_scans(contents),
+            lesions=Lesions.of(contents) if by == "case" else Lesions.of_scans(contents),
         )
 
     def column(self, name: str) -> list[str | None]:
@@ -228,17 +241,27 @@ class CrossMatch:
             Mean over shared sequences, less what likeness takes (:class:`retrieval.ranking.Ranking`); −inf
             where none is shared.
         """
-        table = np.full((len(self.sequences), len(rows), len(self.names)), np.nan, np.float32)
-        for scores, sequence in zip(table, self.sequences, strict=True):
+        shape = len(self.sequences), len(rows), len(self.names)
+        table, away = np.full(shape, np.nan, np.float32), np.zeros(shape, np.float32)
+        for scores, far, sequence in zip(table, away, self.sequences, strict=True):
             at = np.searchsorted(sequence.items, rows)
             has = (at < len(sequence.items)) & (
                 sequence.items[np.minimum(at, len(sequence.items) - 1)] == rows
             )
             cells = np.ix_(np.flatnonzero(has), sequence.items)
             scores[cells] = self.ranking.scores(sequence.stacks.chosen(at[has]), sequence.stacks)
-        found = self.ranking.fused(table, [sequence.name for sequence in self.sequences])
-        if self.looks is not None:
+            if self.lesions is not None and has.any():
+                far[cells] = [sequence.turned(item) for item in at[has]]
+        names = [sequence.name for sequence in self.sequences]
+        found = self.ranking.fused(table, names)
+        if self.lesions is not None:
             every = np.arange(len(self.names))
-            away = [self.looks.distance(self.looks.measures[row], every) for row in rows]
-            found = found - np.float32(self.ranking.likeness) * np.reshape(away, found.shape)
+            unlike = np.array([self.lesions.distance(self.lesions.measures[row], every) for row in rows])
+            views = np.take_along_axis(away, best_shown(table, names)[None], axis=0)[0]
+            patients = np.array(self.patients)
+            others = np.where(patients[rows, None] == patients, np.nan, found)
+            best = np.fmax.reduce(others, axis=1, keepdims=True, initial=-1)
+            weight = self.ranking.likeness
+            found = less_views(found, views, weight, best)
+            found -= np.float32(weight) * unlike.reshape(found.shape)
         return np.where(np.isnan(found), np.float32(-np.inf), found)

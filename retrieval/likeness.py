@@ -1,4 +1,4 @@
-"""How alike lesions look: a distance of their measures, for the order of hits, and words, for the reader.
+"""How alike lesions look: a distance of measures and views, for the order of hits, and words about them.
 
 What the embedding tells is the class; among cases of one class it ranks hardly better by size, tissues and
 brightness than chance. So hits are ordered by their similarity less a share of this distance (see
@@ -6,6 +6,9 @@ brightness than chance. So hits are ordered by their similarity less a share of 
 
 The unit is the spread of the index's own cases: a random case differs by 1.13 of it on average. What is
 unknown of a case counts as much; what is unknown of the query does not count at all.
+
+A hit shows one slice beside the query's, and both should show the patient from the same side. Where geometry
+says so of both, their planes are the same or not; else their gists (:mod:`indexer.view`) are compared.
 """
 
 from __future__ import annotations
@@ -13,13 +16,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.atlas import LOBES
 from indexer.catalog import Contents
 from indexer.measures import NAMES
 from indexer.sequences import COMPOSITE, LEADERS
+from indexer.view import AXES, mirrored
 
 RANDOM = 2 / math.sqrt(math.pi)
 """Mean distance of two draws of a normal distribution, in its standard deviations."""
@@ -32,6 +38,14 @@ ERROR = {"size": 0.1, "enhancing": 0.1, "necrotic": 0.1, "oedema": 0.1}
 SIDE, BRIGHTNESS = 0.1, 0.3
 """The same of a coordinate, and of a brightness."""
 PLACE = ("right_left", "posterior_anterior", "inferior_superior")
+SAME, OTHER = 0.12, 0.3
+"""Gists that are nearer than the first are of the same view; a quarter of those of different views are nearer
+than the second. Nearness is one less their cosine."""
+UNSEEN = 0.7
+"""How far a random case's view is, and so one that is unknown."""
+VIEW, REACH = 9.0, 0.4
+"""Weight of another view, over that of a measure: it moves hits towards those less similar than the best one
+by so much. Those beyond are told apart by class, and stay where they are."""
 SIDES = (("right", "left"), ("posterior", "anterior"), ("lower", "upper"))
 TISSUES = {"necrotic": "necrosis", "enhancing": "enhancement", "oedema": "oedema"}
 SEQUENCES = {"t1": "T1", "t1ce": "T1 after contrast agent", "t2": "T2", "flair": "FLAIR"}
@@ -45,7 +59,7 @@ def scaled(vectors: Floats) -> Floats:
     Examples
     --------
     >>> from indexer.measures import Measures
-    >>> scaled(np.array([Measures(size=1.0, necrotic=0.25).as_vector()[1:]]))[0, :3]
+    >>> scaled(np.array([Measures(size=1.0, necrotic=0.25).numbers]))[0, :3]
     array([0.  ,  nan, 0.25], dtype=float32)
     """
     found: Floats = np.array(vectors, np.float32)
@@ -71,9 +85,8 @@ def together(sequences: Sequence[str | None], vectors: Floats) -> Floats:
 def of_cases(sequences: Sequence[str | None], vectors: Floats, cases: NDArray[np.int64], n: int) -> Floats:
     """As :func:`together`, for each of `n` cases, given the case of each scan; means of equal sequences."""
     found = np.full((n, len(NAMES)), np.nan, np.float32)
-    rank = {name: place for place, name in enumerate(BY_SEQUENCE)}
-    ranks = np.array([rank.get(name, len(rank)) for name in sequences], np.int64)
-    for which in range(len(rank) + 1):
+    ranks = _ranks(sequences)
+    for which in range(len(BY_SEQUENCE) + 1):
         rows = np.flatnonzero(ranks == which)
         known = np.isfinite(vectors[rows])
         sums, counts = np.zeros(found.shape), np.zeros(found.shape)
@@ -84,8 +97,93 @@ def of_cases(sequences: Sequence[str | None], vectors: Floats, cases: NDArray[np
     return found
 
 
+def lobes_of_cases(
+    sequences: Sequence[str | None], lobes: NDArray[np.uint8], cases: NDArray[np.int64], n: int
+) -> NDArray[np.uint8]:
+    """The lobe of each of `n` cases, from the scan that is believed first; 0 where none says."""
+    found = np.zeros(n, np.uint8)
+    known = np.flatnonzero(lobes)
+    last_first = known[np.argsort(-_ranks(sequences)[known], kind="stable")]
+    found[cases[last_first]] = lobes[last_first]
+    return found
+
+
+def _ranks(sequences: Sequence[str | None]) -> NDArray[np.int64]:
+    rank = {name: place for place, name in enumerate(BY_SEQUENCE)}
+    return np.array([rank.get(name, len(rank)) for name in sequences], np.int64)
+
+
+def turned(asked: Floats, views: NDArray[np.floating[Any]]) -> Floats:
+    """How far others' views are from one: 0 for the same, 1 for another, or as far as the gists say.
+
+    Parameters
+    ----------
+    asked : ndarray of float32, shape (n,)
+    views : ndarray of float, shape (views, n)
+        As :mod:`indexer.view` has them. A view and its mirror image are the same.
+
+    Returns
+    -------
+    ndarray of float32, shape (views,)
+        :data:`UNSEEN` where a view is unknown; 0 for all where the one that asks is.
+    """
+    by_gist = np.clip((_gists_apart(asked, views) - SAME) / (OTHER - SAME), 0, 1)
+    by_axis = np.where(np.isfinite(views[:, 0] + asked[0]), views[:, 0] != asked[0], by_gist)
+    if np.isnan(asked).all():
+        return np.zeros(len(views), np.float32)
+    return np.where(np.isfinite(by_axis), by_axis, UNSEEN).astype(np.float32)
+
+
+def _gists_apart(asked: Floats, views: NDArray[np.floating[Any]]) -> Floats:
+    cosines = views[:, 1:].astype(np.float32) @ np.stack([asked, mirrored(asked)])[:, 1:].T
+    return np.asarray(1 - cosines.max(axis=1), np.float32)
+
+
+def less_views(scores: Floats, away: Floats, weight: float, best: Floats | None = None) -> Floats:
+    """Similarities, less what views take.
+
+    Parameters
+    ----------
+    scores : ndarray of float32, shape (..., n)
+        Of the cases.
+    away : ndarray of float32, shape (..., n)
+        As :func:`turned` has them.
+    weight : float
+        Of likeness.
+    best : ndarray of float32, shape (..., 1), optional
+        The score of the best hit, where not all cases may be hits.
+
+    Examples
+    --------
+    The first is seen from another side; the last is of another kind.
+
+    >>> less_views(np.array([0.9, 0.8, 0.2]), np.array([1, 0, 1]), 0.1).round(2)
+    array([0.54, 0.8 , 0.2 ], dtype=float32)
+    """
+    best = scores.max(axis=-1, keepdims=True, initial=-1) if best is None else best
+    share = min(weight * VIEW, 1.0)
+    return np.asarray(scores - share * away * np.clip(scores - best + REACH, 0, REACH), np.float32)
+
+
+def view_words(asked: Floats, view: NDArray[np.floating[Any]]) -> list[str]:
+    """Whether two scans show the patient from the same side, beside each other: nothing where it is unsure.
+
+    Examples
+    --------
+    >>> from indexer.view import LENGTH
+    >>> axial, sagittal = np.full((2, LENGTH), np.nan, np.float32)
+    >>> axial[0], sagittal[0] = 2, 0
+    >>> view_words(axial, sagittal), view_words(axial, axial)
+    (['sagittal, not axial'], [])
+    """
+    if np.isfinite(asked[0] + view[0]):
+        return [] if asked[0] == view[0] else [f"{AXES[int(view[0])]}, not {AXES[int(asked[0])]}"]
+    apart = float(_gists_apart(asked, view[None])[0])
+    return ["same view"] if apart < SAME else []
+
+
 @dataclass(frozen=True)
-class Looks:
+class Lesions:
     """What the lesions of an index look like.
 
     Attributes
@@ -94,26 +192,32 @@ class Looks:
         :func:`scaled`, in the order of :data:`indexer.measures.NAMES`; NaN where they are unknown.
     spread : ndarray of float32, shape (n,)
         Their standard deviations; NaN where too few are known, or all are the same.
+    lobes : ndarray of uint8, shape (cases,)
+        By their places in :data:`indexer.atlas.LOBES`.
     """
 
     measures: Floats
     spread: Floats
+    lobes: NDArray[np.uint8]
 
     @classmethod
-    def of(cls, contents: Contents) -> Looks:
+    def of(cls, contents: Contents) -> Lesions:
         """Those of the cases of an index."""
         measures = scaled(
             of_cases(
                 contents.scan_sequence, contents.scan_measures, contents.scan_case, len(contents.case_ids)
             )
         )
-        return cls(measures, spread(measures))
+        lobes = lobes_of_cases(
+            contents.scan_sequence, contents.scan_lobes, contents.scan_case, len(contents.case_ids)
+        )
+        return cls(measures, spread(measures), lobes)
 
     @classmethod
-    def of_scans(cls, contents: Contents) -> Looks:
+    def of_scans(cls, contents: Contents) -> Lesions:
         """Those of the scans of an index."""
         measures = scaled(contents.scan_measures)
-        return cls(measures, spread(measures))
+        return cls(measures, spread(measures), contents.scan_lobes)
 
     def distance(self, asked: Floats, cases: NDArray[np.int64]) -> Floats:
         """Mean difference of a query's measures (:func:`scaled`) from those of cases, in spreads.
@@ -127,8 +231,10 @@ class Looks:
         away = np.abs(self.measures[np.ix_(cases, np.flatnonzero(told))] - asked[told]) / self.spread[told]
         return np.asarray(np.where(np.isfinite(away), away, RANDOM).mean(axis=1), np.float32)
 
-    def words(self, asked: Floats, case: int) -> list[str]:
+    def words(self, asked: Floats, case: int, lobe: str = "") -> list[str]:
         """What of a case's lesion agrees with the query's, and what differs: the case beside the query.
+
+        Where the lobes of both are known (`lobe` is the query's), they say the place.
 
         Nothing is said of what is unknown, and nothing of what is neither alike nor clearly different:
         agreement ends at half a spread, and difference begins at a whole one, and at twice the error of
@@ -136,7 +242,9 @@ class Looks:
         """
         here = dict(zip(NAMES, zip(asked.tolist(), self.measures[case].tolist(), strict=True), strict=True))
         spreads = dict(zip(NAMES, self.spread.tolist(), strict=True))
-        return [*_place(here), *_said(here, spreads)]
+        theirs = LOBES[self.lobes[case]]
+        place = _lobes(lobe, theirs) if lobe and theirs else _place(here)
+        return [*place, *_said(here, spreads)]
 
 
 def spread(measures: Floats) -> Floats:
@@ -173,6 +281,27 @@ def _place(here: Pairs) -> Iterable[str]:
             yield f"{side}, not {'left' if side == 'right' else 'right'}"
         else:
             yield "in the middle"
+
+
+def _lobes(ours: str, theirs: str) -> Iterable[str]:
+    """The same of lobes: sides and names apart, where they differ in one of them."""
+    if ours == theirs:
+        yield f"{ours} both"
+        return
+    (our_side, our_name), (side, name) = _parts(ours), _parts(theirs)
+    if name == our_name and side and our_side:
+        yield f"{name} both"
+        yield f"{side}, not {our_side}"
+    elif side == our_side and side:
+        yield f"{side} both"
+        yield f"{name}, not {our_name}"
+    else:
+        yield f"{theirs}, not {ours}"
+
+
+def _parts(lobe: str) -> tuple[str, str]:
+    side, _, name = lobe.partition(" ")
+    return (side, name) if side in SIDES[0] else ("", lobe)
 
 
 def _said(here: Pairs, spreads: dict[str, float]) -> Iterable[str]:

@@ -263,10 +263,26 @@ class Ranking:
             return nothing, np.empty(0, np.float32), nothing
         scores = self.fused(table, sequences)
         order = np.lexsort((cases, -scores))
-        single = np.array([not is_composite(name) for name in sequences])[:, None]
-        # any sequence before a composite: scores are within 1
-        best = np.where(np.isnan(table), -np.inf, table - np.where(single, 0, 4))
-        return cases[order], scores[order], np.argmax(best, axis=0)[order]
+        return cases[order], scores[order], best_shown(table, sequences)[order]
+
+
+def best_shown(scores: NDArray[np.float32], sequences: Sequence[str | None]) -> NDArray[np.int64]:
+    """Which sequence to show: its best, a composite where nothing else is shared.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (s, ...)
+        NaN where a case lacks the sequence.
+    sequences : sequence of str, length s
+
+    Returns
+    -------
+    ndarray of int64, shape (...)
+    """
+    composites = np.array([is_composite(name) for name in sequences], bool)
+    # any sequence before a composite: scores are within 1
+    lowered = scores - np.where(composites, 4, 0).reshape(-1, *[1] * (scores.ndim - 1))
+    return np.asarray(np.argmax(np.where(np.isnan(scores), -np.inf, lowered), axis=0), np.int64)
 
 
 @dataclass(frozen=True)
@@ -316,7 +332,10 @@ def grouped(
 
 
 def shown_pair(
-    queries: NDArray[np.float32], weights: NDArray[np.float32], stored: NDArray[np.float32]
+    queries: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    stored: NDArray[np.float32],
+    less: NDArray[np.float32] | None = None,
 ) -> tuple[int, int]:
     """The pair of slices that speaks most for a case: largest weight times similarity.
 
@@ -326,6 +345,8 @@ def shown_pair(
     weights : ndarray of float32, shape (q,)
     stored : ndarray of float32, shape (n, dimension)
         The case's slices.
+    less : ndarray of float32, shape (n,), optional
+        What the similarity of each is lessened by before.
 
     Returns
     -------
@@ -333,5 +354,7 @@ def shown_pair(
         The first of equal ones.
     """
     similarity = queries @ stored.T
+    if less is not None:
+        similarity = similarity - less
     query = int(np.argmax(weights * similarity.max(axis=1)))
     return query, int(np.argmax(similarity[query]))

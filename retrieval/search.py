@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer import roots, sandbox
+from indexer.atlas import LOBES
 from indexer.case_index import CaseIndex
 from indexer.composite import Group, composite, groups
 from indexer.encoder import Doubtful, Encoder, look
@@ -28,10 +29,11 @@ from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_compo
 from indexer.reading import input_hash
 from indexer.scan import Scan, ScanRef
 from indexer.sequences import CHANNELS, LEADERS, is_composite
+from indexer.view import view_of
 from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.asked import asked
 from retrieval.evidence import SCALES, vote
-from retrieval.likeness import scaled, together
+from retrieval.likeness import REACH, VIEW, less_views, lobes_of_cases, scaled, together, view_words
 from retrieval.open_set import OpenSet
 from retrieval.question import Question
 from retrieval.state import REGION, WHOLE, QueryScan, Ranked, State, first_of_each
@@ -61,6 +63,8 @@ class Asking:
     notes : list of str
     measures : ndarray of float32, shape (n,)
         Of the lesion, as :func:`retrieval.likeness.scaled` gives them.
+    lobe : str
+        Where it is; one of :data:`indexer.atlas.LOBES`.
     healthy : bool
         Whether the encoder finds no lesion in it.
     """
@@ -72,6 +76,7 @@ class Asking:
     silent: set[str]
     notes: list[str]
     measures: NDArray[np.float32]
+    lobe: str = ""
     healthy: bool = False
 
 
@@ -137,8 +142,10 @@ def _filed(question: Question, state: State, case_index: CaseIndex) -> Asking:
     scans = [scan for case in cases for _, scan in filed.get(case, [])]
     own = {contents.patient_ids[case] for case in cases}
     with warnings.catch_warnings(action="ignore"):  # what is known of none of the cases stays NaN
-        measures = np.nanmean(state.census.looks.measures[cases], axis=0)
-    return Asking(_query(question, scans), scans, WHOLE, own, set(), [], measures)
+        measures = np.nanmean(state.census.lesions.measures[cases], axis=0)
+    lobes = {LOBES[lobe] for lobe in state.census.lesions.lobes[cases]}
+    lobe = lobes.pop() if len(lobes) == 1 else ""
+    return Asking(_query(question, scans), scans, WHOLE, own, set(), [], measures, lobe)
 
 
 def _given(question: Question, state: State, case_index: CaseIndex, encoder: Callable[[], Encoder]) -> Asking:
@@ -168,7 +175,7 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Cal
     else:
         scans = [replace(scan, region=None) for scan in scans]
     view = REGION if question.marked else WHOLE
-    embedded, identical, measures = _embedded(scans, refs, view, state, case_index, encoder(), notes)
+    embedded, identical, measures, lobe = _embedded(scans, refs, view, state, case_index, encoder(), notes)
     query = _query(question, embedded)
     if question.region is not None:
         query = replace(query, region=question.region, region_slice=int(embedded[0].positions[0]))
@@ -186,7 +193,7 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Cal
         if own:
             notes.append("the patient of the query is in the index, and is left out")
     healthy = view == WHOLE and _healthy(embedded, encoder())
-    return Asking(query, embedded, view, own, silent, notes, measures, healthy)
+    return Asking(query, embedded, view, own, silent, notes, measures, lobe, healthy)
 
 
 def _healthy(scans: Sequence[QueryScan], encoder: Encoder) -> bool:
@@ -215,8 +222,8 @@ def _embedded(
     case_index: CaseIndex,
     encoder: Encoder,
     notes: list[str],
-) -> tuple[list[QueryScan], set[int], NDArray[np.float32]]:
-    """The scans and their composites as queries, the cases that hold the very same, and the measures."""
+) -> tuple[list[QueryScan], set[int], NDArray[np.float32], str]:
+    """The scans and their composites as queries, the cases that hold the very same, and measures and lobe."""
     how, held = Preprocessing.of(encoder), case_index.preprocessing(encoder)
     asking: list[tuple[Scan, ScanRef, Prepared]] = []
     digests: list[str] = []
@@ -254,10 +261,14 @@ def _embedded(
                 embeddings=vectors,
                 strangeness=float(np.average(strange, weights=weights)),
                 lesion=float((weights / ready.weights[rows]).max()),
+                view=view_of(ready),
             )
         )
     names = [scan.sequence for scan, _, _ in asking]
-    return embedded, identical, scaled(together(names, np.array([one.as_vector()[1:] for one in measured])))
+    measures = scaled(together(names, np.array([one.numbers for one in measured])))
+    lobes = np.array([LOBES.index(one.lobe) for one in measured], np.uint8)
+    (lobe,) = lobes_of_cases(names, lobes, np.zeros(len(names), np.int64), 1)
+    return embedded, identical, measures, LOBES[lobe]
 
 
 def _together(group: Group, how: Preprocessing) -> Prepared:
@@ -367,14 +378,17 @@ def _matching(state: State, where: Mapping[str, str]) -> NDArray[np.bool_]:
 
 
 def _hits(question: Question, asking: Asking, state: State, ranked: Ranked) -> list[Hit]:
-    contents, looks = state.contents, state.census.looks
-    away = state.ranking.weight(question.by) * looks.distance(asking.measures, ranked.cases)
-    order = np.argsort(away - ranked.scores, kind="stable")
+    contents, lesions = state.contents, state.census.lesions
+    weight = state.ranking.weight(question.by)
+    turned, of_rows = state.turned(ranked)
+    away = weight * lesions.distance(asking.measures, ranked.cases)
+    order = np.argsort(away - less_views(ranked.scores, turned, weight), kind="stable")
+    less = [weight * VIEW * REACH * one for one in of_rows]
     patients = [contents.patient_ids[case] for case in ranked.cases[order]]
     places = range(len(patients)) if question.all_cases else first_of_each(patients)
     hits = []
     for rank, place in enumerate(order[list(places)[: question.k]].tolist(), 1):
-        query, query_row, row = state.pair(ranked, place)
+        query, query_row, row = state.pair(ranked, place, less)
         case, scan = int(ranked.cases[place]), int(contents.slice_scan[row])
         hits.append(
             Hit(
@@ -390,7 +404,10 @@ def _hits(question: Question, asking: Asking, state: State, ranked: Ranked) -> l
                 query_slice=int(query.positions[query_row]),
                 query_scan=query.scan,
                 query_sequence=query.sequence,
-                likeness=looks.words(asking.measures, case),
+                likeness=[
+                    *view_words(query.view, contents.scan_views[scan]),
+                    *lesions.words(asking.measures, case, asking.lobe),
+                ],
             )
         )
     return hits

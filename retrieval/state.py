@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -17,10 +17,12 @@ from indexer.learning.strangeness import LIMIT
 from indexer.policy import SearchPolicy
 from indexer.scan import ScanRef
 from indexer.sequences import is_composite
+from indexer.view import unknown
 from retrieval.calibration import POLICY, SIMILARITY, TYPICALITY, Calibration
 from retrieval.census import Census
 from retrieval.evidence import RANKING
 from retrieval.leave_one_out import NEAREST, familiarity
+from retrieval.likeness import turned
 from retrieval.ranking import Matches, Ranking, Stacks, grouped, nearness, shown_pair
 
 WHOLE, REGION = 0, 1
@@ -43,6 +45,8 @@ class QueryScan:
         Distance from what the encoder was trained on; NaN where it cannot say.
     lesion : float
         Chance that it shows one, of the surest slice; 1 where that is known or nobody can tell.
+    view : ndarray of float32
+        From where it shows the patient (:mod:`indexer.view`).
     """
 
     scan: ScanRef
@@ -52,6 +56,7 @@ class QueryScan:
     embeddings: NDArray[np.float32]
     strangeness: float
     lesion: float = 1.0
+    view: NDArray[np.float32] = field(default_factory=unknown)
 
 
 @dataclass(frozen=True)
@@ -245,6 +250,7 @@ class State:
                 weights=contents.slice_weight[rows[part]],
                 embeddings=vectors[part],
                 strangeness=float(contents.scan_strangeness[place]),
+                view=contents.scan_views[place].astype(np.float32),
             )
             found.setdefault(int(contents.scan_case[place]), []).append((place, scan))
         return found
@@ -322,8 +328,39 @@ class State:
         fused = self.ranking.fuse(matches, [query.sequence for query in queries])
         return Ranked(*fused, queries, matches, compared, list(dict.fromkeys(notes)))
 
-    def pair(self, ranked: Ranked, place: int) -> tuple[QueryScan, int, int]:
+    def turned(self, ranked: Ranked) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """How far from the query's view the cases are (:func:`retrieval.likeness.turned`).
+
+        Returns
+        -------
+        cases : ndarray of float32, shape (c,)
+            Of the scan of each that is nearest, of the sequence to show.
+        rows : list of ndarray of float32
+            Of each of `ranked.rows`.
+        """
+        contents = self.contents
+        cases, rows = np.zeros(len(ranked.cases), np.float32), []
+        for which, (query, of_query) in enumerate(zip(ranked.queries, ranked.rows, strict=True)):
+            scans, place = np.unique(contents.slice_scan[of_query], return_inverse=True)
+            away = turned(query.view, contents.scan_views[scans])
+            nearest = np.full(len(contents.case_ids), np.inf, np.float32)
+            np.minimum.at(nearest, contents.scan_case[scans], away)
+            shown = ranked.shown == which
+            cases[shown] = nearest[ranked.cases[shown]]
+            rows.append(away[place])
+        return cases, rows
+
+    def pair(
+        self, ranked: Ranked, place: int, less: Sequence[NDArray[np.float32]] | None = None
+    ) -> tuple[QueryScan, int, int]:
         """The slices to show for the case at a place of a ranking.
+
+        Parameters
+        ----------
+        ranked : Ranked
+        place : int
+        less : sequence of ndarray, optional
+            What each of `ranked.rows` is less worth showing, for its view.
 
         Returns
         -------
@@ -332,10 +369,12 @@ class State:
         """
         which = int(ranked.shown[place])
         query, rows = ranked.queries[which], ranked.rows[which]
-        rows = rows[self.contents.cases_of(rows) == ranked.cases[place]]
-        stored = self.vectors.gather(self.contents.slice_ids[rows])
-        asking, row = shown_pair(query.embeddings, query.weights, stored)
-        return query, asking, int(rows[row])
+        own = np.flatnonzero(self.contents.cases_of(rows) == ranked.cases[place])
+        stored = self.vectors.gather(self.contents.slice_ids[rows[own]])
+        asking, row = shown_pair(
+            query.embeddings, query.weights, stored, None if less is None else less[which][own]
+        )
+        return query, asking, int(rows[own[row]])
 
     def _propose(self, query: QueryScan, pool: Pool, shortlist: int) -> NDArray[np.int64]:
         """The cases whose slices are nearest."""

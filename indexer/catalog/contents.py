@@ -12,6 +12,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from indexer.atlas import LOBES
 from indexer.catalog.blocks import blocks
 from indexer.catalog.schema import (
     cases,
@@ -29,6 +30,7 @@ from indexer.catalog.schema import (
 )
 from indexer.measures import NAMES, Measures
 from indexer.scan import ScanRef
+from indexer.view import LENGTH
 
 MOST = 2**62
 """Above whatever is counted."""
@@ -69,6 +71,10 @@ class Contents:
         NaN where it is unknown.
     scan_measures : ndarray of float32, shape (scans, measures)
         Of the lesion, in the order of :data:`indexer.measures.NAMES`; NaN where they are unknown.
+    scan_views : ndarray of float16, shape (scans, numbers)
+        From where each shows it (:mod:`indexer.view`); NaN where that is unknown.
+    scan_lobes : ndarray of uint8, shape (scans,)
+        Where it is, by its place in :data:`indexer.atlas.LOBES`.
     slice_ids : ndarray of int64
         Ascending.
     slice_scan : ndarray of int64
@@ -91,6 +97,8 @@ class Contents:
     scan_shape: list[tuple[int, ...]]
     scan_strangeness: NDArray[np.float32]
     scan_measures: NDArray[np.float32]
+    scan_views: NDArray[np.float16]
+    scan_lobes: NDArray[np.uint8]
     slice_ids: NDArray[np.int64]
     slice_scan: NDArray[np.int64]
     slice_position: NDArray[np.int64]
@@ -146,6 +154,8 @@ def nothing() -> Contents:
         scan_shape=[],
         scan_strangeness=np.empty(0, np.float32),
         scan_measures=np.empty((0, len(NAMES)), np.float32),
+        scan_views=np.empty((0, LENGTH), np.float16),
+        scan_lobes=np.empty(0, np.uint8),
         slice_ids=ints,
         slice_scan=ints,
         slice_position=ints,
@@ -302,6 +312,8 @@ def _without_scans(old: Contents, went: NDArray[np.int64]) -> Contents:
         scan_shape=[old.scan_shape[i] for i in places],
         scan_strangeness=old.scan_strangeness[stays],
         scan_measures=old.scan_measures[stays],
+        scan_views=old.scan_views[stays],
+        scan_lobes=old.scan_lobes[stays],
         slice_ids=old.slice_ids[kept],
         slice_scan=(np.cumsum(stays) - 1)[old.slice_scan[kept]],
         slice_position=old.slice_position[kept],
@@ -335,6 +347,7 @@ def _with_scans(connection: sa.Connection, old: Contents) -> Contents:
             and 0 <= row.channel < LARGEST,
             f"scan {row.id} is described as none is",
         )
+    measured = [_measured(row.vector) for row in new]
     return replace(
         old,
         scan_ids=np.append(old.scan_ids, np.array([row.id for row in new], np.int64)),
@@ -346,22 +359,27 @@ def _with_scans(connection: sa.Connection, old: Contents) -> Contents:
         scan_strangeness=np.append(  # None becomes NaN
             old.scan_strangeness, np.array([row.value for row in new], np.float32)
         ),
-        scan_measures=np.concatenate(
-            [old.scan_measures, np.array([_measured(row.vector) for row in new]).reshape(-1, len(NAMES))]
+        scan_measures=np.append(
+            old.scan_measures,
+            np.array([one.numbers for one in measured], np.float32).reshape(-1, len(NAMES)),
+            0,
         ),
+        scan_views=np.append(
+            old.scan_views, np.array([one.view for one in measured], np.float16).reshape(-1, LENGTH), 0
+        ),
+        scan_lobes=np.append(old.scan_lobes, np.array([LOBES.index(one.lobe) for one in measured], np.uint8)),
     )
 
 
-def _measured(vector: Any) -> NDArray[np.float32]:
-    """Measures as they were filed; unknown where another version of them was, or none."""
-    unknown = np.full(len(NAMES), np.nan, np.float32)
+def _measured(vector: Any) -> Measures:
+    """Measures as they were filed; unknown where they are none of ours, or of a version yet to come."""
     if not isinstance(vector, bytes) or len(vector) % 4:
-        return unknown
+        return Measures()
+    held = np.frombuffer(vector, "<f4").astype(np.float32)
     try:
-        held = Measures.from_vector(np.frombuffer(vector, "<f4")).as_vector()[1:]
+        return Measures.from_vector(np.where(np.isfinite(held), held, np.nan).astype(np.float32))
     except ValueError:
-        return unknown
-    return np.where(np.isfinite(held), held, np.nan).astype(np.float32)
+        return Measures()
 
 
 def _with_slices(connection: sa.Connection, old: Contents) -> Contents:

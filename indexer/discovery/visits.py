@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import date
 
-import pydicom
-
 from indexer.readers.source import Source
 
 _DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)[-._]?(\d\d)[-._]?(\d\d)(?!\d)")
@@ -48,6 +46,8 @@ def _day_of(source: Source) -> date | None:
     if source.kind != "dicom":
         return day(source.study_id)
     try:
+        import pydicom  # late: who asks only for the days in names needs none
+
         header = pydicom.dcmread(
             source.files[0], stop_before_pixels=True, specific_tags=["StudyDate"], force=True
         )

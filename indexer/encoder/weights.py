@@ -128,7 +128,7 @@ def write_weights(
         tensors[parameter] = array.astype(np.float16) if array.ndim > 1 else array
     how = architecture(net, composite)
     version = _version(tensors, how)
-    of_training = _prefixed(DISTRIBUTION, vars(distribution) if distribution else {})
+    of_training = _prefixed(DISTRIBUTION, _halved(distribution) if distribution else {})
     key = hashlib.sha256(f"patients {version}".encode()).digest()[:16]  # a function of the weights: no chance
     about = {
         "architecture": how,
@@ -262,14 +262,27 @@ def _fill(path: Path, net: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> No
         raise EncoderError(path, "does not hold the weights of its architecture", REMEDY) from error
 
 
+def _halved(distribution: TrainingDistribution) -> dict[str, NDArray[np.float32]]:
+    """What a file holds of it: of the symmetric matrices the upper triangles."""
+    rows, columns = np.triu_indices(distribution.means.shape[1])
+    triangles = np.ascontiguousarray(distribution.precisions[:, rows, columns])
+    return {"means": distribution.means, "precisions": triangles}
+
+
 def _distribution(path: Path, parts: Mapping[str, NDArray[Any]]) -> TrainingDistribution:
     from indexer.learning.looks import STATISTICS
 
     if parts.keys() == {"means", "precisions"}:
-        n = len(parts["means"]) if parts["means"].ndim else 0
-        shapes = parts["means"].shape, parts["precisions"].shape
-        if n and shapes == ((n, STATISTICS), (n, STATISTICS, STATISTICS)):
-            return TrainingDistribution(**{k: part.astype(np.float32) for k, part in parts.items()})
+        means, precisions = (parts[part].astype(np.float32) for part in ("means", "precisions"))
+        n = len(means) if means.ndim else 0
+        rows, columns = np.triu_indices(STATISTICS)
+        if precisions.shape == (n, len(rows)):
+            triangles = precisions
+            precisions = np.empty((n, STATISTICS, STATISTICS), np.float32)
+            precisions[:, rows, columns] = precisions[:, columns, rows] = triangles
+        # files of earlier versions hold the whole matrices
+        if n and (means.shape, precisions.shape) == ((n, STATISTICS), (n, STATISTICS, STATISTICS)):
+            return TrainingDistribution(means, precisions)
     raise EncoderError(path, "does not say what its training's slices looked like", REMEDY)
 
 

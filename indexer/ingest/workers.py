@@ -17,6 +17,7 @@ from indexer.measures import Measures, measure
 from indexer.preprocess import Preprocessing
 from indexer.readers import Source
 from indexer.reading import Read
+from indexer.view import view_of
 
 READERS = 2
 """Sources that are read at a time."""
@@ -117,7 +118,7 @@ def embed(encoder: Encoder, picks: Sequence[Pick]) -> Embedding:
     measures = [
         measure(images[scan], sequences, encoder).as_vector()
         if len(sequences) > 1 or id(images) not in composed  # together they tell more
-        else Measures().as_vector()
+        else Measures(view=view_of(images[scan])).as_vector()
         for images, scan, view, sequences in picks
         if view
     ]

@@ -212,6 +212,7 @@ def save(
     name: str,
     also: Sequence[Samples] = (),
     composite: CompositeNetwork | None = None,
+    least_lesion: float = 0.0,
 ) -> None:
     """Write a trained network as an encoder that :func:`indexer.encoder.load_encoder` takes.
 
@@ -229,6 +230,8 @@ def save(
         What it was not trained on, and need not call strange.
     composite : CompositeNetwork, optional
         Trained on composites of the same patients.
+    least_lesion : float
+        See :class:`indexer.encoder.protocols.Doubtful`.
     """
     write_weights(
         path,
@@ -239,4 +242,5 @@ def save(
         recipe=asdict(recipe),
         patients=sorted(set(samples.patients.tolist())),
         composite=composite,
+        least_lesion=least_lesion,
     )

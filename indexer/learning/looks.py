@@ -35,6 +35,11 @@ LEAST = 1 / 8
 SHARE = 0.5
 """The proposed region is where the lesion map exceeds this share of its maximum, around the maximum."""
 
+LOOKS = ((0, False, 0.8), (1, False, 1.0), (2, True, 1.25), (3, True, 1.0))
+"""How a region of a composite is looked at: quarters of a turn, mirrored or not, and the side of the square
+over that of the region's. What the network embeds differs by these, though it has learnt that they do not
+matter; the mean does less (docs/evaluation.md)."""
+
 STATISTICS = 2 * (STAGES[2][-1] + STAGES[4][-1])
 """Mean and deviation of each channel of the two finer levels of the pyramid."""
 
@@ -50,6 +55,7 @@ def architecture(network: RetrievalNetwork, composite: CompositeNetwork | None =
         text += f", {composite.channels} together at {COMPOSITE_VIEW} of {VIEW}, {COMPOSITE_STAGES} stages"
         if composite.segments:
             text += f", {TISSUES} at a {TISSUE_CELL}th by {TISSUE_LATERAL}, proposed by them"
+            text += f", seen {LOOKS}"
         if composite.standardised:
             text += f", {STANDARD} deviations"
     return text
@@ -109,6 +115,9 @@ def compose(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Look at a region of several sequences at once.
 
+    A network with a tissue head looks several times, as :data:`LOOKS` says, and the embedding is the unit
+    sum; one of an earlier version looks once.
+
     Parameters
     ----------
     network : RetrievalNetwork
@@ -135,10 +144,23 @@ def compose(
         order = torch.tensor(leading)
         lead = order[there[:, order].int().argmax(1)]
         maps = network(x[torch.arange(len(x)), lead][:, None])[1].sigmoid()
-    where = known_or_proposed(boxes, maps)
-    region = looked_at(x, frames(torch.from_numpy(where)), COMPOSITE_VIEW)
+    theta = frames(torch.from_numpy(known_or_proposed(boxes, maps)))
+    looks = [
+        composite(looked_at(x, torch.cat([theta[:, :, :2] @ way, theta[:, :, 2:]], 2), COMPOSITE_VIEW), there)
+        for way in (_ways() if composite.segments else torch.eye(2)[None])
+    ]
     highest = maps.flatten(1).topk(round(TOP * maps[0].numel() / (VIEW // CELL) ** 2)).values
-    return composite(region, there).numpy(), highest.mean(1).numpy()
+    return nn.functional.normalize(torch.stack(looks).sum(0)).numpy(), highest.mean(1).numpy()
+
+
+def _ways() -> Tensor:
+    """`LOOKS` as maps from a view to the square, shape (looks, 2, 2)."""
+    turn, mirror = torch.tensor([[0.0, -1.0], [1.0, 0.0]]), torch.diag(torch.tensor([-1.0, 1.0]))
+    ways = []
+    for quarters, mirrored, side in LOOKS:
+        way = torch.linalg.matrix_power(turn, quarters)
+        ways.append(side * (way @ mirror if mirrored else way))
+    return torch.stack(ways)
 
 
 @torch.inference_mode()

@@ -141,6 +141,8 @@ class Samples:
             if rows.any():
                 share = _per_patient(patient, rows)
                 total = total * (1 - part) + part * share / share.sum()
+        if not total.any():  # nothing is known of any of them
+            total = _per_patient(patient, np.ones(len(self), bool))
         total *= self.importance
         return np.asarray(total / total.sum())
 

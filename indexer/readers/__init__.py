@@ -5,24 +5,32 @@ from __future__ import annotations
 import importlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer import watch
 from indexer.errors import ReadError
-from indexer.readers.formats import Format, installed_formats
 from indexer.readers.source import Source
 from indexer.scan import Scan
 
+if TYPE_CHECKING:
+    from indexer.readers.formats import Format, installed_formats
+
 __all__ = ["Format", "Source", "installed_formats", "read", "read_mask"]
+
+_HOMES = {
+    "Format": "indexer.readers.formats",
+    "discover": "indexer.discovery",  # other programs look for it beside `read`; it needs the readers
+    "installed_formats": "indexer.readers.formats",
+}
+"""The libraries of the formats are only for the process that reads; whoever has it read knows `Source`."""
 
 
 def __getattr__(name: str) -> Any:
-    """`discover`, which other programs look for beside `read`; discovery itself needs the readers."""
-    if name == "discover":
-        return importlib.import_module("indexer.discovery").discover
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -36,6 +44,8 @@ def read(source: Source | Path) -> list[Scan]:
     """
     if isinstance(source, Path):
         return [scan for each in __getattr__("discover")(source).sources for scan in read(each)]
+    from indexer.readers.formats import installed_formats
+
     format = next((format for format in installed_formats() if source.kind in format.kinds), None)
     if format is None:
         raise ReadError(source.path, f"is of the kind {source.kind}, which nothing here reads", "install it")
@@ -63,6 +73,8 @@ def read_mask(path: Path, scan: Scan) -> NDArray[np.bool_]:
     """
     if not os.path.isfile(path):  # noqa: PTH113 (however long its name is)
         raise ReadError(path, "is not a file", "give the mask's file")
+    from indexer.readers.formats import installed_formats
+
     format = next((f for f in installed_formats() if f.claims(path)), None)
     if format is None:
         raise ReadError(path, "is not an image of a known format", "give the mask as NIfTI, PNG or TIFF")

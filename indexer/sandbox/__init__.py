@@ -15,20 +15,22 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from indexer.discovery import Discovery
 from indexer.errors import PoisonError
-from indexer.labels import Table
-from indexer.preprocess import Preprocessing
 from indexer.readers.source import Source
-from indexer.reading import Read
 from indexer.sandbox.pool import Limits, Sandbox, refuse_late, shared, within
-from indexer.scan import Scan
 from indexer.sequences import COMPOSITE
+
+if TYPE_CHECKING:  # so that `begin` need not wait for them
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from indexer.discovery import Discovery
+    from indexer.labels import Table
+    from indexer.preprocess import Preprocessing
+    from indexer.reading import Read
+    from indexer.scan import Scan
 
 __all__ = [
     "Limits",
@@ -133,6 +135,8 @@ def prepare(source: Source, preprocessing: Preprocessing) -> Read:
             return read
     except PoisonError:
         if source.kind == COMPOSITE:  # each of the files has a source of its own, which says it
+            from indexer.reading import Read
+
             return Read([], [])
         raise
 

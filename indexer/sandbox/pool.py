@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import CbirError, PoisonError, ReadError
-from indexer.sandbox.child import OPERATIONS
 from indexer.sandbox.protocol import COMMAND, END, FORK, NAME, NUMBER, PAGE, Request, exactly
 from indexer.sandbox.wire import Malformed, unpacked
 
@@ -397,6 +396,8 @@ class InProcess(Sandbox):
 
     def call(self, operation: str, *arguments: Any, where: Path, size: int) -> Any:
         """See :meth:`Sandbox.call`."""
+        from indexer.sandbox.child import OPERATIONS
+
         return OPERATIONS[operation](*arguments)
 
     def begin(self) -> None:

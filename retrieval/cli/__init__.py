@@ -1,5 +1,6 @@
 """The command line."""
 
+import gc
 import signal
 import sys
 
@@ -20,4 +21,5 @@ def main() -> None:
         say("; ".join(["cbir: stopped", *map(str, stop.args)]))
         exec("")  # else Python, where this came out of an exec, ends by the signal instead of the code
         code = 130
+    gc.freeze()  # nothing is searched for garbage at the end, which all goes with the process
     sys.exit(code)

@@ -9,6 +9,7 @@ import typer
 
 from indexer.errors import ReadError
 from indexer.files import there
+from indexer.runtime import uncollected
 from retrieval.cli.options import DEFAULT_INDEX, MOST, IndexOption, JsonOption, WhereOption, usage
 from retrieval.cli.printing import say, show, show_json, show_table
 from retrieval.cli.progress import spinner
@@ -21,6 +22,7 @@ LAST_RANK = 10_000
 """To cut at in ``cbir eval``."""
 
 
+@uncollected()  # it imports a lot, answers once, and ends
 def query(
     context: typer.Context,
     source: Annotated[Path | None, typer.Argument(metavar="FILE|DIR", help="The scan to ask with.")] = None,

@@ -13,11 +13,13 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from indexer.atlas import LOBES
 from indexer.catalog import Catalog, Contents, EmbeddedScan, Entry
 from indexer.catalog.schema import slices
 from indexer.errors import CaseIndexError
 from indexer.measures import NAMES as MEASURES
 from indexer.measures import Measures
+from indexer.view import LENGTH
 
 pytestmark = pytest.mark.both
 
@@ -327,23 +329,39 @@ def test_what_is_read_in_parts_is_what_is_there_and_what_is_counted_is_true(step
 
 
 def test_measures_are_kept_and_those_of_another_version_are_unknown(catalog):
-    known = Measures(size=31.5, necrotic=0.25).as_vector()
+    seen = np.full(LENGTH, 0.125, np.float32)
+    seen[0] = 2
+    measures = Measures(size=31.5, necrotic=0.25, view=seen, lobe="left frontal")
+    known = measures.as_vector()
     other = known.copy()
     other[0] += 1
     cut = known[:-1]
-    scans = [replace(scan(seed=i), measures=vector) for i, vector in enumerate((known, other, cut, None))]
+    nowhere = np.where(known == 2, 7, known)
+    nowhere[0] = known[0]
+    before_views = np.append(np.float32(1), measures.numbers)  # version 1 had none
+    before_lobes = np.append(np.float32(2), known[1:-1])
+    no_lobe = np.append(known[:-1], np.float32(200))
+    vectors = (known, other, cut, None, nowhere, no_lobe, before_views, before_lobes)
+    scans = [replace(scan(seed=i), measures=vector) for i, vector in enumerate(vectors)]
     catalog.put([entry("/a", *scans)], {})
-    found = catalog.contents().scan_measures
-    assert found.shape == (4, len(MEASURES))
-    np.testing.assert_array_equal(found[0], known[1:])
-    assert np.isnan(found[1:]).all()
+    held = catalog.contents()
+    found, views = held.scan_measures, held.scan_views
+    assert found.shape == (8, len(MEASURES))
+    np.testing.assert_array_equal(found[[0, 6, 7]], [measures.numbers] * 3)
+    assert np.isnan(found[1:6]).all()
+    np.testing.assert_array_equal(views[[0, 7]], [seen] * 2)
+    assert np.isnan(views[1:7]).all()
+    assert [LOBES[lobe] for lobe in held.scan_lobes] == ["left frontal", *[""] * 7]
     told = [one.measures for one in catalog.entries()[0].scans]
     np.testing.assert_array_equal(told[0], known)
     assert told[3] is None
     before = catalog.contents()
     catalog.put([entry("/b", replace(scan(seed=9), measures=known))], {})
     after = catalog.contents(before)
-    np.testing.assert_array_equal(after.scan_measures[-1], known[1:])
+    np.testing.assert_array_equal(after.scan_measures[-1], measures.numbers)
+    np.testing.assert_array_equal(after.scan_views[-1], seen)
+    assert after.scan_lobes[-1] == held.scan_lobes[0]
     catalog.remove_sources(["/a"])
-    np.testing.assert_array_equal(catalog.contents(after).scan_measures, known[None, 1:])
+    np.testing.assert_array_equal(catalog.contents(after).scan_measures, measures.numbers[None])
+    np.testing.assert_array_equal(catalog.contents(after).scan_views, seen[None])
     assert list(catalog.damage()) == []

@@ -404,9 +404,9 @@ def test_a_known_box_is_all_that_is_looked_at(networks: tuple[RetrievalNetwork, 
     batch = made_images(2)
     box = np.array([[0.25, 0.25, 0.5, 0.5]] * 2, np.float32)
     first, weights = looks.compose(*networks, batch, LEADING, box)
-    # its square reaches 0.4 around 0.375: pixels 28 to 92
+    # its square reaches 0.2 around 0.375, and 1.25 times that from afar: pixels 20 to 100
     near, far = np.zeros((160, 160), bool), np.ones((160, 160), bool)
-    near[30:90, 30:90], far[26:94, 26:94] = True, False
+    near[22:98, 22:98], far[18:102, 18:102] = True, False
     outside, moved = looks.compose(*networks, np.where(far, 255 - batch, batch), LEADING, box)
     np.testing.assert_allclose(outside, first, atol=1e-5)
     assert np.abs(moved - weights).max() > 1e-4  # the chance of a lesion is that of the slice
@@ -416,6 +416,21 @@ def test_a_known_box_is_all_that_is_looked_at(networks: tuple[RetrievalNetwork, 
     mixed, _ = looks.compose(*networks, batch, LEADING, np.stack([np.full(4, np.nan, np.float32), box[1]]))
     free, _ = looks.compose(*networks, batch, LEADING)
     np.testing.assert_allclose(mixed, [free[0], first[1]], atol=1e-5)
+
+
+def test_a_region_is_looked_at_turned_and_mirrored_from_near_and_far(
+    networks: tuple[RetrievalNetwork, CompositeNetwork],
+) -> None:
+    batch, box = made_images(3), np.array([[0.375, 0.375, 0.625, 0.625]] * 3, np.float32)
+    plain = looks.compose(*networks, batch, LEADING, box)[0]
+    one, there = torch.from_numpy(batch).float() / 127.5 - 1, torch.ones(3, 4, dtype=torch.bool)
+    by_hand = torch.zeros(3, plain.shape[1])
+    with torch.inference_mode():
+        for i, near in enumerate((0.8, 1.0, 1.25, 1.0)):
+            theta = torch.tensor([[0.4 * near, 0.0, 0.0], [0.0, 0.4 * near, 0.0]]).repeat(3, 1, 1)
+            view = torch.rot90(looks.looked_at(one, theta, COMPOSITE_VIEW), i, (2, 3))
+            by_hand += networks[1](view.flip(3) if i >= 2 else view, there)
+    np.testing.assert_allclose(plain, torch.nn.functional.normalize(by_hand).numpy(), atol=1e-3)
 
 
 # -- the encoder and its file --------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from indexer.measures import NAMES, Measures, measure
 from indexer.preprocess import Preprocessing, prepared, prepared_composite, with_region
 from indexer.scan import Scan, displayed
 from indexer.sequences import CHANNELS, STANDARD
+from indexer.view import LENGTH
 
 SHAPE = (100, 120, 60)
 MIDDLE = np.array([65.0, 45.0, 40.0])
@@ -177,22 +178,66 @@ def test_where_there_is_no_lesion_the_size_is_nought() -> None:
     scan = Scan(np.where(head(), brain, 0), Path("p_flair.nii.gz"), (1.0, 1.0, 1.0), np.eye(4), "flair")
     found = measure(prepared_composite([None, None, None, scan], 160))
     assert found.size == 0
-    assert np.isnan(astuple(found)[1:]).all()
+    assert np.isnan(found.numbers[1:]).all()
 
 
 def test_an_unknown_sequence_says_nothing() -> None:
     scan = study()[0]
     assert scan is not None
     found = measure(prepared(scan, WHOLE), (None,))
-    assert np.isnan(astuple(found)).all()
+    assert np.isnan(found.numbers).all()
+
+
+@pytest.mark.parametrize("first", [20, 21, 22, 23])
+def test_an_outline_is_measured_where_planes_are_left_out(first: int) -> None:
+    flair = study()[3]
+    assert flair is not None
+    region = ball(MIDDLE, RADIUS)
+    region[:, :, :first] = False  # so that the largest is another plane
+    region[20:30, 20:30, first : first + 3] = True
+    thinned = prepared(replace(flair, region=region), replace(WHOLE, apart=4.0))
+    assert len(np.unique(np.diff(thinned.positions[thinned.views == 0]))) == 1
+    found = measure(thinned, ("flair",))
+    assert found.size == pytest.approx(2 * RADIUS, rel=0.2)
+    assert found.flair > 1.5
+
+
+LOW, HIGH = np.array([-91.5, -126.5, -72.5]), np.array([90.5, 91.5, 109.5])
+"""Of MNI152, in mm."""
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("middle", "lobe"),
+    [((-40, 35, 25), "left frontal"), ((50, -15, -25), "right temporal"), ((-12, -92, 2), "left occipital")],
+)
+def test_a_lesion_in_a_known_space_lies_in_a_lobe(axis: int, middle: tuple[int, ...], lobe: str) -> None:
+    spacing = np.full(3, 2.0)
+    spacing[axis] = 4.0
+    shape = np.round((HIGH - LOW) / spacing).astype(int)
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = LOW + spacing / 2
+    at = np.moveaxis(np.indices(shape), 0, -1) * spacing + affine[:3, 3]
+    brain = (((at - (0, -18, 10)) / (72, 92, 66)) ** 2).sum(-1) < 1
+    voxels = np.random.default_rng(0).normal(100, 10, shape) + 80.0 * (((at - middle) ** 2).sum(-1) < 144)
+    (x, y, z) = spacing.tolist()
+    scan = Scan(np.where(brain, voxels, 0), Path("p.nii.gz"), (x, y, z), affine, "flair")
+    assert scan.axis == axis
+    found = measure(prepared(scan, WHOLE), ("flair",))
+    assert found.lobe == lobe
+    assert Measures.from_vector(found.as_vector()).lobe == lobe
+    elsewhere = replace(scan, affine=affine + np.eye(4, k=3) * 30)
+    assert measure(prepared(elsewhere, WHOLE), ("flair",)).lobe == ""
 
 
 def test_vectors_keep_all_and_refuse_other_versions() -> None:
     found = measure(prepared_composite(study(), 160))
     vector = found.as_vector()
     assert vector.dtype == np.float32
-    assert len(vector) == len(NAMES) + 1
-    assert astuple(Measures.from_vector(vector)) == pytest.approx(astuple(found), rel=1e-6, nan_ok=True)
+    assert len(vector) == 2 + len(NAMES) + LENGTH
+    again = Measures.from_vector(vector)
+    np.testing.assert_array_equal(again.numbers, found.numbers)
+    np.testing.assert_array_equal(again.view, found.view)
     vector[0] += 1
     with pytest.raises(ValueError, match="version"):
         Measures.from_vector(vector)

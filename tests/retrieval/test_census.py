@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from indexer.catalog.contents import Contents, nothing
 from indexer.measures import NAMES
+from indexer.view import LENGTH
 from retrieval.census import Census
 from retrieval.evidence import Population
-from retrieval.likeness import Looks
+from retrieval.likeness import Lesions
 
 LABELS = st.dictionaries(st.sampled_from(("who_grade", "tumour")), st.sampled_from("234"), max_size=2)
 
@@ -33,9 +34,10 @@ def check(census: Census) -> None:
     for name in ("who_grade", "tumour", "x"):
         assert census.cases.values(name) == by_case.values(name)
     names = {number: name for name, number in census.sequences.items()}
-    looks = Looks.of(contents)
-    np.testing.assert_array_equal(census.looks.measures, looks.measures)
-    np.testing.assert_array_equal(census.looks.spread, looks.spread)
+    looks = Lesions.of(contents)
+    np.testing.assert_array_equal(census.lesions.measures, looks.measures)
+    np.testing.assert_array_equal(census.lesions.lobes, looks.lobes)
+    np.testing.assert_array_equal(census.lesions.spread, looks.spread)
     assert [names[number] for number in census.scan_sequence.tolist()] == contents.scan_sequence
 
 
@@ -54,6 +56,7 @@ def next_of(draw: st.DrawFn, old: Contents) -> Contents:
     whose = [draw(st.integers(0, cases - 1)) for _ in scans]
     measured = np.random.default_rng(draw(st.integers(0, 99))).random((len(scans), len(NAMES)), np.float32)
     measured[measured < 0.3] = np.nan
+    lobes = np.array([draw(st.integers(0, 3)) for _ in scans], np.uint8)
     stays = slice(None) if len(kept) == n else slice(0, 0)  # with cases scans go: here all of them
     first = int(old.scan_ids[-1]) + 1 if len(old.scan_ids) else 1
     return replace(
@@ -66,6 +69,8 @@ def next_of(draw: st.DrawFn, old: Contents) -> Contents:
         scan_sequence=[*old.scan_sequence[stays], *scans],
         scan_case=np.append(old.scan_case[stays], np.array(whose, np.int64)),
         scan_measures=np.concatenate([old.scan_measures[stays], measured]),
+        scan_views=np.full((len(old.scan_ids[stays]) + len(scans), LENGTH), np.nan, np.float16),
+        scan_lobes=np.append(old.scan_lobes[stays], lobes),
     )
 
 

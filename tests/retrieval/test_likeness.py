@@ -8,17 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import retrieval.likeness
+from indexer.atlas import LOBES
 from indexer.measures import NAMES, Measures
-from retrieval.likeness import FEW, RANDOM, Looks, of_cases, scaled, spread, together
+from retrieval.likeness import FEW, RANDOM, Lesions, lobes_of_cases, of_cases, scaled, spread, together
 
 
 def row(**known: float) -> np.ndarray:
-    return scaled(Measures(**known).as_vector()[1:])
+    return scaled(Measures(**known).numbers)
 
 
-def looks(*rows: np.ndarray, **spreads: float) -> Looks:
+def looks(*rows: np.ndarray, **spreads: float) -> Lesions:
     wide = np.array([spreads.get(name, np.nan) for name in NAMES], np.float32)
-    return Looks(np.array(rows), wide)
+    return Lesions(np.array(rows), wide, np.zeros(len(rows), np.uint8))
 
 
 SPREADS = {"size": 0.3, "necrotic": 0.2, "enhancing": 0.2, "flair": 0.5, "right_left": 0.3}
@@ -36,10 +37,10 @@ def test_two_draws_differ_as_much_as_it_says():
 def test_a_composite_is_believed_before_the_leading_sequence_and_equals_are_averaged():
     vectors = np.array(
         [
-            Measures(size=10, t1=1.0).as_vector()[1:],  # t1
-            Measures(size=30, flair=2.0).as_vector()[1:],  # two of FLAIR
-            Measures(size=50, flair=4.0).as_vector()[1:],
-            Measures(necrotic=0.5).as_vector()[1:],  # the composite
+            Measures(size=10, t1=1.0).numbers,  # t1
+            Measures(size=30, flair=2.0).numbers,  # two of FLAIR
+            Measures(size=50, flair=4.0).numbers,
+            Measures(necrotic=0.5).numbers,  # the composite
         ]
     )
     found = dict(zip(NAMES, together(["t1", "flair", "flair", "composite"], vectors).tolist(), strict=True))
@@ -109,6 +110,33 @@ def test_words(asked, case, said):
     assert looks(row(**case), **SPREADS).words(row(**asked), 0) == said
 
 
+@pytest.mark.parametrize(
+    ("asked", "case", "said"),
+    [
+        ("left frontal", "left frontal", ["left frontal both"]),
+        ("left frontal", "left temporal", ["left both", "temporal, not frontal"]),
+        ("left frontal", "right frontal", ["frontal both", "right, not left"]),
+        ("left frontal", "right temporal", ["right temporal, not left frontal"]),
+        ("brainstem", "corpus callosum", ["corpus callosum, not brainstem"]),
+        ("left thalamus", "thalamus", ["thalamus, not left thalamus"]),
+        ("left frontal", "", ["left both"]),  # then the box of the head says it
+        ("", "left frontal", ["left both"]),
+    ],
+)
+def test_lobes_say_the_place_where_both_are_known(asked, case, said):
+    held = looks(row(right_left=0.4), **SPREADS)
+    held.lobes[0] = LOBES.index(case)
+    assert held.words(row(right_left=0.5), 0, asked) == said
+
+
+def test_the_lobe_of_a_case_is_that_of_the_scan_that_is_believed_first():
+    names = ["t1", "flair", "composite", "t2", None]
+    lobes = np.array([1, 2, 0, 3, 4], np.uint8)
+    found = lobes_of_cases(names, lobes, np.array([1, 1, 1, 2, 0]), 4)
+    assert found.tolist() == [4, 2, 3, 0]
+
+
+NOWHERE = np.zeros(1, np.uint8)
 values = st.one_of(st.just(float("nan")), st.floats(-1, 1, width=32))
 
 
@@ -120,11 +148,11 @@ values = st.one_of(st.just(float("nan")), st.floats(-1, 1, width=32))
 def test_words_say_nothing_of_what_is_unknown_and_turn_round(asked, case):
     a, b = np.array(asked, np.float32), np.array(case, np.float32)
     wide = np.full(len(NAMES), 0.2, np.float32)
-    one, other = Looks(b[None], wide).words(a, 0), Looks(a[None], wide).words(b, 0)
+    one, other = (Lesions(x[None], wide, NOWHERE).words(y, 0) for x, y in ((b, a), (a, b)))
     known = np.isfinite(a) & np.isfinite(b)
     assert len(one) <= known.sum()
     opposite = {"larger": "smaller", "more necrosis": "less necrosis", "brighter in T2": "darker in T2"}
     for here, there in opposite.items():
         assert (here in one) == (there in other)
         assert (there in one) == (here in other)
-    assert not Looks(np.full((1, len(NAMES)), np.nan, np.float32), wide).words(a, 0)
+    assert not Lesions(np.full((1, len(NAMES)), np.nan, np.float32), wide, NOWHERE).words(a, 0)

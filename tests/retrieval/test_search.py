@@ -12,11 +12,13 @@ from indexer.case_index import CaseIndex
 from indexer.discovery import read
 from indexer.errors import EncoderError, QueryError, ReadError
 from indexer.ingest import ingest
+from indexer.labels import load_tables
 from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing, prepared, with_region
+from retrieval.crossmatch import CrossMatch
 from retrieval.search import NO_LESION
-from tests.support.encoders import TinyAnalyser
-from tests.support.images import phantom, write_nifti
+from tests.support.encoders import TinyAnalyser, TinyEncoder
+from tests.support.images import head_plane, phantom, write_nifti
 
 
 @pytest.fixture
@@ -366,7 +368,7 @@ def sizes(make, tmp_path):
 
 
 def test_measures_are_filed_and_tell_the_size(sizes):
-    size = np.exp(sizes.state.census.looks.measures[:, 0])
+    size = np.exp(sizes.state.census.lesions.measures[:, 0])
     radii = (0.15 + 0.025 * np.arange(12)) * 24 * 3.0  # the box is 48 voxels of 3 mm across
     np.testing.assert_allclose(size, 2 * radii, rtol=0.25)
     assert (np.diff(size) > 0).all()
@@ -376,7 +378,7 @@ def test_hits_are_ordered_by_class_by_appearance_and_by_both(sizes, tmp_path):
     query = write_nifti(tmp_path / "new_flair.nii.gz", ball(0.3, 99), spacing=(3.0, 3.0, 6.0))
     both, alone, looks = (sizes.query(query, k=12, by=by) for by in (None, "class", "appearance"))
     assert [hit.score for hit in alone.hits] == sorted((h.score for h in alone.hits), reverse=True)
-    held = sizes.state.census.looks
+    held = sizes.state.census.lesions
     asked = np.log(2 * 0.3 * 24 * 3.0)
     away = {
         name: abs(m - asked) for name, m in zip(sizes.contents.case_ids, held.measures[:, 0], strict=True)
@@ -407,6 +409,69 @@ def test_hits_say_what_agrees_and_what_differs(sizes):
 def test_an_order_that_there_is_not_is_refused(sizes):
     with pytest.raises(QueryError, match="'size' is no order of hits"):
         sizes.like("P-06", by="size")
+
+
+class Blind(TinyEncoder):
+    """Finds everything alike."""
+
+    size = 128
+
+    def encode(self, batch):
+        return np.full((len(batch), self.dimension), self.dimension**-0.5, np.float32)
+
+
+@pytest.fixture
+def sides(tmp_path):
+    """Flat images: three patients seen from three sides, and three each from one."""
+    seen = {f"P-{n}": ("axial", "coronal", "sagittal") for n in range(3)}
+    seen |= {"P-3": ("axial",), "P-4": ("coronal",), "P-5": ("sagittal",)}
+    rows = [(f"{patient}_{name}.png", patient, name) for patient, names in seen.items() for name in names]
+    for seed, (file, _, name) in enumerate(rows):
+        draw(tmp_path / "flat" / file, name, seed)
+    table = tmp_path / "slices.tsv"
+    table.write_text("file\tparticipant_id\n" + "".join(f"{file}\t{who}\n" for file, who, _ in rows))
+    with CaseIndex.create(tmp_path / "blind", Blind(), keep_ids=True) as made:
+        ingest(made, [tmp_path / "flat"], Blind(), labels=load_tables(table))
+    with open_index(tmp_path / "blind", Blind()) as index:
+        yield index
+
+
+def draw(path, name, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(head_plane(name, seed).clip(0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["axial", "coronal", "sagittal"])
+def test_flat_images_are_shown_from_the_side_of_the_query(sides, tmp_path, name):
+    query = draw(tmp_path / "new.png", name, 99)
+    answer = sides.query(query, k=6)
+    assert all(name in hit.scan.source for hit in answer.hits[:4])
+    assert not any(name in hit.scan.source for hit in answer.hits[4:])
+    assert {hit.patient_id for hit in answer.hits[4:]} <= {"P-3", "P-4", "P-5"}
+    alone = sides.query(query, k=6, by="class")
+    assert [hit.case_id for hit in alone.hits] == [f"P-{n}" for n in range(6)]  # all are alike
+    assert {hit.score for hit in answer.hits} == {hit.score for hit in alone.hits}
+    assert answer.evidence == alone.evidence
+
+
+def test_a_case_that_asks_is_shown_beside_its_like(sides):
+    hits = sides.like("P-4", k=5).hits
+    assert {hit.patient_id for hit in hits[:3]} == {"P-0", "P-1", "P-2"}
+    assert all("coronal" in hit.scan.source and "coronal" in hit.query_scan.source for hit in hits[:3])
+
+
+def test_the_ranking_that_is_evaluated_is_the_one_that_is_shown(sides):
+    items = CrossMatch.of(sides.case_index.snapshot())
+    of = dict(zip(items.names, items.similarity(np.array([4]))[0].tolist(), strict=True))
+    hits = [hit.case_id for hit in sides.like("P-4", k=5).hits]
+    assert [of[case] for case in hits] == sorted((of[case] for case in hits), reverse=True)
+    by_scan = CrossMatch.of(sides.case_index.snapshot(), "scan")
+    scores = by_scan.similarities
+    for row, name in enumerate(by_scan.names):
+        first = np.argsort(-scores[row], kind="stable")[:4]
+        side = name.rsplit("_", 1)[-1]
+        assert all(by_scan.names[place].endswith(side) for place in first)
 
 
 class Doubting(TinyAnalyser):

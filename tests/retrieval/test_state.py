@@ -17,6 +17,7 @@ from indexer.policy import SearchPolicy
 from indexer.scan import ScanRef
 from indexer.sequences import COMPOSITE, is_composite
 from indexer.stores.faiss.vectors import Vectors
+from indexer.view import LENGTH
 from retrieval.state import REGION, WHOLE, QueryScan, State
 from tests.indexer.test_vectors import unit
 
@@ -48,6 +49,8 @@ def filled(draw: st.DrawFn, in_order: bool = True) -> Contents:
         scan_shape=[(1, 1, 1)] * len(scans),
         scan_strangeness=np.zeros(len(scans), np.float32),
         scan_measures=np.full((len(scans), len(NAMES)), np.nan, np.float32),
+        scan_views=np.full((len(scans), LENGTH), np.nan, np.float16),
+        scan_lobes=np.zeros(len(scans), np.uint8),
         slice_ids=np.arange(n) * 3 + 1,
         slice_scan=slice_scan.astype(np.int64),
         slice_position=np.arange(n),

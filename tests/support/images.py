@@ -10,6 +10,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from scipy import ndimage
 
 
 def phantom(seed: int, grade: int = 2, shape: tuple[int, int, int] = (24, 28, 10)) -> NDArray[np.float32]:
@@ -64,3 +65,28 @@ def write_dicom(folder: Path, volume: NDArray[np.float32], **tags: object) -> Pa
             setattr(ds, name, value)
         pydicom.dcmwrite(folder / f"{i:03}", ds)
     return folder
+
+
+def head_plane(name: str, seed: int = 0, contrast: float = 1.0) -> NDArray[np.float64]:
+    """A head from above, from the front (with a jaw and eyes) or from the left (with a face and a neck)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[-1:1:128j, -1:1:128j]
+    x, y = x + rng.normal(0, 0.03), y + rng.normal(0, 0.03)
+    wide, high = rng.normal(1, 0.05, 2)
+
+    def oval(cx: float, cy: float, rx: float, ry: float) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = ((x - cx) / rx / wide) ** 2 + ((y - cy) / ry / high) ** 2 < 1
+        return found
+
+    if name == "axial":
+        head, inside = oval(0, 0, 0.7, 0.9), [oval(-0.15, 0, 0.1, 0.4), oval(0.15, 0, 0.1, 0.4)]
+    elif name == "coronal":
+        head = oval(0, -0.3, 0.65, 0.6) | ((abs(x) < 0.4) & (y > 0) & (y < 0.9))
+        inside = [oval(-0.25, 0.2, 0.12, 0.12), oval(0.25, 0.2, 0.12, 0.12), oval(0, 0.6, 0.2, 0.1)]
+    else:
+        head = oval(0.1, -0.25, 0.85, 0.65) | ((x > 0.1) & (x < 0.6) & (y > 0)) | oval(-0.5, 0.3, 0.3, 0.4)
+        inside = [oval(0.1, -0.2, 0.4, 0.12), oval(0.4, 0.3, 0.15, 0.15)]
+    image = np.where(ndimage.binary_erosion(head, iterations=5), 110.0, 220.0)  # skull
+    for part in inside:
+        image[part & head] += 60 * contrast
+    return np.where(head, image + rng.normal(0, 1, image.shape), 0).clip(0)

@@ -244,6 +244,11 @@ def test_slices_free_of_lesions_and_without_labels_have_their_share() -> None:
     np.testing.assert_allclose(found.sum(), 1)
 
 
+def test_slices_of_which_nothing_is_known_are_drawn_by_patient() -> None:
+    found = made(["a"] * 4 + ["b"], [-1] * 5, outlined=False).shares()
+    np.testing.assert_allclose(found, [1 / 6] * 4 + [1 / 3])  # √4 : √1
+
+
 def test_without_outlines_unlabelled_slices_teach_nothing() -> None:
     found = made(["a", "b", "c"], [0, 1, -1], outlined=False).shares()
     np.testing.assert_allclose(found, [0.5, 0.5, 0])
