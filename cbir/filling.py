@@ -130,13 +130,16 @@ def remove(
         wanted = {case_ids} if isinstance(case_ids, str) else set(case_ids)
         # a removal that was killed is gone on with, whatever is asked now
         begun = index.begun_removing()
-        unknown = ", ".join(sorted(wanted - index.catalog.cases_among(wanted) - begun))
+        unknown = wanted - index.catalog.cases_among(wanted) - begun
         if unknown:
-            raise QueryError(unknown, "the index has no such case", "see `cbir info --cases`")
+            named = ", ".join(sorted(set(map(index.shown, unknown))))
+            raise QueryError(named, "the index has no such case", "see `cbir info --cases`")
         for name in [patients] if isinstance(patients, str) else patients:
             found = index.catalog.cases_of_patients({name, index.patient(name)})
             if not found and not begun:
-                raise QueryError(name, "the index has no such patient", "see `cbir info --cases`")
+                raise QueryError(
+                    index.shown(name), "the index has no such patient", "see `cbir info --cases`"
+                )
             wanted |= found
         with index.removing(wanted | begun) as cases:
             removed = len(begun - index.catalog.cases_among(begun)) + index.catalog.remove_cases(cases)

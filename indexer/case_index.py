@@ -26,6 +26,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -319,6 +320,13 @@ class CaseIndex:
         """The index's id of a patient, given the id in the files."""
         return identifier if self.manifest.keep_ids else self.pseudonym("patient", identifier)
 
+    def shown(self, name: str) -> str:
+        """A name that somebody asked for, as it may be repeated.
+
+        Where the index keeps no ids, that is one of its own alone: anything else may be a patient's.
+        """
+        return name if self.manifest.keep_ids or PSEUDONYM.fullmatch(name) else "that id"
+
     def case(self, patient_id: str, study_id: str) -> str:
         """The index's id of a patient's study, given the ids in the files."""
         if not self.manifest.keep_ids:
@@ -541,6 +549,9 @@ class CaseIndex:
         """
         return checked(self.snapshot().vectors, self.catalog, queries, k)
 
+
+PSEUDONYM = re.compile(r"[a-z]-[0-9a-f]{16}")
+"""What :meth:`CaseIndex.pseudonym` gives."""
 
 PLACELESS = ("faiss", "faiss:", "file:")
 """Addresses of stores that are in the folder."""

@@ -18,10 +18,10 @@ from indexer.atlas import LOBES, lobe
 from indexer.encoder.protocols import Encoder, Segmenter
 from indexer.preprocess import Prepared
 from indexer.sequences import CHANNELS, STANDARD
-from indexer.view import AXES, LENGTH, unknown, view_of
+from indexer.view import AXES, PACKED, packed, unknown, unpacked, view_of
 
-VERSION = 3
-"""Counts the changes of what :meth:`Measures.as_vector` holds. Version 1 held no view, version 2 no lobe."""
+VERSION = 2
+"""Counts the changes of what :meth:`Measures.as_vector` holds. Version 1 held neither view nor lobe."""
 
 HEAD = 80.0
 """Millimetres that a head measures at least: what is less is a crop, and says no place."""
@@ -91,8 +91,8 @@ class Measures:
         return np.array([getattr(self, name) for name in NAMES], np.float32)
 
     def as_vector(self) -> Floats:
-        """The version, the :attr:`numbers`, the view, and the number of the lobe."""
-        parts = ([VERSION], self.numbers, self.view, [LOBES.index(self.lobe)])
+        """The version, the :attr:`numbers`, the number of the lobe, and the view as :func:`packed` has it."""
+        parts = ([VERSION], self.numbers, [LOBES.index(self.lobe)], packed(self.view))
         return np.concatenate([np.array(part, np.float32) for part in parts])
 
     @classmethod
@@ -105,16 +105,17 @@ class Measures:
             If it is of another version, or holds what none does.
         """
         version = vector[0] if vector.size else 0
-        lengths = {1: 1 + len(NAMES), 2: 1 + len(NAMES) + LENGTH, VERSION: 2 + len(NAMES) + LENGTH}
+        lengths = {1: 1 + len(NAMES), VERSION: 2 + len(NAMES) + PACKED}
         if vector.shape != (lengths.get(version),):
             raise ValueError(f"these are no measures of version {VERSION}")
-        numbers, view, lobes = np.split(vector[1:], [len(NAMES), len(NAMES) + LENGTH])
-        view = view if len(view) else unknown()
-        if not (np.isnan(view[0]) or view[0] in range(len(AXES))):
-            raise ValueError(f"planes do not lie along an axis {view[0]:g}")
+        numbers, lobes, view = np.split(vector[1:], [len(NAMES), len(NAMES) + 1])
+        seen = unpacked(view) if len(view) else unknown()
+        if not (np.isnan(seen[0]) or seen[0] in range(len(AXES))):
+            raise ValueError(f"planes do not lie along an axis {seen[0]:g}")
         if not np.isin(lobes, range(len(LOBES))).all():
             raise ValueError(f"there is no lobe {lobes[0]:g}")
-        return cls(*numbers.tolist(), view=view, lobe=LOBES[int(lobes.sum())])
+        known = np.where(np.isfinite(numbers), numbers, np.nan)
+        return cls(*known.tolist(), view=seen, lobe=LOBES[int(lobes.sum())])
 
 
 NAMES = tuple(measure.name for measure in fields(Measures) if not measure.kw_only)

@@ -22,6 +22,8 @@ SLICES = 16
 """Slices of a scan that are looked at, at most, evenly spaced."""
 LENGTH = 1 + DIRECTIONS * CELLS**2
 """Numbers of a view."""
+PACKED = 1 + DIRECTIONS * CELLS**2 // 4
+"""The same, packed."""
 AXES = ("sagittal", "coronal", "axial")
 """By the axis along which they lie."""
 
@@ -76,6 +78,20 @@ def gist(images: NDArray[np.uint8]) -> Floats:
     found -= found.mean()
     length = np.linalg.norm(found)
     return np.asarray(found / length if length > 0 else np.full_like(found, np.nan), np.float32)
+
+
+def packed(view: Floats) -> Floats:
+    """A view as it is kept, shape (PACKED,): the axis, and the gist in signed bytes, four to a number."""
+    gist_bytes = np.round(np.nan_to_num(view[1:]) * 127).astype(np.int8)
+    return np.concatenate([view[:1], gist_bytes.view(np.float32)])
+
+
+def unpacked(kept: Floats) -> Floats:
+    """What :func:`packed` gave, to 1/254."""
+    found = np.concatenate([kept[:1], np.ascontiguousarray(kept[1:]).view(np.int8) / np.float32(127)])
+    if not found[1:].any():
+        found[1:] = np.nan
+    return found
 
 
 def mirrored(views: Floats) -> Floats:

@@ -105,7 +105,7 @@ def answered(
     """
     start = time.perf_counter()
     if question.cases:
-        asking = _filed(question, state)
+        asking = _filed(question, state, case_index)
     else:
         with ThreadPoolExecutor(1) as aside:  # other processes read meanwhile
             asking = _given(question, state, case_index, aside.submit(encoder).result)
@@ -129,12 +129,14 @@ def has_patient(case_index: CaseIndex, state: State, patient: str) -> bool:
 # ---- what asks ---------------------------------------------------------------------------------
 
 
-def _filed(question: Question, state: State) -> Asking:
+def _filed(question: Question, state: State, case_index: CaseIndex) -> Asking:
     """Cases of the index."""
     contents = state.contents
     for name in question.cases:
         if name not in contents.case_ids:
-            raise QueryError(name, "the index has no such case", "list them with `cbir info --cases`")
+            raise QueryError(
+                case_index.shown(name), "the index has no such case", "list them with `cbir info --cases`"
+            )
     cases = [contents.case_ids.index(name) for name in question.cases]
     filed = state.scans_of(cases)
     scans = [scan for case in cases for _, scan in filed.get(case, [])]

@@ -375,9 +375,8 @@ def _measured(vector: Any) -> Measures:
     """Measures as they were filed; unknown where they are none of ours, or of a version yet to come."""
     if not isinstance(vector, bytes) or len(vector) % 4:
         return Measures()
-    held = np.frombuffer(vector, "<f4").astype(np.float32)
     try:
-        return Measures.from_vector(np.where(np.isfinite(held), held, np.nan).astype(np.float32))
+        return Measures.from_vector(np.frombuffer(vector, "<f4").astype(np.float32))
     except ValueError:
         return Measures()
 

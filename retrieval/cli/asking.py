@@ -103,7 +103,8 @@ def query(
     with reference_index() if borrowed else open_index(index, recall=recall) as opened:
         for patient in exclude_patient or []:
             if not opened.has_patient(patient):
-                say(f"note: no patient {patient} is in the index: nobody is left out for it")
+                shown = opened.case_index.shown(patient)
+                say(f"note: --exclude-patient: {shown} is no patient of the index; nobody is left out for it")
         if like:
             answer = opened.like(
                 like, k, where=wanted, exclude_patient=exclude_patient, all_cases=all_cases, by=order

@@ -8,7 +8,9 @@ identifier: patients are the index's keyed hashes, and people are the names of t
 
 What is asked or shown is written down before the answer leaves. What changes something has a line before it
 is begun, and one when it has ended; both bear the name of the act. Where the line cannot be written, nothing
-is answered or changed.
+is answered or changed. An outcome for which there is no room is owed: it is no success to anybody, and until
+it is written nothing else is answered or begun. So a line of something begun that no outcome follows says
+that the service was ended meanwhile.
 
 Files are set aside by size. Those of the trail are kept until somebody takes them away; of refusals, which
 anybody can cause, the last are kept. All are readable by their owner only.
@@ -18,12 +20,13 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from indexer.errors import CbirError
+from retrieval.service.log import tell
 from retrieval.service.refusals import Refusals
 from retrieval.service.trail import SIZE, Trail
 
@@ -51,6 +54,7 @@ class Audit:
     def __init__(self, folder: Path, size: int = SIZE) -> None:
         self._folder = folder
         self._lock = threading.Lock()
+        self._owed: list[dict[str, Any]] = []
         try:
             self._trail = Trail(folder, "audit.jsonl", "dicom-audit.xml", size=size)
             self.refusals = Refusals(folder, size=size)
@@ -91,14 +95,9 @@ class Audit:
         AuditError
             If it cannot be written.
         """
-        record = {"time": now(), "who": who, "event": event, "outcome": outcome, "patients": list(patients)}
-        if address:
-            record["address"] = address
         with self._lock:
-            try:
-                self._trail.append({**record, **detail}, sync="act" in detail)
-            except OSError as error:
-                raise self._error(error, "make room, or see who may write there") from error
+            self._pay()
+            self._write(_line(event, who, outcome, address, patients, detail))
 
     def begin(
         self,
@@ -128,9 +127,50 @@ class Audit:
         self.record(event, who, "begun", address=address, patients=patients, act=act, **detail)
         return Act(self, event, who, address, act)
 
+    def owe(
+        self, event: str, who: str, outcome: str, address: str, patients: Sequence[str], **detail: Any
+    ) -> None:
+        """Write down how something ended that was begun: now, or as soon as it can be, and before all else.
+
+        Raises
+        ------
+        AuditError
+            If it cannot be written now.
+        """
+        with self._lock:
+            self._owed.append(_line(event, who, outcome, address, patients, detail))
+            self._pay()
+
+    def settle(self) -> None:
+        """Write down what is owed, and what is to be counted of refusals.
+
+        Raises
+        ------
+        AuditError
+            If it cannot be written.
+        """
+        self.refusals.settle()
+        with self._lock:
+            self._pay()
+
     def close(self) -> None:
-        """Write down what is still to be counted of refusals."""
+        """Write down what is owed, if it can be, and what is still to be counted of refusals."""
         self.refusals.settle(all=True)
+        try:
+            self.settle()
+        except AuditError as error:
+            tell(error)
+
+    def _pay(self) -> None:
+        while self._owed:
+            self._write(self._owed[0])
+            del self._owed[0]
+
+    def _write(self, line: dict[str, Any]) -> None:
+        try:
+            self._trail.append(line, sync="act" in line)
+        except OSError as error:
+            raise self._error(error, "make room, or see who may write there") from error
 
     def _error(self, error: Exception, remedy: str) -> AuditError:
         reason = getattr(error, "strerror", None) or type(error).__name__
@@ -149,16 +189,16 @@ class Act:
         Raises
         ------
         AuditError
+            If it cannot be written now: it is owed then, and nobody may hear of a success.
         """
-        self._audit.record(
-            self._event,
-            self._who,
-            outcome,
-            address=self._address,
-            patients=patients,
-            act=self.name,
-            **detail,
-        )
+        self._audit.owe(self._event, self._who, outcome, self._address, patients, act=self.name, **detail)
+
+
+def _line(
+    event: str, who: str, outcome: str, address: str, patients: Sequence[str], detail: Mapping[str, Any]
+) -> dict[str, Any]:
+    line = {"time": now(), "who": who, "event": event, "outcome": outcome, "patients": list(patients)}
+    return {**line, **({"address": address} if address else {}), **detail}
 
 
 def now() -> str:

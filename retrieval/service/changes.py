@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from cbir.index import Index
 from indexer.errors import QueryError
-from retrieval.service.audit import Act, Audit, now
+from retrieval.service.audit import Act, Audit, AuditError, now
 from retrieval.service.inbox import TRIES, GivenUp, Inbox, Order
 from retrieval.service.intake import Taken, discovered, take_in
 from retrieval.service.jobs import Job, Jobs, Room
@@ -175,7 +175,8 @@ class Changes:
                 return self._queue(order, act, room)
             except BaseException:
                 self._inbox.drop(order)
-                act.end("failure", order.patients)
+                with suppress(AuditError):  # what went wrong first is what is told
+                    act.end("failure", order.patients)
                 raise
 
     # ---- what is done --------------------------------------------------------------------------
@@ -195,10 +196,10 @@ class Changes:
 
         def ended(job: Job) -> None:
             patients = sorted({*order.patients, *taken.patients})
-            try:
+            with suppress(AuditError):  # it is owed then
                 _tell(act, job, patients, taken if order.what == "index" else None)
-            finally:
-                self._inbox.drop(order)
+            self._inbox.drop(order)
+            self._audit.settle()  # without the files there may be room
 
         job = Job(order.id, order.what, order.who, created=order.created)
         return self._jobs.submit(job, work, ended=ended, room=room, lasting=True)

@@ -21,7 +21,7 @@ from indexer.manifest import MANIFEST
 from indexer.runtime import trim
 from indexer.scan import Scan, ScanRef
 from retrieval.evidence import class_columns
-from retrieval.service.audit import Audit
+from retrieval.service.audit import Audit, AuditError
 from retrieval.service.changes import Changes
 from retrieval.service.jobs import Jobs
 from retrieval.service.pictures import Pictures
@@ -144,7 +144,8 @@ class Service:
 
     def _idle(self) -> None:
         self.queries.sweep()
-        self.audit.refusals.settle()
+        with suppress(AuditError):  # which was told when it was to be written
+            self.audit.settle()
         self._trim()
         if self._writer.case_index.catalog.revision != self._revision:  # another process wrote
             self._renew(now=False)

@@ -170,7 +170,7 @@ class Jobs:
         job : Job
         work : callable
         ended : callable
-            Called when the job has ended, before anybody hears of it.
+            Called when the job has ended, before anybody hears of it; a job for which it raises has failed.
         room : Room, optional
             What :meth:`room` gave; None for what was accepted before.
         lasting : bool
@@ -263,8 +263,12 @@ class Jobs:
         job = entry.job
         job.report, job.error, job.ended = report, error, _now()
         if not (entry.lasting and isinstance(error, Busy)):
-            self._quietly(lambda: entry.ended(job))
-        job.state = "done" if error is None else "failed"
+            try:
+                entry.ended(job)
+            except Exception as untold:  # what could not be written down is no success
+                tell(untold)
+                job.error = job.error or untold
+        job.state = "done" if job.error is None else "failed"
         job.over.set()
 
     @staticmethod

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,13 @@ from retrieval.service.uploads import TooLarge
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
 _PAGE = 1000
-ANSWER = 256 * 2**20
-"""Bytes of an answer that is no image, at most: identifiers of some millions of series."""
+ANSWER = 8 * 2**20
+"""Bytes of an answer that is no image, at most: a series of 100,000 images, a thousand changes."""
+MOST_SERIES = 2_000_000
+"""Series of a PACS at most; their identifiers are taken from the list while it comes."""
+_ENTRY = re.compile(rb'\s*(\[|,)\s*"([^"\\]{1,64})"')
+_LONGEST = 2**16
+"""Bytes that an entry of the list may lie apart from the next."""
 T = TypeVar("T")
 
 
@@ -234,7 +239,7 @@ class Orthanc:
     def sop_class(self, instance: str) -> str:
         """The SOP class UID of an image."""
         with self._asking("GET", f"/instances/{quote(instance, safe='')}/metadata/SopClassUid") as response:
-            return _within(response, ANSWER).decode("ascii", "replace").strip()
+            return _within(self._in_time(response), ANSWER).decode("ascii", "replace").strip()
 
     def store(self, dicom: bytes) -> str:
         """Store an object; returns Orthanc's identifier of it.
@@ -249,8 +254,22 @@ class Orthanc:
     # ---- what there is, and what comes ---------------------------------------------------------
 
     def all_series(self) -> list[str]:
-        """Identifiers of all series."""
-        return self._json("GET", "/series", lambda all: [str(series) for series in all])
+        """Identifiers of all series.
+
+        Raises
+        ------
+        PacsError
+            If there are more than :data:`MOST_SERIES`, too: half a list would be taken for the whole.
+        """
+        with self._asking("GET", "/series") as response:
+            found: list[str] = []
+            for series in _entries(self._in_time(response)):
+                found.append(series)
+                if len(found) > MOST_SERIES:
+                    raise PacsError(
+                        self.name, f"holds more than {MOST_SERIES:,} series", "follow a smaller one"
+                    )
+        return found
 
     def last_change(self) -> int:
         """Number of the newest line of the change log."""
@@ -275,7 +294,15 @@ class Orthanc:
     ) -> T:
         """What `take` makes of an answer."""
         with self._asking(method, path, content) as response:
-            return take(json.loads(_within(response, ANSWER)))
+            return take(json.loads(_within(self._in_time(response), ANSWER)))
+
+    def _in_time(self, response: httpx.Response) -> Iterator[bytes]:
+        """The body of an answer, which may come in many pieces, but not for ever."""
+        end = time.monotonic() + self._limits.seconds
+        for block in response.iter_bytes():
+            if time.monotonic() > end:
+                raise PacsError(self.name, "takes too long to answer", "see its log")
+            yield block
 
     @contextmanager
     def _asking(self, method: str, path: str, content: str | bytes | None = None) -> Iterator[httpx.Response]:
@@ -297,10 +324,28 @@ class Orthanc:
             raise PacsError(self.name, f"answers unlike Orthanc ({type(error).__name__})") from None
 
 
-def _within(response: httpx.Response, limit: int) -> bytes:
+def _entries(blocks: Iterable[bytes]) -> Iterator[str]:
+    """The names in a JSON list of names, each as soon as it has come."""
+    rest, opening = b"", b"["
+    for block in blocks:
+        rest += block
+        at = 0
+        while (found := _ENTRY.match(rest, at)) is not None:
+            if found[1] != opening:
+                raise ValueError("no list of names")
+            yield found[2].decode("ascii")
+            at, opening = found.end(), b","
+        rest = rest[at:]
+        if len(rest) > _LONGEST:
+            raise ValueError("no list of names")
+    if b"".join(rest.split()) != (b"]" if opening == b"," else b"[]"):
+        raise ValueError("no whole list")
+
+
+def _within(blocks: Iterable[bytes], limit: int) -> bytes:
     """The body of an answer."""
     body = bytearray()
-    for block in response.iter_bytes():
+    for block in blocks:
         body += block
         if len(body) > limit:
             raise ValueError("too long")

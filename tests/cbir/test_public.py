@@ -17,6 +17,7 @@ import cbir
 from cbir import CbirError, Index, Question
 from indexer import discovery
 from indexer.errors import CaseIndexError, QueryError
+from retrieval.cli.app import run
 from tests.support.encoders import TinyEncoder
 from tests.support.images import phantom, write_nifti
 
@@ -222,3 +223,35 @@ def test_the_reference_cases_are_an_index(monkeypatch: pytest.MonkeyPatch) -> No
         assert {"2", "3"} <= values
         assert index.calibration is not None
         assert np.isfinite(index.contents.scan_strangeness).any()
+
+
+# ---- names that somebody gave ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep_ids", [False, True])
+def test_an_id_is_repeated_only_where_the_index_keeps_ids(
+    tmp_path: Path, cohort: Cohort, tiny: TinyEncoder, capsys: pytest.CaptureFixture[str], keep_ids: bool
+) -> None:
+    folder, planted, own = tmp_path / "index", "Planted-Jane-4711", "c-0123456789abcdef"
+    with cbir.create_index(folder, encoder=tiny, keep_ids=keep_ids) as made:
+        made.add(cohort(3), calibrate=False)
+        case = made.contents.case_ids[0]
+        told = []
+        for work in (
+            lambda: made.remove(planted),
+            lambda: made.remove([planted, own]),
+            lambda: made.remove(patients=planted),
+            lambda: made.like(planted),
+            lambda: made.query(Question(like=[case, planted])),
+        ):
+            with pytest.raises(QueryError, match="no such") as refused:
+                work()
+            told.append(str(refused.value))
+        with pytest.raises(QueryError, match=own):
+            made.remove(own)  # an id of the index's own tells nothing
+    run(["query", "--like", case, "--exclude-patient", planted, "--index", str(folder), "--json"])
+    said = capsys.readouterr()
+    assert "nobody is left out for it" in said.err
+    for text in (*told, said.err):
+        assert (planted in text) == keep_ids, text
+    assert planted not in said.out

@@ -13,7 +13,7 @@ from indexer.measures import NAMES, Measures, measure
 from indexer.preprocess import Preprocessing, prepared, prepared_composite, with_region
 from indexer.scan import Scan, displayed
 from indexer.sequences import CHANNELS, STANDARD
-from indexer.view import LENGTH
+from indexer.view import PACKED
 
 SHAPE = (100, 120, 60)
 MIDDLE = np.array([65.0, 45.0, 40.0])
@@ -234,7 +234,7 @@ def test_vectors_keep_all_and_refuse_other_versions() -> None:
     found = measure(prepared_composite(study(), 160))
     vector = found.as_vector()
     assert vector.dtype == np.float32
-    assert len(vector) == 2 + len(NAMES) + LENGTH
+    assert len(vector) == 2 + len(NAMES) + PACKED
     again = Measures.from_vector(vector)
     np.testing.assert_array_equal(again.numbers, found.numbers)
     np.testing.assert_array_equal(again.view, found.view)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from indexer.preprocess import Preprocessing, prepared, prepared_composite
 from indexer.scan import Scan, stacked
-from indexer.view import CELLS, DIRECTIONS, LENGTH, mirrored, unknown, view_of
+from indexer.view import CELLS, DIRECTIONS, LENGTH, PACKED, mirrored, packed, unknown, unpacked, view_of
 from retrieval.likeness import turned
 from tests.support.images import head_plane
 
@@ -77,6 +77,15 @@ def test_geometry_says_the_axis_and_a_composite_none() -> None:
     assert np.isfinite(view).all()
     assert np.isnan(view_of(prepared(replace(scan, affine=None), WHOLE))[0])
     assert np.isnan(view_of(prepared_composite([scan, None, None, None], 160))).all()
+
+
+def test_a_view_is_kept_in_little_room() -> None:
+    view = seen(head_plane("axial"))
+    kept = packed(view)
+    assert kept.nbytes == 4 * PACKED == 132
+    np.testing.assert_allclose(unpacked(kept), view, atol=0.5 / 127 + 1e-6)
+    assert turned(view, unpacked(kept)[None])[0] == 0
+    np.testing.assert_array_equal(unpacked(packed(unknown())), unknown())
 
 
 def test_what_is_known_of_both_is_compared() -> None:

@@ -80,6 +80,69 @@ def test_without_room_for_its_line_nothing_is_done_or_told(client, filled, new, 
     assert client.delete(f"/cases/{case}").status_code == 200
 
 
+class Narrow:
+    """A disk that takes the lines of what is begun, and none of what has ended, until there is room."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.room, append = False, Trail.append
+
+        def narrow(trail: Trail, record: Any, **options: Any) -> None:
+            if record.get("act") and record["outcome"] != "begun" and not self.room:
+                full()
+            append(trail, record, **options)
+
+        patch.setattr(Trail, "append", narrow)
+
+
+@pytest.mark.parametrize("what", ["index", "remove"])
+def test_an_outcome_for_which_there_is_no_room_is_owed(client, filled, new, monkeypatch, what):
+    disk, trail = Narrow(monkeypatch), filled / "audit" / "audit.jsonl"
+    case = client.app.state.service.index.contents.case_ids[0]
+    if what == "index":
+        job = done(client, client.post("/index", files=sent(new)))
+    else:
+        assert client.delete(f"/cases/{case}").status_code == 500
+        (job,) = client.get("/jobs").json()["jobs"]
+    assert job["state"] == "failed", "nobody hears of a success that is not written down"
+    assert "audit trail cannot be written" in job["reason"]
+    assert [line["outcome"] for line in told(trail)] == ["begun"]
+    assert left(filled / "inbox") == []
+    for reply in (client.post("/query", files=sent(new)), client.post("/index", files=sent(new))):
+        assert reply.status_code == 500, "nothing is answered or begun before it is written"
+        assert "audit trail cannot be written" in reply.json()["detail"]
+    assert [line["outcome"] for line in told(trail)] == ["begun"]
+    disk.room = True
+    assert client.post("/query", files=sent(new)).status_code == 200
+    lines = told(trail)
+    assert [(line["event"], line["outcome"]) for line in lines] == [
+        (what, "begun"),
+        (what, "success"),
+        ("query", "success"),
+    ]
+    assert lines[0]["act"] == lines[1]["act"] == job["job"]
+
+
+def test_an_outcome_has_the_room_that_the_files_of_its_job_took(client, filled, new, monkeypatch):
+    append = Trail.append
+
+    def narrow(trail: Trail, record: Any, **options: Any) -> None:
+        if left(filled / "inbox") and record["outcome"] == "success":
+            full()
+        append(trail, record, **options)
+
+    monkeypatch.setattr(Trail, "append", narrow)
+    assert done(client, client.post("/index", files=sent(new)))["state"] == "done"
+    assert [line["outcome"] for line in told(filled / "audit" / "audit.jsonl")] == ["begun", "success"]
+
+
+def test_what_is_owed_is_written_when_the_service_stops(filled, new, monkeypatch):
+    disk = Narrow(monkeypatch)
+    with serving(filled) as client:
+        done(client, client.post("/index", files=sent(new)))
+        disk.room = True
+    assert [line["outcome"] for line in told(filled / "audit" / "audit.jsonl")] == ["begun", "success"]
+
+
 def test_a_job_that_fails_unforeseen_has_its_lines(client, filled, new, monkeypatch):
     def fail(*_: object) -> None:
         raise RuntimeError("Plantedname^Jane")
@@ -433,3 +496,50 @@ def test_a_pacs_cannot_send_without_limit(tmp_path):
         patch.setattr("retrieval.service.orthanc.ANSWER", 10)
         with pytest.raises(PacsError, match="unlike Orthanc"):
             orthanc().describe(series)
+    with pytest.raises(PacsError, match="takes too long"):
+        orthanc(seconds=-1.0).describe(series)
+
+
+def listing(body: bytes, apiece: int) -> list[str]:
+    """What the list of all series is taken for, if it comes in pieces."""
+    import httpx
+
+    from retrieval.service.orthanc import Orthanc
+
+    pieces = [body[i : i + apiece] for i in range(0, len(body), apiece)]
+    with Orthanc("http://127.0.0.1:1") as made:
+        made._http = httpx.Client(
+            base_url="http://127.0.0.1:1",
+            transport=httpx.MockTransport(lambda _: httpx.Response(200, content=iter(pieces))),
+        )
+        return made.all_series()
+
+
+@pytest.mark.parametrize("apiece", [1, 7, 64, 10_000])
+@pytest.mark.parametrize("number", [0, 1, 50])
+@pytest.mark.parametrize("indent", [None, 3])
+def test_the_list_of_all_series_is_read_as_it_comes(number, indent, apiece):
+    names = [f"{i:08x}-{i:08x}-0-1-2" for i in range(number)]
+    assert listing(json.dumps(names, indent=indent).encode() + b"\n", apiece) == names
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'["a", "b"', b'["a", "b",', b'["a" "b"]', b'{"a": 1}', b'["a", 1]', b'["a"]]', b"", b'["a\\"b"]',
+     b'"a"', b'["a", ' + b" " * 100_000 + b'"b"]', b'["' + b"x" * 65 + b'"]', b'["a\xff"]'],
+)  # fmt: skip
+def test_half_a_list_of_series_is_none(body):
+    """What it lacks would be removed from the index."""
+    from retrieval.service.orthanc import PacsError
+
+    with pytest.raises(PacsError, match="unlike Orthanc"):
+        listing(body, 8)
+
+
+def test_a_pacs_may_not_list_series_without_end(monkeypatch):
+    from retrieval.service.orthanc import PacsError
+
+    monkeypatch.setattr("retrieval.service.orthanc.MOST_SERIES", 3)
+    assert len(listing(b'["a","b","c"]', 4)) == 3
+    with pytest.raises(PacsError, match="more than 3 series"):
+        listing(b'["a","b","c","d"]', 4)

@@ -28,6 +28,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first")
+    parser.add_argument(
+        "--verb", action="append", default=[], help="only this one, such as serve; repeatable"
+    )
     parser.add_argument("--record", action="store_true", help="keep the figures with the benchmarks")
     options = parser.parse_args()
     if not calls.supported():
@@ -45,7 +48,9 @@ def main() -> int:
             if options.kind == "folders":
                 found = folders.run(folder, *settings, first=options.first)
             else:
-                found = trials.run(options.kind, trials.Bench(folder), *settings, first=options.first)
+                found = trials.run(
+                    options.kind, trials.Bench(folder, options.verb), *settings, first=options.first
+                )
     found["seconds"] = round(time.monotonic() - start)
     if options.record:
         from benchmarks import results

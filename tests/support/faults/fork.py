@@ -18,6 +18,8 @@ from typing import Any
 
 from tests.support.faults.calls import Fault, Watched, watch
 
+PATIENCE = 600.0
+"""Seconds after which a command hangs: a training on a busy machine takes two minutes."""
 EARLY = 40
 """Slices from which on there is a partition."""
 
@@ -45,6 +47,7 @@ def warm(folder: Path) -> None:
     import indexer.case_index
     import indexer.encoder
     import indexer.ingest.filing
+    import indexer.learning.fitting
     import retrieval.calibration
     from indexer.policy import SearchPolicy
     from retrieval.cli.app import run
@@ -56,6 +59,10 @@ def warm(folder: Path) -> None:
     indexer.case_index.SearchPolicy = lambda: early  # there is a partition
     retrieval.calibration.POLICY = early
     indexer.ingest.filing.GROUP = 24  # and many commits
+    import retrieval.service.server  # with that policy
+    from tests.support.faults.visitor import Visited
+
+    retrieval.service.server._Server = Visited
 
     for i in range(10):
         write_nifti(folder / "warm" / f"P-{i}" / f"P-{i}_t1.nii", phantom(i))
@@ -101,7 +108,9 @@ class Said:
     watched: Watched
 
 
-def command(arguments: list[str], folder: Path, fault: Fault | None = None, seconds: float = 120) -> Said:
+def command(
+    arguments: list[str], folder: Path, fault: Fault | None = None, seconds: float = PATIENCE
+) -> Said:
     """Run ``cbir`` in a child; a fault may meet it at its calls in a folder."""
     handles = _outputs()
 
@@ -150,7 +159,7 @@ def _main(arguments: list[str]) -> int:
     return 0
 
 
-def apart(work: Callable[[], Any], seconds: float = 120) -> Any:
+def apart(work: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """What a function returns in a child.
 
     Raises

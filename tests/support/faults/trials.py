@@ -13,7 +13,7 @@ import shutil
 import signal
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,15 @@ class Verb:
         Nothing is written.
     weight : float
         How often it is tried.
+    serves : bool
+        It goes on after an error, and prints what it promised to whom.
     """
 
     start: str
     arguments: list[str]
     reads: bool = False
     weight: float = 1
+    serves: bool = False
 
 
 @dataclass
@@ -77,14 +80,18 @@ class Bench:
     ----------
     folder : Path
         Where there was nothing but what :func:`tests.support.faults.fork.warm` has made.
+    only : sequence of str
+        Verbs that are tried; all, if none is named.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, only: Sequence[str] = ()) -> None:
+        self.only = only
         self.folder, self.work, self.starts = folder, folder / "work", folder / "starts"
         self.cohorts = {name: folder / "cohorts" / name for name in ("mri", "more", "less")}
         self._cohorts()
         index, work = self.work / "index", self.work
         at, (mri, more, less) = ["--index", str(index)], map(str, self.cohorts.values())
+        small = ["--out", str(work / "trained.safetensors"), "--epochs", "1", "--draws", "4", "--resume"]
         self.verbs = {
             "index": Verb("", ["index", mri, "--keep-ids", *at], weight=2),
             "index more": Verb("index", ["index", more, *at], weight=2),
@@ -102,6 +109,10 @@ class Bench:
             ),
             "token": Verb("tokens", ["token", "new", "--tokens", str(work / "tokens.jsonl")], weight=0.3),
             "demo": Verb("", ["demo", str(work / "demo"), "--patients", "3"], weight=0.1),
+            "train": Verb(
+                "", ["train", mri, "--label", "grade", *small, "--cache", str(work / "cache")], weight=0.1
+            ),
+            "serve": Verb("index", ["serve", "--port", "0", *at], weight=0.5, serves=True),
             "query": Verb("index", ["query", f"{mri}/P-02", *at], reads=True),
             "eval": Verb("index", ["eval", "--label", "grade", *at], reads=True),
             "info": Verb("index", ["info", "--check", *at], reads=True),
@@ -123,6 +134,9 @@ class Bench:
             (self.cohorts[name] / "participants.tsv").write_text("\n".join(lines) + "\n")
         lines = ["participant_id,side", *(f"P-{i:02},{'left' if i % 2 else 'right'}" for i in range(8))]
         (self.folder / "labels.csv").write_text("\n".join(lines) + "\n")
+        from tests.support.faults.visitor import Visited  # after `warm` has put its policy in place
+
+        Visited.scan = write_nifti(self.folder / "N-40_t1.nii", phantom(40))
 
     def _indexes(self) -> None:
         self.starts.mkdir()
@@ -181,6 +195,7 @@ class Bench:
     def drawn(self, rng: random.Random, *, reads: bool = False) -> str:
         """A verb; one with many calls more often than one with few."""
         names = [name for name, verb in self.verbs.items() if reads or not verb.reads]
+        names = [name for name in names if name in (self.only or names)]
         return rng.choices(names, [self.verbs[name].weight for name in names])[0]
 
     def tried(self, name: str, fault: Fault) -> tuple[str, list[str]]:
@@ -189,12 +204,14 @@ class Bench:
         verb = self.verbs[name]
         self.begin(verb.start)
         said = command(verb.arguments, self.work, fault)
-        wrong = list(_of_message(said, fault))
+        wrong = list(_of_service(said) if verb.serves else _of_message(said, fault))
         try:
             found, again, end = apart(lambda: self._gone_on_with(verb))
         except RuntimeError as error:
             return said.watched.met, [*wrong, str(error)]
         wrong += self._of_state(name, said, found)
+        if verb.serves:
+            wrong += _of_trail(self.work / "index" / "audit", said, again)
         done = found.held == self.after[name].held
         if again.status and not (done and name in ("remove", "copy", "token", "demo")):
             wrong.append(f"again: {again.status} {again.err or again.out}")
@@ -212,7 +229,8 @@ class Bench:
 
     def _of_state(self, name: str, said: Said, found: Seen) -> Iterator[str]:
         before, after = self.before[name].held, self.after[name].held
-        if said.status == 0 and found.held != after:
+        done = "done" in said.out if self.verbs[name].serves else said.status == 0
+        if done and found.held != after:
             yield f"said to be done, and is not: {_differ(found.held, after)}"
         for key, value in found.held.items():
             if value not in (before.get(key), after.get(key)):
@@ -236,6 +254,28 @@ def _of_message(said: Said, fault: Fault) -> Iterator[str]:
         yield f"ended with {said.status}: {said.err}"
     if said.status in (1, 130) and len(lines) != 1 and "Traceback" not in said.err:
         yield f"{len(lines)} lines: {said.err}{said.out}"
+
+
+def _of_service(said: Said) -> Iterator[str]:
+    """What is wrong with how a service ended: it goes on, or says in one line why not."""
+    if "Traceback" in said.err or said.status not in (0, 1, 130, -signal.SIGKILL):
+        yield f"ended with {said.status}: {said.err[-1500:]}"
+
+
+def _of_trail(folder: Path, *said: Said) -> Iterator[str]:
+    """Whether both forms of the trail say the same, and hold what was promised to those who asked."""
+    lines = (folder / "audit.jsonl").read_bytes().splitlines()
+    messages = (folder / "dicom-audit.xml").read_bytes().splitlines()
+    if len(lines) != len(messages):
+        yield f"the trail has {len(lines)} lines in one form and {len(messages)} in the other"
+    told = [json.loads(line) for line in lines]
+    answered = sum(line["event"] == "query" and line["outcome"] == "success" for line in told)
+    if answered < sum("answered" in each.out for each in said):
+        yield "an answer is not in the trail"
+    for each in said:
+        for act in re.findall(r"^done (\w+)$", each.out, re.MULTILINE):
+            if [line["outcome"] for line in told if line.get("act") == act] != ["begun", "success"]:
+                yield f"the trail does not say that {act} was done"
 
 
 def kills(bench: Bench, rng: random.Random) -> tuple[str, Fault]:
@@ -306,7 +346,7 @@ def _seen(work: Path, temporary: Path) -> Seen:
     for name in ("index", "copy"):
         if (work / name / "manifest.json").exists():
             _of_index(name, work / name, found)
-    for path in (work / "tokens.jsonl", work / "report.html"):
+    for path in (work / "tokens.jsonl", work / "report.html", work / "trained.safetensors"):
         if path.exists():
             found.held[path.name] = _of_file(path)
     for path in sorted((work / "demo").rglob("*")):
@@ -325,7 +365,9 @@ def _of_index(name: str, folder: Path, found: Seen) -> None:
         except Exception as error:
             found.unsound.append(f"{name}: {error}")
         for entry in index.catalog.entries():
-            told = hashlib.sha256(repr((entry.fingerprint, sorted(entry.record.items()))).encode())
+            # of what a service has spooled it tells when that was
+            stamp = "" if "/spool/" in entry.path else entry.fingerprint
+            told = hashlib.sha256(repr((stamp, sorted(entry.record.items()))).encode())
             for scan in entry.scans:
                 for name_, value in vars(scan).items():
                     if name_ == "series_id":  # a new index has a new key
@@ -342,6 +384,8 @@ def _of_index(name: str, folder: Path, found: Seen) -> None:
 
 
 def _of_file(path: Path) -> str:
+    if path.suffix == ".safetensors":
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     text = path.read_text()
     if path.suffix == ".html":
         return "whole" if text.rstrip().endswith("</html>") else f"torn: {text[-100:]!r}"
