@@ -795,6 +795,23 @@ def regions(content: dict[str, Any]) -> str:
     return "\n".join([markdown(rows), "", said, "", origin(content)])
 
 
+def every_grade(content: dict[str, Any]) -> str:
+    """Hits and votes for each WHO grade, by what asks."""
+    grades = list(next(iter(content["results"].values()))["hits"])
+    head = [
+        "who asks",
+        "cases",
+        *(f"hits of {g}" for g in grades),
+        *(f"{g} first" for g in grades),
+        "no vote",
+    ]
+    rows = [head]
+    for name, row in content["results"].items():
+        shares = [*row["hits"].values(), *row["first"].values(), row["abstained"]]
+        rows.append([name, str(row["cases"]), *(f"{share:.2f}" for share in shares)])
+    return "\n".join([markdown(rows), "", origin(content)])
+
+
 def resemblance(content: dict[str, Any]) -> str:
     """How much the first hits of the query's class look like it, by each ranking."""
     found = content["results"]
@@ -841,6 +858,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "figshare": lambda: measured("figshare", figshare),
     "grades": lambda: measured("grades", grades),
     "regions": lambda: measured("regions", regions),
+    "every grade": lambda: measured("every_grade", every_grade),
     "resemblance": lambda: measured("resemblance", resemblance),
     "views": lambda: measured("views", views),
     "volumes": lambda: measured("volumes", volumes),
