@@ -841,7 +841,7 @@ def test_unreadable_files_and_folders_are_told_and_the_rest_goes_on(
     found = discover(tmp_path)
     assert [source.path.name for source in found.sources] == ["a.nii", "c.nii"]
     assert [str(failure) for failure in found.failures] == [
-        f"{tmp_path / 'closed'}: cannot be opened (Permission denied)"
+        f"{tmp_path / 'closed'}: cannot be opened (Permission denied); see what it is, and who may read it"
     ]
     assert len(read(found.sources[0])) == 1
     with pytest.raises(ReadError, match=r"c\.nii: cannot be read \(Permission denied\)"):
