@@ -37,7 +37,7 @@ def prepare() -> None:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No search for garbage in this context, for what is short: a fifth of the time of importing torch."""
+    """No search for garbage in this context: for what is short, or keeps what it makes."""
     before = gc.isenabled()
     gc.disable()
     try:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import gc
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,22 +27,11 @@ from indexer.errors import ReadError
 from indexer.labels import Table, find_tables, join, mentions, renamed
 from indexer.readers.formats import installed_formats
 from indexer.readers.source import Source
+from indexer.runtime import uncollected
 from indexer.scan import Scan
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """No collection of cycles: what is found stays, and walking it again and again takes half of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_uncollected()
+@uncollected()  # what is found stays, and walking it again and again takes half of the time
 def discover(
     root: Path,
     tables: Sequence[Table] = (),
