@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +30,12 @@ from retrieval.calibration import Calibration, due
 from retrieval.census import Census
 from retrieval.crossmatch import CrossMatch, IndexEvaluation
 from retrieval.evidence import RANKING
-from retrieval.explain import Explanation
 from retrieval.question import Fields, Question
 from retrieval.ranking import Ranking
-from retrieval.report import report_page, write_report
 from retrieval.state import WHOLE, State
+
+if TYPE_CHECKING:
+    from retrieval.explain import Explanation
 
 
 class Index:
@@ -220,6 +221,8 @@ class Index:
 
     def explain(self, answer: Answer) -> Explanation | None:
         """What shows where the similarity of an answer's pairs comes from; None if the encoder cannot."""
+        from retrieval.explain import Explanation  # with SciPy, which the answer itself needs not
+
         encoder = self.encoder
         return Explanation(self.state, encoder, answer.query) if isinstance(encoder, Explainer) else None
 
@@ -247,6 +250,8 @@ class Index:
         CbirError
             If the file cannot be written.
         """
+        from retrieval.report import write_report
+
         name = str(self.case_index.folder) if name is None else name
         why = self.explain(answer)
         load, beside = load or self.scans, self.state.beside
@@ -256,6 +261,8 @@ class Index:
         self, answer: Answer, *, name: str = "", load: Callable[[str], Sequence[Scan]] | None = None
     ) -> str:
         """The HTML that :meth:`report` writes."""
+        from retrieval.report import report_page
+
         why, beside = self.explain(answer), self.state.beside
         return report_page(answer, load=load or self.scans, index=name, explain=why, beside=beside)
 

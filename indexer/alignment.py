@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, map_coordinates
 
 from indexer import registration
 from indexer.errors import ReadError
@@ -151,6 +150,8 @@ class _Likeness:
         return self._of(scan, _smooth(scan), np.eye(4))
 
     def _of(self, scan: Scan, smooth: NDArray[np.float32], motion: NDArray[np.float64]) -> float:
+        from scipy.ndimage import map_coordinates  # where all lie on one grid, none is needed
+
         assert scan.affine is not None
         points = _at(motion, self._points - self._middle) + self._middle
         places = _at(np.linalg.inv(scan.affine), points)
@@ -185,6 +186,8 @@ def _motions() -> Iterator[NDArray[np.float64]]:
 
 def _smooth(scan: Scan) -> NDArray[np.float32]:
     """The scan's voxels, each a mean over about half a step."""
+    from scipy.ndimage import gaussian_filter
+
     assert scan.spacing is not None
     sigma = STEP / 2 / np.array(scan.spacing)
     return np.asarray(gaussian_filter(np.asarray(scan.voxels, np.float32), sigma), np.float32)
@@ -220,6 +223,7 @@ def resampled(scan: Scan, grid: Scan) -> Scan:
     # imported late: no scan that asks alone, or on one grid with others, needs it
     import nibabel
     import nibabel.processing
+    from scipy.ndimage import gaussian_filter
 
     nib: Any = nibabel  # only partly typed
     assert scan.affine is not None

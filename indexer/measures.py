@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from indexer.atlas import LOBES, lobe
+from indexer.components import components
 from indexer.encoder.protocols import Encoder, Segmenter
 from indexer.preprocess import Prepared
 from indexer.sequences import CHANNELS, STANDARD
@@ -290,8 +290,8 @@ def _lobe(lesion: NDArray[np.bool_], ready: Prepared, rows: NDArray[np.intp], pi
 
 def _foci(chance: Floats) -> NDArray[np.bool_]:
     """The cells of a lesion: those connected across planes, without specks."""
-    parts, count = ndimage.label(chance > SURE)
-    sums = ndimage.sum_labels(chance, parts, np.arange(count + 1))
+    parts = components(chance > SURE)
+    sums = np.bincount(parts.ravel(), chance.ravel())
     sums[0] = 0
     counted: NDArray[np.bool_] = (sums >= FOCUS * sums.max()) & (sums > 0)
     return np.asarray(counted[parts])

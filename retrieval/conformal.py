@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 
@@ -50,8 +49,9 @@ def temperature(probabilities: Floats, truth: NDArray[np.int64], weights: Floats
     def loss(log_t: float) -> float:
         return float(-w @ np.log(np.maximum(tempered(probabilities, np.exp(log_t))[rows, truth], 1e-12)))
 
-    low, high = np.log(TEMPERATURES)
     from scipy.optimize import minimize_scalar  # a question needs none
+
+    low, high = np.log(TEMPERATURES)
 
     return float(np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded").x))
 
@@ -113,6 +113,8 @@ def lowest_usual(values: Floats, weights: Floats | None = None, strange: float =
     >>> round(lowest_usual(np.array([0.7, 0.8, 0.9])), 3)  # 0.8 − 6.965 · 0.1 · √(4/3)
     -0.004
     """
+    from scipy.special import stdtrit  # a question needs none
+
     w = np.ones(len(values)) if weights is None else weights
     order = np.argsort(values, kind="stable")
     n = float(w.sum())

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor, nn
 
+from indexer.components import components
 from indexer.learning.backbone import ARCHITECTURE, STAGES, scaled
 from indexer.learning.network import (
     CELL,
@@ -233,13 +233,16 @@ def proposed(maps: NDArray[np.float32]) -> NDArray[np.float32]:
     finer = nn.functional.interpolate(
         torch.from_numpy(maps)[:, None], scale_factor=4.0, mode="bilinear", align_corners=False
     )[:, 0].numpy()
-    boxes = np.empty((len(maps), 4), np.float32)
-    for box, plane in zip(boxes, finer, strict=True):
-        parts, _ = ndimage.label(plane >= SHARE * plane.max())
-        rows, columns = ndimage.find_objects(parts)[parts.flat[plane.argmax()] - 1]
-        height, width = plane.shape
-        box[:] = columns.start / width, rows.start / height, columns.stop / width, rows.stop / height
-    return boxes
+    n, height, width = finer.shape
+    highest = finer.reshape(n, -1).argmax(1)
+    parts = components(finer >= SHARE * finer.max((1, 2), keepdims=True), axes=2)
+    part = parts == parts.reshape(n, -1)[np.arange(n), highest][:, None, None]
+    sides = []
+    for across, length in ((1, width), (2, height)):
+        line = part.any(across)
+        sides.append((line.argmax(1) / length, (length - line[:, ::-1].argmax(1)) / length))
+    (x0, x1), (y0, y1) = sides
+    return np.stack([x0, y0, x1, y1], 1).astype(np.float32)
 
 
 def _within(boxes: NDArray[np.float32], theta: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from indexer.errors import PartitionError
 from indexer.partition.distances import Floats, Ints, faiss, squared_distances
@@ -85,6 +84,8 @@ def blocked_c_means(x: Floats, start: Ints, c: int, m: float, progress: Progress
 
     u^m needs no division: its logarithm is m times that of the softmax of -ln d² / (m-1).
     """
+    from scipy import sparse  # as above
+
     own = sparse.csr_matrix((np.ones(len(x), np.float32), start, np.arange(len(x) + 1)), (len(x), c))
     counts = np.bincount(start, minlength=c)
     centroids = np.asarray(own.T @ x, np.float64) / np.maximum(counts, 1)[:, None]

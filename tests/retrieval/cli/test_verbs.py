@@ -89,6 +89,24 @@ def test_index_prints_the_agreed_json(indexed, cbir):
     assert (again["indexed"], again["unchanged"], again["embedded"]) == (0, 12, 0)
 
 
+def test_a_question_loads_nothing_that_it_does_not_need(kept, tmp_path):
+    query = write_nifti(tmp_path / "scan_t1ce.nii.gz", phantom(500, 4))
+    code = """if True:
+        import sys
+        sys.argv[1:] = ["query", *sys.argv[1:], "--json"]
+        from retrieval.cli import main
+        try:
+            main()
+        finally:
+            idle = {"scipy", "skfuzzy", "jinja2", "nibabel", "pydicom", "SimpleITK", "matplotlib"}
+            print(sorted(idle & sys.modules.keys()), file=sys.stderr)
+    """
+    asked = [sys.executable, "-c", code, str(query), "--index", str(kept / "index")]
+    ran = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert json.loads(ran.stdout)["hits"]
+    assert ran.stderr.splitlines()[-1] == "[]"
+
+
 @pytest.mark.both
 def test_query_prints_the_agreed_json(indexed, cbir, tmp_path):
     query = write_nifti(tmp_path / "scan_t1ce.nii.gz", phantom(500, 4))
