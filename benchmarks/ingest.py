@@ -100,7 +100,7 @@ def speed(paths: list[Path], encoder: Encoder) -> dict[str, Any]:
 
 
 def isolation(paths: list[Path], encoder: Encoder) -> dict[str, float]:
-    """What child processes cost: whole runs with them over runs without, in turn.
+    """What child processes cost: whole runs with them over runs without, in turn, as they are by default.
 
     Beside the time that passes stands the processor's, of all processes: it says the same on a busy
     machine. The processes are started before, once, which is told by itself.
@@ -146,12 +146,12 @@ def memory(paths: list[Path]) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.parse_args()
-    encoder = load_encoder("imagenet")
+    encoder, default = load_encoder("imagenet"), load_encoder()
     encoder.encode(np.zeros((32, encoder.size, encoder.size), np.uint8))  # warm
     rates = {}
     for name in COHORTS:
         paths = roots(results.DATA / name)
-        rates[name] = speed(paths, encoder) | isolation(paths, encoder)
+        rates[name] = speed(paths, encoder) | isolation(paths, default)
         print(name, rates[name], flush=True)
     images = sorted((results.DATA / "figshare" / "images").iterdir())
     growth = [memory(images[:n]) for n in (500, 1000, 3000)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -226,13 +227,22 @@ def _standardised(images: NDArray[np.uint8], levels: Floats) -> NDArray[np.uint8
 
 def _values(images: NDArray[np.uint8], levels: Floats, side: int) -> Floats:
     """Mean in each cell in standard deviations of the brain, (n, channels, side, side); NaN outside it."""
-    factor = images.shape[-1] // side
     n, channels = images.shape[:2]
-    cells = images.reshape(n, channels, side, factor, side, factor)
-    shown = np.count_nonzero(cells, (3, 5))
-    mean = cells.sum((3, 5), dtype=np.uint32) / np.maximum(shown, 1)
-    values = mean * levels[:, 0, None, None] + levels[:, 1, None, None]
-    return np.where(2 * shown >= factor**2, values, np.nan).astype(np.float32)
+    factor = images.shape[-1] // side
+    values = np.full((n, channels, side, side), np.nan, np.float32)
+    for channel in np.flatnonzero(np.isfinite(levels).all(1)):
+        shown = _sums(images[:, channel] != 0, side)
+        mean = _sums(images[:, channel], side) / np.maximum(shown, 1)
+        scaled = mean * levels[channel, 0] + levels[channel, 1]
+        values[:, channel] = np.where(2 * shown >= factor**2, scaled, np.nan)
+    return values
+
+
+def _sums(images: NDArray[Any], side: int) -> NDArray[np.uint32]:
+    """Sum of each cell, shape (n, side, side): first along rows, which takes a quarter of the time."""
+    n, factor = len(images), images.shape[-1] // side
+    rows = images.reshape(n, side, factor, -1).sum(2, dtype=np.uint32)
+    return np.asarray(rows.reshape(n, side, side, factor).sum(3))
 
 
 def _by_rule(values: Floats) -> Floats:
