@@ -129,6 +129,7 @@ figures: $(VENV)/installed-test  ## judge the networks of the folds, and write t
 	$(BIN)/python -m benchmarks.ablation
 	$(BIN)/python -m benchmarks.calibration
 	$(BIN)/python -m benchmarks.every_grade
+	$(BIN)/python -m benchmarks.open_set
 	$(BIN)/python -m benchmarks.explanation
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.planes

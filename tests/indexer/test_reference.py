@@ -18,6 +18,7 @@ from indexer.errors import EncoderError, ReadError
 from indexer.ingest import ingest, ingest_sources
 from indexer.preprocess import Preprocessing, prepared
 from indexer.reading import input_hash
+from indexer.sequences import COMPOSITE
 from retrieval.cli import main
 from retrieval.report import report_page
 from tests.support.encoders import TinyEncoder
@@ -329,7 +330,7 @@ def shipped():
 def test_the_shipped_cases_are_small_and_hold_no_path_and_no_pixels(shipped):
     files = sorted(path.name for path in reference.FOLDER.iterdir())
     assert set(files) <= {"calibration.json", "catalog.sqlite", "manifest.json"}
-    assert sum((reference.FOLDER / name).stat().st_size for name in files) < 8_000_000
+    assert sum((reference.FOLDER / name).stat().st_size for name in files) < 12_000_000
     for entry in shipped.catalog.entries():
         assert reference.is_reference(entry.path)
         assert entry.record == {}
@@ -341,14 +342,22 @@ def test_the_shipped_cases_are_small_and_hold_no_path_and_no_pixels(shipped):
 
 def test_every_shipped_case_says_where_it_comes_from(shipped):
     contents = shipped.catalog.contents()
-    named = {row["collection"].split()[0] for row in contents.labels}
-    assert named == {"TCGA-LGG", "figshare"}
+    named = {part.split()[0] for row in contents.labels for part in row["collection"].split("; ")}
+    assert named == {"TCGA-LGG", "TCGA-GBM", "BraTS-TCGA-GBM/LGG", "UCSF-PDGM", "figshare"}
     assert all("CC BY" in row["collection"] and "tumour" in row for row in contents.labels)
-    assert (
-        contents.case_ids
-        == contents.patient_ids
-        == [reference.person(s) for s in dict.fromkeys(contents.scan_source)]
-    )
+    persons = [reference.person(source) for source in dict.fromkeys(contents.scan_source)]
+    assert contents.patient_ids == persons
+    assert [case.partition("/")[0] for case in contents.case_ids] == persons
+
+
+def test_the_shipped_cases_are_of_every_grade(shipped):
+    contents = shipped.catalog.contents()
+    for grade in ("2", "3", "4"):
+        of_grade = [row for row in contents.labels if row.get("who_grade") == grade]
+        assert len(of_grade) >= 25, grade
+    together = {contents.scan_case[i] for i, s in enumerate(contents.scan_sequence) if s == COMPOSITE}
+    for grade in ("2", "3", "4"):
+        assert sum(contents.labels[case].get("who_grade") == grade for case in together) >= 20, grade
     assert contents.in_sample.all()
     assert shipped.manifest.keep_ids
     assert shipped.catalog.failed() == []
