@@ -16,7 +16,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ from cbir import Index
 from indexer.case_index import CaseIndex
 from indexer.demo import write_cohort
 from indexer.encoder import TrainedEncoder
-from retrieval.calibration import SIMILARITY, TYPICALITY, Calibration, Fit, Kind
+from retrieval.calibration import SIMILARITY, TYPICALITY, Calibration, Fit, Kind, near_quantile
 from retrieval.conformal import tempered
 from retrieval.learning import leave_one_out
-from retrieval.leave_one_out import LeaveOneOut, joined, votes
+from retrieval.leave_one_out import LeaveOneOut, Votes, joined, votes
 from retrieval.metrics import chance_calibration_error, expected_calibration_error
 
 COHORTS = {
@@ -55,14 +55,15 @@ def nested(
     raw, after, sets, truth, weights, patients = [], [], [], [], [], []
     for fold in sorted(set(of_question) - {""}):
         known = of_item != fold
-        fit = Fit.of(votes(questions.part(of_question != fold, known), column))
-        judged = questions.part(of_question == fold, known)
-        said = votes(judged, column)
+        taught = votes(questions.part(of_question != fold, known), column)
+        fit = Fit.of(taught)
+        judged = questions.part(of_question == fold)
+        said = votes(judged.among(known), column)
         if fit is None or said.values != values:
             return None
         raw.append(said.probabilities)
         after.append(tempered(said.probabilities, fit.temperature))
-        sets.append(fit.sets(values, after[-1]))
+        sets.append(near_sets(fit, taught, judged, column, after[-1]))
         truth.append(said.truth)
         weights.append(said.weights)
         patients.append(judged.patients[[bool(row.get(column)) for row in judged.labels]])
@@ -83,6 +84,32 @@ def nested(
         "set_size": mean(held.sum(axis=1), w),
         "empty_sets": mean(~held.any(axis=1), w),
     }
+
+
+def near_sets(
+    fit: Fit, taught: Votes, judged: LeaveOneOut, column: str, probabilities: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """The sets of the judged questions that have the label, shape (n, c), as answers have them.
+
+    Of whom the fit was learnt, those tell who are most like the query (:func:`near_quantile`).
+    """
+    scores = 1 - tempered(taught.probabilities, fit.temperature)
+    rows = [row for row, labels in enumerate(judged.labels) if labels.get(column)]
+    items: dict[Any, list[int]] = {}
+    for item, patient in enumerate(judged.gallery.patients.tolist()):
+        items.setdefault(patient, []).append(item)
+    held = []
+    for p, row in zip(probabilities, rows, strict=True):
+        like = {patient: judged.similarity[row][own].max() for patient, own in items.items()}
+        likeness = np.array([like[patient] for patient in taught.patients.tolist()])
+        near = dict(fit.quantiles)
+        for c, value in enumerate(taught.values):
+            has = taught.truth == c
+            found = near_quantile(scores[has, c], taught.patients[has], likeness[has])
+            near[value] = near[value] if found is None else found
+        inside = replace(fit, quantiles=near).sets(taught.values, p)
+        held.append(inside | (p == p.max()) if inside.any() else inside)
+    return np.array(held)
 
 
 def errors(p: NDArray[np.float64], y: NDArray[np.int64], w: NDArray[np.float64]) -> dict[str, float]:

@@ -804,10 +804,13 @@ def every_grade(content: dict[str, Any]) -> str:
         *(f"hits of {g}" for g in grades),
         *(f"{g} first" for g in grades),
         "no vote",
+        "set holds it",
+        "set size",
     ]
     rows = [head]
     for name, row in content["results"].items():
         shares = [*row["hits"].values(), *row["first"].values(), row["abstained"]]
+        shares += [row["set holds it"], row["set size"]]
         rows.append([name, str(row["cases"]), *(f"{share:.2f}" for share in shares)])
     return "\n".join([markdown(rows), "", origin(content)])
 

@@ -31,7 +31,7 @@ from benchmarks import cohorts, results
 from benchmarks.cohorts import FIGSHARE, outlined, spaced
 from cbir import open_index
 from indexer import discovery, readers, reference
-from indexer.catalog import EmbeddedScan, Entry
+from indexer.catalog import Contents, EmbeddedScan, Entry
 from indexer.composite import composite, groups
 from indexer.encoder import Encoder, TrainedEncoder, load_encoder, look
 from indexer.labels import load_tables
@@ -308,7 +308,7 @@ def made(encoder: Encoder, folder: Path, collections: Iterable[Collection] = COL
 
 
 def asked_by(
-    fold: str, encoder: TrainedEncoder
+    fold: str, encoder: TrainedEncoder, shipped: Contents
 ) -> dict[str, tuple[LeaveOneOut, dict[str, NDArray[np.float32]]]]:
     """What the patients ask whom a fold's network has not seen, of those it has, with their typicality."""
     folder = results.CACHE / f"reference-{encoder.version}"
@@ -316,6 +316,8 @@ def asked_by(
         made(encoder, folder)
     with open_index(folder, encoder) as index:
         contents = index.contents
+        if contents.scan_source != shipped.scan_source or contents.scan_sequence != shipped.scan_sequence:
+            raise SystemExit(f"fold {fold}: other scans than those that are shipped; remove {folder}")
         taught = np.array([encoder.trained_on(patient) for patient in contents.patient_ids])
         questions = leave_one_out(index.state, np.flatnonzero(~taught).tolist(), np.random.default_rng(SEED))
     print(
@@ -332,14 +334,16 @@ def asked_by(
 
 def calibrated() -> Calibration:
     """What the votes of the cases are worth, by the questions of all folds whose network is trained."""
-    by_fold = [asked_by(fold, encoder) for fold, encoder in cohorts.fold_networks().items()]
+    with reference.opened() as index:
+        shipped = index.catalog.contents()
+    by_fold = [asked_by(fold, encoder, shipped) for fold, encoder in cohorts.fold_networks().items()]
     questions = {}
     for kind in dict.fromkeys(kind for found in by_fold for kind in found):
         parts = [found[kind] for found in by_fold if kind in found]
         signals = {TYPICALITY: np.concatenate([told[TYPICALITY] for _, told in parts])}
         questions[kind] = joined([q for q, _ in parts]), signals
-    with reference.opened() as shipped:
-        return Calibration.of(questions, shipped, shipped.catalog.contents(), SEED)
+    with reference.opened() as index:
+        return Calibration.of(questions, index, shipped, SEED)
 
 
 def main() -> None:

@@ -9,7 +9,9 @@ one. From these questions, whose answers are known, follow
   patient's value in 90 % of the cases: split conformal prediction (Vovk, Gammerman and Shafer 2005,
   "Algorithmic learning in a random world"; Angelopoulos and Bates 2021,
   https://arxiv.org/abs/2107.07511), class by class, because sets that cover 90 % of all patients can
-  leave out half of those with the rare value;
+  leave out half of those with the rare value; and of the patients with the value who are most like the
+  query (as in Guan 2023, "Localized conformal prediction", https://doi.org/10.1093/biomet/asac040),
+  because the vote may be worth little for a kind of scan of which most have another value;
 - for each sequence the similarity that almost every known patient finds: below it **nothing similar
   is here**, and the vote is not taken;
 - for each column how near to known cases a patient with one of its values is, and whether that tells a
@@ -24,7 +26,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,8 @@ PATIENTS, OF_VALUE = 30, 5
 FEW = f"no label is known of {PATIENTS} patients and of {OF_VALUE} for each value"
 ENOUGH = 10
 """Patients from whom it can be told what is similar."""
+NEAR = 20
+"""Patients with a value who are most like a query: they tell how much the vote usually gives it."""
 CHANGED = 0.1
 """Share of the scans or labels that may change before it is all learnt anew."""
 SIMILARITY = "similarity"
@@ -90,15 +94,18 @@ class Fit:
     temperature : float
     quantiles : dict
         For each value the :func:`conformal_quantile` of 1 − p(value) among the patients who have it.
+    asked : dict, optional
+        For each value the questions of those who have it: the id of a scan, and 1 − p(value).
     """
 
     patients: int
     temperature: float
     quantiles: dict[str, float]
+    asked: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, votes: Votes) -> Fit | None:
-        """Fit to votes whose truth is known; None where they are too few."""
+    def of(cls, votes: Votes, scans: NDArray[np.int64] | None = None) -> Fit | None:
+        """Fit to votes whose truth is known, of scans with these ids; None where they are too few."""
         w, truth = votes.weights, votes.truth
         n = round(float(w.sum()))
         of_value = [float(w[truth == c].sum()) for c in range(len(votes.values))]
@@ -106,14 +113,48 @@ class Fit:
             return None
         t = temperature(votes.probabilities, truth, w)
         scores = 1 - tempered(votes.probabilities, t)
-        return cls(
-            n,
-            t,
-            {
-                value: conformal_quantile(scores[truth == c, c], w[truth == c])
-                for c, value in enumerate(votes.values)
-            },
-        )
+        quantiles, asked = {}, {}
+        for c, value in enumerate(votes.values):
+            has = truth == c
+            quantiles[value] = conformal_quantile(scores[has, c], w[has])
+            if scans is not None:
+                asked[value] = list(zip(scans[has].tolist(), scores[has, c].round(6).tolist(), strict=True))
+        return cls(n, t, quantiles, asked)
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Fit:
+        """What a file tells, of before :attr:`asked`, too."""
+        asked = {value: [(scan, p) for scan, p in rows] for value, rows in told.get("asked", {}).items()}
+        return cls(**{**told, "asked": asked})
+
+    def near(self, column: str, contents: Contents, order: NDArray[np.int64]) -> Fit:
+        """The same with the quantiles of those who are most like a query.
+
+        Parameters
+        ----------
+        column : str
+        contents : Contents
+            Of the index.
+        order : ndarray of int64
+            Cases in it that may tell, most like the query first. Where fewer than :data:`NEAR` patients
+            with a value are among them, its quantile stays as it is.
+        """
+        rank = np.full(len(contents.case_ids), len(order))
+        rank[order] = np.arange(len(order))
+        found = {}
+        for value, told in self.asked.items():
+            cases = contents.cases_with([scan for scan, _ in told])
+            rows = [
+                row
+                for row, case in enumerate(cases)
+                if case >= 0 and rank[case] < len(order) and contents.labels[case].get(column) == value
+            ]
+            own = cases[rows]
+            patients = np.array([contents.patient_ids[case] for case in own.tolist()], object)
+            quantile = near_quantile(np.array([told[row][1] for row in rows]), patients, -rank[own])
+            if quantile is not None:
+                found[value] = quantile
+        return replace(self, quantiles=self.quantiles | found)
 
     def sets(self, values: Sequence[str], probabilities: Floats) -> NDArray[np.bool_]:
         """Which values belong to the set, shape (..., c), of tempered probabilities (..., c).
@@ -148,6 +189,24 @@ class Fit:
         )
 
 
+def near_quantile(
+    scores: Floats, patients: NDArray[Any], similarity: NDArray[np.floating[Any] | np.integer[Any]]
+) -> float | None:
+    """The :func:`conformal_quantile` among the :data:`NEAR` most similar patients; None of fewer.
+
+    Parameters
+    ----------
+    scores, patients, similarity : ndarray, shape (n,)
+        One a question; −inf where it cannot be compared. A patient is as similar as the best of its own.
+    """
+    order = np.argsort(-similarity, kind="stable")
+    nearest = list(dict.fromkeys(patients[order[np.isfinite(similarity[order])]].tolist()))[:NEAR]
+    if len(nearest) < NEAR:
+        return None
+    chosen = np.isin(patients, np.array(nearest, patients.dtype))
+    return conformal_quantile(scores[chosen], shares(patients[chosen]))
+
+
 @dataclass(frozen=True)
 class Kind:
     """What was learnt for one kind of question.
@@ -168,10 +227,18 @@ class Kind:
 
     @classmethod
     def of(
-        cls, questions: LeaveOneOut, columns: Iterable[str], signals: Mapping[str, NDArray[np.floating[Any]]]
+        cls,
+        questions: LeaveOneOut,
+        columns: Iterable[str],
+        signals: Mapping[str, NDArray[np.floating[Any]]],
+        scan_ids: NDArray[np.int64] | None = None,
     ) -> Kind:
         """Learn from questions whose answers are known; `signals` have one value a question."""
-        fits = {column: fit for column in columns if (fit := Fit.of(votes(questions, column)))}
+        fits = {}
+        for column in columns:
+            said = votes(questions, column)
+            if fit := Fit.of(said, None if scan_ids is None else scan_ids[said.scans]):
+                fits[column] = fit
         told = {SIMILARITY: questions.nearest, **signals}
         usual = {name: _usual(values, questions) for name, values in told.items()}
         return cls(fits, {s: u for s, u in usual.items() if u})
@@ -241,7 +308,7 @@ class Calibration:
             data = UNSAID | sealed.read(folder / FILE)
             kinds = {
                 name: Kind(
-                    {c: Fit(**fit) for c, fit in kind["columns"].items()},
+                    {c: Fit.read(fit) for c, fit in kind["columns"].items()},
                     kind["usual"],
                     {c: OpenSet.read(one) for c, one in opened.items()}
                     if (opened := kind.get("open_sets")) is not None
@@ -269,6 +336,12 @@ class Calibration:
             and all(type(number) is int and 0 <= number < 2**62 for number in counts)
             and all(type(number) in (int, float) and not math.isnan(number) for number in numbers)
             and all(0 < fit.temperature < math.inf for fit in fits)
+            and all(
+                type(scan) is int and 0 <= scan < 2**62 and type(score) in (int, float) and 0 <= score <= 1
+                for fit in fits
+                for told in fit.asked.values()
+                for scan, score in told
+            )
             and all("" in of for of in usual)
             and all(one.plausible() for one in opened)
         )
@@ -319,7 +392,7 @@ class Calibration:
         for name, (of_kind, signals) in questions.items():
             if name == "composite":  # which asks as part of a case only
                 continue
-            kinds[name] = Kind.of(of_kind, counts, signals if name == "scan" else {})
+            kinds[name] = Kind.of(of_kind, counts, signals if name == "scan" else {}, contents.scan_ids)
             if name == "case":
                 parts = [questions[single][0] for single in ("scan", "composite") if single in questions]
                 kinds[name] = replace(kinds[name], usual={}).with_open_sets(joined(parts), joint=True)

@@ -136,12 +136,18 @@ class Votes:
         Place in `values`; −1 where nobody known has it.
     weights : ndarray, shape (n,)
         One vote a patient.
+    patients : ndarray, shape (n,)
+        Who asks.
+    scans : ndarray of int, shape (n,)
+        Of each question, its place in the contents of the index.
     """
 
     values: list[str]
     probabilities: Floats
     truth: NDArray[np.int64]
     weights: Floats
+    patients: NDArray[Any]
+    scans: NDArray[np.int64]
 
 
 def familiarity(scores: NDArray[np.floating[Any]]) -> float:
@@ -173,4 +179,5 @@ def votes(questions: LeaveOneOut, column: str) -> Votes:
         evidence = vote(questions.similarity[row][voters], list(labels[voters]), prior, questions.ranking)
         said[:] = [evidence.probabilities[value] for value in values]
     truth = [values.index(v) if (v := questions.labels[row][column]) in counts else -1 for row in rows]
-    return Votes(values, probabilities, np.array(truth, np.int64), shares(questions.patients[rows]))
+    who = questions.patients[rows]
+    return Votes(values, probabilities, np.array(truth, np.int64), shares(who), who, questions.scans[rows])

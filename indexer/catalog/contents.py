@@ -129,6 +129,14 @@ class Contents:
         wanted[cases] = True
         return self.rows_of(np.flatnonzero(wanted[self.scan_case]))
 
+    def cases_with(self, scans: Sequence[int]) -> NDArray[np.int64]:
+        """The positions of the cases of scans with these ids, shape (n,); −1 where there is no such scan."""
+        wanted = np.array(scans, np.int64)
+        if not len(self.scan_ids):
+            return np.full(len(wanted), -1)
+        place = np.searchsorted(self.scan_ids, wanted).clip(max=len(self.scan_ids) - 1)
+        return np.where(self.scan_ids[place] == wanted, self.scan_case[place], -1)
+
     @cached_property
     def _filed_in_order(self) -> bool:
         """Whether slices lie by scan, as they are filed."""

@@ -33,6 +33,7 @@ from retrieval.calibration import (
     Fit,
     Kind,
     due,
+    near_quantile,
 )
 from retrieval.cli.app import app
 from retrieval.conformal import conformal_quantile, lowest_usual, temperature, tempered
@@ -108,7 +109,7 @@ def drawn(n: int, share: float, seed: int) -> tuple[Votes, np.ndarray]:
     truth = (rng.random(n) < share).astype(np.int64)
     p = np.clip(rng.normal(np.where(truth == 1, 0.35, 0.1), 0.15), 0.01, 0.99)
     said = np.stack([1 - p, p], axis=1)
-    return Votes(["common", "rare"], said, truth, np.ones(n)), said
+    return Votes(["common", "rare"], said, truth, np.ones(n), np.arange(n), np.arange(n)), said
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -125,12 +126,42 @@ def test_the_sets_cover_each_value_also_the_rare_one(seed):
 
 def test_no_fit_where_patients_are_too_few():
     enough = drawn(200, 0.5, 0)[0]
-    few = Votes(enough.values, enough.probabilities[:29], enough.truth[:29], enough.weights[:29])
-    assert Fit.of(few) is None
-    rare = np.where(np.arange(200) < 4, 1, 0)
-    assert Fit.of(Votes(enough.values, enough.probabilities, rare, enough.weights)) is None
+    few = {"probabilities": enough.probabilities[:29], "truth": enough.truth[:29]}
+    assert Fit.of(replace(enough, **few, weights=enough.weights[:29])) is None
+    assert Fit.of(replace(enough, truth=np.where(np.arange(200) < 4, 1, 0))) is None
     # two scans a patient do not make two patients
-    assert Fit.of(Votes(enough.values, enough.probabilities, enough.truth, np.full(200, 0.1))) is None
+    assert Fit.of(replace(enough, weights=np.full(200, 0.1))) is None
+
+
+def test_what_is_usual_for_a_value_is_told_by_those_who_are_most_like_the_query():
+    scores = np.concatenate([np.linspace(0.81, 1, 20), np.linspace(0.01, 0.8, 80)])
+    patients, likeness = np.arange(100), np.concatenate([np.full(20, 0.9), np.full(80, 0.1)])
+    assert near_quantile(scores, patients, likeness) == pytest.approx(0.99)  # ⌈21 · 0.9⌉ of 20
+    assert near_quantile(scores, patients, -likeness) < 0.8
+    # one that cannot be compared is none of them
+    assert near_quantile(scores[:20], patients[:20], np.r_[-np.inf, likeness[1:20]]) is None
+    # two scans a patient do not make two patients, and both tell
+    twice = near_quantile(np.repeat(scores, 2), np.repeat(patients, 2), np.repeat(likeness, 2))
+    assert twice == pytest.approx(0.99)
+    assert (
+        near_quantile(np.repeat(scores[:19], 2), np.repeat(patients[:19], 2), np.repeat(likeness[:19], 2))
+        is None
+    )
+
+
+def test_a_fit_near_a_query_hears_who_is_still_there_and_still_has_the_value(index, monkeypatch):
+    monkeypatch.setattr("retrieval.calibration.NEAR", 9)
+    contents = index.contents
+    first = [int(contents.scan_ids[contents.scan_case == case][0]) for case in range(42)]
+    grade = np.array([row["who_grade"] for row in contents.labels])
+    mine, others = (np.flatnonzero(there) for there in (grade == "4", grade != "4"))
+    told = [(first[case], place / 100) for place, case in enumerate(mine.tolist())]
+    gone = [(max(contents.scan_ids.tolist()) + 1, 1.0), *((first[case], 1.0) for case in others.tolist())]
+    fit = Fit(42, 1.0, {"2": 0.5, "4": 0.5}, {"4": [*told, *gone]})
+    order = np.concatenate([mine[3:], others, mine[:3]])  # those from 0.03 on are most like the query
+    assert fit.near("who_grade", contents, order).quantiles == {"2": 0.5, "4": 0.11}
+    # where the search has reached too few of them, it is as everywhere
+    assert fit.near("who_grade", contents, mine[:8]).quantiles == {"2": 0.5, "4": 0.5}
 
 
 def test_a_calibrated_vote_says_so_and_may_leave_no_value():
