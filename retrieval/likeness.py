@@ -43,7 +43,7 @@ SAME, OTHER = 0.12, 0.3
 than the second. Nearness is one less their cosine."""
 UNSEEN = 0.7
 """How far a random case's view is, and so one that is unknown."""
-VIEW, REACH = 9.0, 0.4
+VIEW, REACH = 4.5, 0.4
 """Weight of another view, over that of a measure: it moves hits towards those less similar than the best one
 by so much. Those beyond are told apart by class, and stay where they are."""
 SIDES = (("right", "left"), ("posterior", "anterior"), ("lower", "upper"))
@@ -157,7 +157,7 @@ def less_views(scores: Floats, away: Floats, weight: float, best: Floats | None 
     --------
     The first is seen from another side; the last is of another kind.
 
-    >>> less_views(np.array([0.9, 0.8, 0.2]), np.array([1, 0, 1]), 0.1).round(2)
+    >>> less_views(np.array([0.9, 0.8, 0.2]), np.array([1, 0, 1]), 0.2).round(2)
     array([0.54, 0.8 , 0.2 ], dtype=float32)
     """
     best = scores.max(axis=-1, keepdims=True, initial=-1) if best is None else best

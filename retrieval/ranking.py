@@ -35,7 +35,7 @@ from retrieval.parsing import By
 
 BLOCK = 1024
 """Single slices compared at once."""
-APPEARANCE = 10.0
+APPEARANCE = 5.0
 """How many times the measures weigh where hits are ordered by appearance."""
 GROUP = "cbir.rankings"
 """Entry points of rules by others."""
@@ -196,7 +196,7 @@ class Ranking:
     neighbours: int = 15
     prior_mass: float = 1.0
     set_mass: float = 0.9
-    likeness: float = 0.1
+    likeness: float = 0.2
 
     def weight(self, by: By | None) -> float:
         """Of the distance of measures in the order of hits, for who asks ``by`` one of the two alone."""

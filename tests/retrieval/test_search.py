@@ -16,6 +16,7 @@ from indexer.labels import load_tables
 from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing, prepared, with_region
 from retrieval.crossmatch import CrossMatch
+from retrieval.ranking import Ranking
 from retrieval.search import NO_LESION
 from tests.support.encoders import TinyAnalyser, TinyEncoder
 from tests.support.images import head_plane, phantom, write_nifti
@@ -393,7 +394,7 @@ def test_hits_are_ordered_by_class_by_appearance_and_by_both(sizes, tmp_path):
     near = held.distance(held.measures[6], np.arange(12))
     like = sizes.like("P-06", k=11)
     score = {hit.case_id: hit.score for hit in sizes.like("P-06", k=11, by="class").hits}
-    key = {f"P-{n:02}": score[f"P-{n:02}"] - 0.1 * near[n] for n in range(12) if n != 6}
+    key = {f"P-{n:02}": score[f"P-{n:02}"] - Ranking().likeness * near[n] for n in range(12) if n != 6}
     assert [hit.case_id for hit in like.hits] == sorted(key, key=key.__getitem__, reverse=True)
 
 
