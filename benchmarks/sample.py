@@ -37,7 +37,7 @@ def shown(command: str) -> str:
         raise SystemExit(f"{command}: exit {process.returncode}\n{printed.decode()}")
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", printed.decode()).replace(f"{Path.cwd()}/", "")
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
-    return "\n".join(line for line in lines if line and not line.startswith("indexing "))
+    return "\n".join(line for line in lines if line and not re.match("indexing |[\u2800-\u28ff]", line))
 
 
 def main() -> None:
