@@ -444,7 +444,7 @@ class CaseIndex:
     def begun_removing(self) -> set[str]:
         """Cases whose removal was begun and not ended: its process was killed."""
         try:
-            return set(map(str, sealed.read(self.folder / REMOVING, sealed=True)["cases"]))
+            return set(map(str, sealed.read(self.folder / REMOVING, sealed=True, most=2**26)["cases"]))
         except (OSError, ValueError, KeyError, TypeError):
             return set()
 

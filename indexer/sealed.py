@@ -12,8 +12,8 @@ from indexer.files import content, written_whole
 
 SEAL = "sha256"
 """The field with the checksum of all others."""
-MOST = 2**26
-"""Bytes of a document, at most."""
+MOST = 2**23
+"""Bytes of a document, at most, if nothing else is said."""
 
 
 def write(path: Path, data: Mapping[str, Any]) -> None:
@@ -23,8 +23,8 @@ def write(path: Path, data: Mapping[str, Any]) -> None:
         aside.write_text(text, "utf-8")
 
 
-def load(path: Path) -> tuple[dict[str, Any], bool | None]:
-    """What a document says, without its seal, and whether it is as it was written.
+def load(path: Path, most: int = MOST) -> tuple[dict[str, Any], bool | None]:
+    """What a document of at most so many bytes says, without its seal, and whether it is as it was written.
 
     Returns
     -------
@@ -40,20 +40,18 @@ def load(path: Path) -> tuple[dict[str, Any], bool | None]:
         If it is no JSON object.
     """
     try:
-        data = json.loads(content(path, MOST), object_pairs_hook=_distinct, parse_constant=_refused)
+        data = json.loads(content(path, most), object_pairs_hook=_distinct, parse_constant=_refused)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(data, dict):
         raise ValueError("no object")
     held = data.pop(SEAL, None)
     if held is None:  # of an earlier version, or the seal's own name is damaged
-        others = ({n: v for n, v in data.items() if n != name} for name in data)
-        damaged = any(seal(rest) in map(str, data.values()) for rest in others)
-        return data, False if damaged else None
+        return data, False if any(map(_flipped, data)) else None
     return data, held == seal(data)
 
 
-def read(path: Path, *, sealed: bool = False) -> dict[str, Any]:
+def read(path: Path, *, sealed: bool = False, most: int = MOST) -> dict[str, Any]:
     """What a document says, if it is as it was written.
 
     Parameters
@@ -61,6 +59,8 @@ def read(path: Path, *, sealed: bool = False) -> dict[str, Any]:
     path : Path
     sealed : bool
         Without a seal it is not believed.
+    most : int
+        Bytes that it may have.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def read(path: Path, *, sealed: bool = False) -> dict[str, Any]:
     ValueError
         As :func:`load`; or if it does not match its seal.
     """
-    data, whole = load(path)
+    data, whole = load(path, most)
     if not whole and (sealed or whole is not None):
         raise ValueError("it does not match its checksum")
     return data
@@ -78,6 +78,12 @@ def read(path: Path, *, sealed: bool = False) -> dict[str, Any]:
 def seal(data: Mapping[str, Any]) -> str:
     """Checksum of what is said, however it is written."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _flipped(name: str) -> bool:
+    """Whether one bit makes it the seal's name: no field is called so."""
+    bits = [ord(a) ^ ord(b) for a, b in zip(name, SEAL, strict=False)]
+    return len(name) == len(SEAL) and sum(bit.bit_count() for bit in bits) == 1
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -38,7 +38,15 @@ from indexer.case_index import CaseIndex
 from indexer.catalog import Contents
 from indexer.policy import SearchPolicy
 from retrieval.answer import Evidence
-from retrieval.conformal import Floats, conformal_quantile, lowest_usual, shares, temperature, tempered
+from retrieval.conformal import (
+    TEMPERATURES,
+    Floats,
+    conformal_quantile,
+    lowest_usual,
+    shares,
+    temperature,
+    tempered,
+)
 from retrieval.evidence import RANKING, class_columns
 from retrieval.leave_one_out import LeaveOneOut, Votes, joined, votes
 from retrieval.open_set import OpenSet
@@ -53,6 +61,8 @@ ENOUGH = 10
 """Patients from whom it can be told what is similar."""
 NEAR = 20
 """Patients with a value who are most like a query: they tell how much the vote usually gives it."""
+QUESTIONS = 10_000
+"""Of a column, that are kept to tell who is like a query, at most."""
 CHANGED = 0.1
 """Share of the scans or labels that may change before it is all learnt anew."""
 SIMILARITY = "similarity"
@@ -117,13 +127,21 @@ class Fit:
         for c, value in enumerate(votes.values):
             has = truth == c
             quantiles[value] = conformal_quantile(scores[has, c], w[has])
-            if scans is not None:
+            if scans is not None and len(scans) <= QUESTIONS:
                 asked[value] = list(zip(scans[has].tolist(), scores[has, c].round(6).tolist(), strict=True))
         return cls(n, t, quantiles, asked)
 
     @classmethod
     def read(cls, told: Mapping[str, Any]) -> Fit:
-        """What a file tells, of before :attr:`asked`, too."""
+        """What a file tells, of before :attr:`asked`, too.
+
+        Raises
+        ------
+        ValueError
+            If these are more than :data:`QUESTIONS`.
+        """
+        if sum(map(len, told.get("asked", {}).values())) > QUESTIONS:
+            raise ValueError("more questions than are kept")
         asked = {value: [(scan, p) for scan, p in rows] for value, rows in told.get("asked", {}).items()}
         return cls(**{**told, "asked": asked})
 
@@ -324,9 +342,10 @@ class Calibration:
 
     def plausible(self) -> bool:
         """Whether its numbers are such as are learnt; a file that says others is not believed."""
-        counts = [self.revision, self.patients, self.scans, self.last_scan]
+        counts = [self.revision, self.patients, self.scans, self.last_scan, self.seed, self.format]
         counts += [number for column in self.labels.values() for number in column.values()]
         fits = [fit for kind in self.kinds.values() for fit in kind.columns.values()]
+        counts += [fit.patients for fit in fits]
         numbers = [number for fit in fits for number in (*fit.quantiles.values(), fit.temperature)]
         opened = [one for kind in self.kinds.values() for one in (kind.open_sets or {}).values()]
         usual = [of for kind in self.kinds.values() for of in kind.usual.values()]
@@ -335,7 +354,8 @@ class Calibration:
             isinstance(self.encoder_version, str)
             and all(type(number) is int and 0 <= number < 2**62 for number in counts)
             and all(type(number) in (int, float) and not math.isnan(number) for number in numbers)
-            and all(0 < fit.temperature < math.inf for fit in fits)
+            and all(TEMPERATURES[0] <= fit.temperature <= TEMPERATURES[1] for fit in fits)
+            and all(fit.asked.keys() <= fit.quantiles.keys() for fit in fits)
             and all(
                 type(scan) is int and 0 <= scan < 2**62 and type(score) in (int, float) and 0 <= score <= 1
                 for fit in fits

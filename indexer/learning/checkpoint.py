@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import warnings
 from dataclasses import asdict
@@ -32,8 +33,10 @@ def keep(path: Path, identity: str, epoch: int, state: dict[str, Any]) -> None:
     """Write a checkpoint, whole, with the states of its parts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {name: part.state_dict() for name, part in state.items()}
+    held = io.BytesIO()  # given a path, torch hides what the disk said
+    torch.save({"identity": identity, "epoch": epoch, **content}, held)
     with written_whole(path) as aside:
-        torch.save({"identity": identity, "epoch": epoch, **content}, aside)
+        aside.write_bytes(held.getbuffer())
 
 
 def taken_up(path: Path, identity: str, state: dict[str, Any]) -> int:

@@ -26,6 +26,7 @@ from retrieval.answer import Evidence
 from retrieval.calibration import (
     ENOUGH,
     FILE,
+    QUESTIONS,
     SIMILARITY,
     SURE,
     TYPICALITY,
@@ -292,6 +293,40 @@ def test_one_that_was_learnt_before_there_were_open_sets_is_used_and_learnt_anew
     assert evidence.calibrated
     assert evidence.others == "whether it would notice a kind that it does not hold is not known"
     assert due(index.case_index)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("patients", [1]),
+        ("patients", True),
+        ("patients", 10**4200),
+        ("temperature", 5e-324),
+        ("temperature", 1e308),
+        ("quantiles", {"2": "0.5", "4": 0.5}),
+        ("quantiles", {"4": 0.5}),
+        ("asked", {"2": [[1, 1.5]]}),
+        ("asked", {"2": [[True, 0.5]]}),
+        ("asked", {"2": [[1.0, 0.5]]}),
+        ("asked", {"2": [[1, 0.5, 0.5]]}),
+        ("asked", {"2": [[[], 0.5]]}),
+        ("asked", {"2": 1}),
+        ("asked", {"2": [[3, 0.0]] * (QUESTIONS + 1)}),
+        ("seed", {"a": 1}),
+        ("format", True),
+    ],
+)
+def test_a_calibration_with_impossible_numbers_is_not_used(tmp_path, name, value):
+    fit = Fit(40, 1.0, {"2": 0.5, "4": 0.5}, {"2": [(1, 0.25)], "4": [(2, 0.5)]})
+    held = Calibration({"scan": Kind({"grade": fit}, {}, {})}, "1", 1, 0, 40, 60, 60, {"grade": {"2": 20}})
+    held.save(tmp_path)
+    assert Calibration.read(tmp_path) == held
+    told = sealed.read(tmp_path / FILE)
+    at = told if name in told and name != "patients" else told["kinds"]["scan"]["columns"]["grade"]
+    at[name] = value
+    # the file's own checksum is right: whoever planted it made that, too
+    (tmp_path / FILE).write_text(json.dumps({**told, sealed.SEAL: sealed.seal(told)}))
+    assert Calibration.read(tmp_path) is None
 
 
 def test_a_value_that_came_later_is_named_as_the_reason_for_no_calibration():

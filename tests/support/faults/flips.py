@@ -13,7 +13,7 @@ import numpy as np
 
 from indexer.case_index import CaseIndex
 from indexer.errors import CbirError
-from retrieval.calibration import Calibration
+from retrieval.calibration import Calibration, Fit, Kind
 from tests.indexer.test_case_index import EARLY, Four, unit
 from tests.indexer.test_catalog import entry
 
@@ -35,7 +35,9 @@ def make(folder: Path) -> Path:
         index.catalog.set_root("/mri", '{"labels": ["/mri/labels.csv"]}')
         index.catalog.log("index", {"found": 60})
         index.file_vectors()
-        Calibration({}, "1", 1, 0, 40, 60, 60, {"grade": {"2": 20}}).save(folder)
+        fit = Fit(40, 1.25, {"2": 0.5, "3": 0.75}, {"2": [(1, 0.5), (4, 0.25)], "3": [(2, 0.5)]})
+        kind = Kind({"grade": fit}, {"similarity": {"": 0.5}}, {})
+        Calibration({"scan": kind}, "1", 1, 0, 40, 60, 60, {"grade": {"2": 20}}).save(folder)
     return folder
 
 

@@ -14,13 +14,14 @@ import struct
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tests.support.faults.calls import Fault, watch
-from tests.support.faults.fork import command, here
+from tests.support.faults.fork import apart, command, here
 from tests.support.images import phantom, write_nifti
 
 WRONG = [
@@ -35,6 +36,8 @@ NUMBERS = [0, 1, -1, 3, 2**15, 2**20, 2**31 - 1, 2**31, 2**32, 2**40, 2**62, 2**
 FILES = ["lock", "writer.json", "key", "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm",
          "manifest.json", "calibration.json", "encoder.safetensors", "reading.jsonl", "copying.json",
          "removing.json", "spool", "catalog.sqlite-journal"]  # fmt: skip
+MANY = 100_000
+"""Fields or rows, where there should be few."""
 ROOM = 3 * 2**30
 """Bytes of memory that a command may take beside what its parent had."""
 
@@ -44,7 +47,10 @@ def by_manifest(folder: Path, rng: random.Random, precious: Path) -> None:
 
     data, _ = sealed.load(folder / "manifest.json")
     at = data if rng.random() < 0.6 else data["vectors"]
-    at[rng.choice([*at, "more"])] = rng.choice(WRONG)
+    if rng.random() < 0.1:
+        data |= {str(n): 0 for n in range(MANY)}
+    else:
+        at[rng.choice([*at, "more"])] = rng.choice(WRONG)
     text = json.dumps({**data, "sha256": sealed.seal(data)} if rng.random() < 0.7 else data)
     (folder / "manifest.json").write_text(text, errors="surrogatepass")
 
@@ -100,10 +106,10 @@ def by_calibration(folder: Path, rng: random.Random, precious: Path) -> None:
     path = folder / "calibration.json"
     data, _ = sealed.load(path)
     at: Any = data
-    while isinstance(at, dict) and at:
-        name = rng.choice(sorted(at))
-        if not isinstance(at[name], dict) or not at[name] or rng.random() < 0.3:
-            at[name] = rng.choice([v for v in WRONG if v != "\ud800"])
+    while True:
+        name = rng.choice(sorted(at) if isinstance(at, dict) else range(len(at)))
+        if not isinstance(at[name], dict | list) or not at[name] or rng.random() < 0.2:
+            at[name] = rng.choice([*(v for v in WRONG if v != "\ud800"), [[3, 0.0]] * MANY])
             break
         at = at[name]
     path.write_text(json.dumps({**data, "sha256": sealed.seal(data)}))
@@ -202,6 +208,20 @@ WAYS: list[Callable[[Path, random.Random, Path], None]] = [
 ]  # fmt: skip
 
 
+def _fitted(folder: Path) -> None:
+    """Plant how votes on the grade are read, which so few patients do not teach."""
+    from retrieval.calibration import Calibration, Fit
+
+    held = Calibration.read(folder)
+    assert held is not None
+    asked = {
+        grade: [(scan, scan / 10) for scan in range(first, 9, 2)] for grade, first in (("2", 1), ("3", 2))
+    }
+    fit = Fit(40, 1.25, {"2": 0.9, "3": 0.9}, asked)
+    kinds = {name: replace(kind, columns={"grade": fit}) for name, kind in held.kinds.items()}
+    replace(held, kinds=kinds).save(folder)
+
+
 class Stand:
     """A sound index, and what must not be touched."""
 
@@ -215,6 +235,7 @@ class Stand:
         made = command(["index", str(self.images), "--keep-ids", "--index", str(self.good)], folder)
         if made.status:
             raise RuntimeError(made.err)
+        apart(lambda: _fitted(self.good))
         with sqlite3.connect(self.good / "catalog.sqlite") as raw:
             raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         raw.close()
