@@ -147,7 +147,14 @@ def _discard(begun: Path, source: Manifest) -> None:
             if address not in (None, *PLACELESS):
                 places.require(address, begun, "copy")
         if aside.is_dir() or manifest.store not in PLACELESS or manifest.catalog:
-            CaseIndex.discard(aside, manifest)
+            try:
+                CaseIndex.discard(aside, manifest)
+            except CbirError as error:
+                raise CaseIndexError(
+                    begun,
+                    f"what an earlier copy left behind cannot be taken away ({error.where}: {error.reason})",
+                    "try again when it can, or move this file away to leave it there for good",
+                ) from error
         if aside.is_dir() and not aside.is_symlink():
             shutil.rmtree(aside)
     begun.unlink()

@@ -241,6 +241,23 @@ def test_a_planted_record_of_a_copy_sends_nowhere(tmp_path, index):
     assert not (tmp_path / "copy").exists()
 
 
+def test_a_copy_whose_server_is_gone_names_the_way_out(tmp_path, index, monkeypatch):
+    with CaseIndex.open(index) as opened:
+        with monkeypatch.context() as patched:
+            patched.setattr("indexer.transfer._discard", lambda *_: None)
+            patched.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                transfer(opened, tmp_path / "copy")
+        with monkeypatch.context() as patched:
+            gone = CaseIndexError("server", "does not answer")
+            patched.setattr(CaseIndex, "discard", lambda *_: (_ for _ in ()).throw(gone))
+            with pytest.raises(CaseIndexError, match=r"server: does not answer.*move this file away"):
+                transfer(opened, tmp_path / "other")
+        (index / COPYING).rename(tmp_path / "left")
+        transfer(opened, tmp_path / "other")
+    assert CaseIndex.open(tmp_path / "other").verify() == []
+
+
 PLANTED = {
     "trigger": "CREATE TRIGGER planted AFTER INSERT ON history BEGIN DELETE FROM cases; END",
     "view": "ALTER TABLE roots RENAME TO other; CREATE VIEW roots AS SELECT * FROM other",
