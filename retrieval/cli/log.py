@@ -15,7 +15,8 @@ from retrieval.cli.printing import say
 
 OURS = ("cbir", "indexer", "retrieval", "pacs")
 SERVER = "uvicorn.error"
-"""Tells what broke the service from outside of its routes."""
+"""Tells what broke the service from outside of its routes; and warns of each request that is no HTTP, which
+anybody may send without end. Those are in the trail, counted by address."""
 
 
 def start(verbose: bool = False) -> None:
@@ -28,7 +29,7 @@ def start(verbose: bool = False) -> None:
     for name in (*OURS, SERVER):
         log = logging.getLogger(name)
         log.handlers = [handler]
-        log.setLevel(logging.DEBUG if verbose and name != SERVER else logging.WARNING)
+        log.setLevel(logging.ERROR if name == SERVER else logging.DEBUG if verbose else logging.WARNING)
 
 
 class _Handler(logging.Handler):

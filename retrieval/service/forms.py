@@ -13,6 +13,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from indexer.errors import QueryError
 from indexer.labels import UNKNOWN, identifies
@@ -123,7 +124,7 @@ async def received(request: Request, form: type[BaseModel], timeout: float) -> A
     Raises
     ------
     HTTPException
-        415 if it is no form, 408 if it takes too long, 400 if it is damaged, 413 if it is too much.
+        415 if it is no form, 408 if it takes too long, 400 if it is damaged or half, 413 if it is too much.
     QueryError
         If it has a field that the form has not, or one several times that can be given once.
     """
@@ -135,6 +136,8 @@ async def received(request: Request, form: type[BaseModel], timeout: float) -> A
             fields = await request.form(max_files=1, max_fields=FIELDS, max_part_size=FIELD)
     except TimeoutError:
         raise HTTPException(408, "the request took too long to arrive") from None
+    except ClientDisconnect:  # nobody hears it, but the trail, and the log does not
+        raise HTTPException(400, "the request ended before it was whole") from None
     try:
         for name in dict.fromkeys(fields):
             known = form.model_fields.get(name)

@@ -86,3 +86,16 @@ def test_paths_texts_of_errors_and_other_peoples_logs_stay_out(capsys: pytest.Ca
         in err
     )
     assert len(err.splitlines()) == 2
+
+
+def test_strangers_cannot_fill_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """uvicorn warns of each request that is no HTTP; errors of the server are told."""
+    for verbose in (False, True):
+        log.start(verbose)
+        server = logging.getLogger("uvicorn.error")
+        server.warning("Invalid HTTP request received.")
+        server.error("something broke")
+        told = capsys.readouterr().err
+        assert "something broke" in told
+        assert "Invalid HTTP" not in told
+    log.start()
