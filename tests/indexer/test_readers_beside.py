@@ -27,7 +27,7 @@ READS = """
 import os, sys
 from pathlib import Path
 import tests.indexer.test_readers_beside as beside
-import indexer.stores.faiss.store, sqlalchemy.dialects.sqlite.pysqlite
+import indexer.stores.faiss.store, numpy.ma, sqlalchemy.dialects.sqlite.pysqlite  # none can be read later
 os.setgid(65534); os.setuid(65534)
 beside.read(Path(sys.argv[1]), int(sys.argv[2]))
 """
