@@ -378,8 +378,11 @@ async function file(question = state.question) {
 
 // ---- the two images ------------------------------------------------------------------------------
 
-/** Load the pair of the chosen hit: the matched scans and slices, or another scan of both sides. */
-async function compare(other = null) {
+/**
+ * Load the pair of the chosen hit: the matched scans and slices, or another scan of both sides. Who stays sees
+ * the place that is shown, in the matched scans too.
+ */
+async function compare(other = null, stay = false) {
   const { hit } = state;
   const turn = ++state.showing;
   const matched = other === null || other.volumes[1] === hit.volume;
@@ -406,11 +409,11 @@ async function compare(other = null) {
           pane.say("Loading…");
           const data = await bytes(source);
           if (turn !== state.showing) return;
-          await pane.show(data, matched ? slice : null, [shown, whose].filter(Boolean).join(", "));
+          await pane.show(data, matched && !stay ? slice : null, [shown, whose].filter(Boolean).join(", "));
           pane.source = source;
         } else {
           pane.explain(null);
-          if (matched) pane.goto(slice);
+          if (matched && !stay) pane.goto(slice);
         }
       } catch (error) {
         if (turn !== state.showing) return;
@@ -466,16 +469,16 @@ async function choices(hit, turn) {
   const buttons = both.map(({ name, volumes }) =>
     make("button", { type: "button", textContent: name, ariaPressed: String(volumes[1] === hit.volume) }),
   );
-  const take = (n) => {
+  const take = (n, stay) => {
     buttons.forEach((each, i) => (each.ariaPressed = String(i === n)));
-    compare(both[n]);
+    compare(both[n], stay);
   };
-  buttons.forEach((button, n) => button.addEventListener("click", () => take(n)));
+  buttons.forEach((button, n) => button.addEventListener("click", () => take(n, false)));
   place.append(...buttons);
   for (const [side, its] of Object.values(tiles).entries())
     its.onchoose = (scan) => {
       const n = both.findIndex(({ volumes }) => volumes[side] === scan.volume);
-      if (n >= 0) take(n);
+      if (n >= 0) take(n, true);
     };
 }
 
