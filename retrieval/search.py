@@ -419,8 +419,8 @@ def _evidence(
     """The vote on each label, of the nearest case of each patient who has one."""
     contents, learnt, marked = state.contents, state.calibration, asking.view == REGION
     patients = [contents.patient_ids[c] for c in ranked.cases]
-    heard = [place for place, patient in enumerate(patients) if patient not in silent]
     voters = [place for place in first_of_each(patients) if patients[place] not in silent]
+    heard = ranked.cases[[patient not in silent for patient in patients]]
     if doubt:  # whoever is nearest is not like the query: the prior is all there is to say
         voters = []
     evidence = {}
@@ -434,7 +434,7 @@ def _evidence(
         if doubt or unheld:
             said = replace(said, reason=doubt or UNHELD)
         elif fit := learnt.fit(name, len(asking.scans), region=marked) if learnt else None:
-            said = fit.near(name, contents, ranked.cases[heard])(said)
+            said = fit.near(name, contents, heard)(said)
         if state.stale and not said.abstain:
             said = replace(said, reason=f"not calibrated: {state.stale}")
         every = state.census.cases.values(name)
