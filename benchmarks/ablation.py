@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks import cohorts, results
 from benchmarks.baseline import figures
-from benchmarks.figshare import Looks, looks, of_folds, slices_and_networks, unit
+from benchmarks.figshare import Looks, looks, of_folds, ordered, slices_and_networks, unit
 from benchmarks.grades import TASKS, Folds
 from retrieval.crossmatch import CrossMatch
 from retrieval.evaluation import evaluate
@@ -71,7 +71,8 @@ def main() -> None:
     by_fold = {name: variants(looks(encoder, data)) for name, encoder in encoders.items()}
     table: dict[str, Any] = {"figshare": {}}
     for variant in next(iter(by_fold.values())):
-        similarity = of_folds({name: found[variant] for name, found in by_fold.items()}, fold)
+        scores = of_folds({name: found[variant] for name, found in by_fold.items()}, fold)
+        similarity = ordered(scores, tumour, data.patients, fold)
         found = evaluate(
             similarity,
             tumour,
@@ -92,7 +93,7 @@ def main() -> None:
             )
             for label in task.labels:
                 found = evaluate(
-                    some.similarity(),
+                    some.ordered(),
                     whole.cases.column(label),
                     whole.cases.patients,
                     label=label,

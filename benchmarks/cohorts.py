@@ -4,6 +4,12 @@ One recipe learns from all of them at once. For fold K every person is left out 
 any cohort, so that the same five networks may be judged on each. `--final` leaves nobody out: these
 are the weights that the package ships.
 
+Slices are learnt in two stages. In the first each cohort's grades are a matter of its own, and whole
+brains teach where a lesion is and no grade, so that no folder stands for one. In the second, which is
+short, one head of high and low grade is learnt over crops, whole slices, volumes and whole heads together.
+Nobody outlined the glioblastomas among the heads: they are learnt where the network of the first stage
+sees a lesion.
+
     python -m benchmarks.cohorts --fold 1     train the network of a fold, or go on with it
     python -m benchmarks.cohorts              all five, one after the other
     python -m benchmarks.cohorts --final      the weights to ship
@@ -32,7 +38,8 @@ from PIL import Image, ImageDraw
 from benchmarks import crops, results
 from indexer import readers
 from indexer.encoder import SHIPPED, TrainedEncoder, load_weights
-from indexer.labels import load_tables
+from indexer.encoder.weights import load_networks
+from indexer.labels import Table, load_tables
 from indexer.learning import network
 from indexer.learning.cohort import CORE, TISSUES, Cohort, validation
 from indexer.learning.fitting import held_out_precision, save
@@ -52,6 +59,9 @@ HELD_OUT = 0.2
 
 RECIPE = Recipe(draws=3000)
 OF_COMPOSITES = Recipe(epochs=16, draws=3000, tissues=2)
+OF_GRADES = Recipe(epochs=5, draws=3000, rate=6e-4)
+BELIEVED = 0.3
+"""Slices of whole heads are learnt that show a lesion with more than this chance, to the first stage."""
 EVENLY = 24
 LESION_SLICES, OTHER_SLICES = 12, 4
 """At most so many slices of a stack are trained on, evenly spaced: neighbours say the same."""
@@ -187,6 +197,52 @@ def samples() -> Samples:
     )
 
 
+def graded() -> tuple[Samples, NDArray[np.bool_]]:
+    """What the second stage learns: tumours as before, and high and low grade of all cohorts in one head.
+
+    Draws are 40 % of figshare, and 12 to 15 % each of crops, whole slices, whole heads of TCGA-LGG, and
+    whole heads of TCGA-GBM.
+
+    Returns
+    -------
+    samples : Samples
+    heads : ndarray of bool, shape (n,)
+        Those of TCGA-GBM, which nobody outlined.
+    """
+    data, version = results.DATA, f"thinned {LESION_SLICES} {OTHER_SLICES}"
+    lesions, grade = load_tables(data / "brats-lesions" / "lesions.tsv"), ("grade_group",)
+    low = [*lesions, *map(of_low_grade, load_tables(data / "tcga-lgg" / "participants.tsv"))]
+    high = [*lesions, *load_tables(data / "tcga-gbm" / "participants.tsv")]
+    learnt = [
+        Cohort(FIGSHARE / "images", load_tables(FIGSHARE / "slices.tsv"), ("tumour",), outlined, "1", 3),
+        Cohort(data / "brats-lesions", lesions, grade, thinned, version, 1.67),
+        Cohort(data / "tcga-lgg", low, grade, thinned, version, 1.7),
+        Cohort(data / "brats-slices", lesions, grade, thinned, version, 25),
+        Cohort(data / "volumes-2mm", lesions, grade, outlined_volumes, version, 1.3),
+        Cohort(data / "no-glioma", lesions, (), healthy, version),
+        Cohort(data / "dicom-t1", [], (), healthy, version),
+        Cohort(data / "tcga-gbm", high, grade, evenly, f"evenly {EVENLY}", 68),
+    ]
+    found = load(learnt, network.INPUT, results.CACHE)
+    code = sorted(str(cohort.root) for cohort in learnt).index(str(data / "tcga-gbm"))
+    return found, found.cohort == code
+
+
+def of_low_grade(table: Table) -> Table:
+    """The table of a cohort whose tumours are all of WHO grade 2 or 3, as BraTS calls them."""
+    rows = tuple((line, (*cells, "LGG")) for line, cells in table.rows)
+    return dataclasses.replace(table, header=(*table.header, "grade_group"), rows=rows)
+
+
+def believed(data: Samples, heads: NDArray[np.bool_], encoder: TrainedEncoder) -> Samples:
+    """The samples, but of the heads those where the encoder sees a lesion, with a box where it does."""
+    rows = np.flatnonzero(heads)
+    seen = encoder.analyse(data.pixels[data.rows[rows]])
+    boxes, keep = data.boxes.copy(), np.ones(len(data), bool)
+    boxes[rows], keep[rows] = seen.boxes, seen.weights > BELIEVED
+    return dataclasses.replace(data, boxes=boxes).chosen(keep)
+
+
 def composites() -> Samples:
     """Composites of BraTS teach the grade, and whatever is outlined teaches the tissues of a lesion.
 
@@ -271,19 +327,35 @@ def weights(name: str) -> Path:
 def trained(
     data: Samples, persons: Collection[str], name: str, recipe: Recipe, of_composites: Recipe
 ) -> TrainedEncoder:
-    """The networks that have seen all but some persons: from the cache, or trained, or trained on."""
-    path = weights(name)
-    if not path.exists():
+    """The networks that have seen all but some persons: from the cache, or trained, or trained on.
+
+    The recipes are of the first stage (:data:`OF_GRADES` is the second's) and of composites.
+    """
+    path, first = weights(name), weights(f"first-{name}")
+    also, final = without(unlearnt(), persons), name == "final"
+    if not first.exists():
         mine = without(data, persons)
         net = _trained(SliceTask(mine, recipe), path.with_suffix(".checkpoint"))
         several = CompositeTask(without(composites(), persons), of_composites)
-        composite = _trained(several, path.with_suffix(".composites.checkpoint"))
-        also, final = without(unlearnt(), persons), name == "final"
+        together = _trained(several, path.with_suffix(".composites.checkpoint"))
+        save(first, net, mine, recipe, f"first-{name}", [also], together)
+    if not path.exists():
+        begun, composite = load_networks(first)
+        every, heads = graded()
+        others = ~np.isin(every.patients, list(persons))
+        mine = believed(every.chosen(others), heads[others], load_weights(first))
+        task = SliceTask(mine, OF_GRADES, lambda net: _begun(net, begun))
+        net = _trained(task, path.with_suffix(".grades.checkpoint"))
         least = _least_lesion() if final else 0.0
-        save(path, net, mine, recipe, "cbir" if final else name, [also], composite, least)
+        save(path, net, mine, OF_GRADES, "cbir" if final else name, [also], composite, least, recipe)
         for checkpoint in path.parent.glob(f"{name}.*checkpoint"):
             checkpoint.unlink()
     return load_weights(path)
+
+
+def _begun(net: network.RetrievalNetwork, before: network.RetrievalNetwork) -> None:
+    """Put the weights of the first stage into a network."""
+    net.load_state_dict(before.state_dict())
 
 
 def _least_lesion() -> float:

@@ -235,6 +235,7 @@ def figshare(content: dict[str, Any]) -> str:
             ("all queries, micro", found, "micro"),
             ("all queries, macro", found, "macro"),
             ("patients one by one", found, "patient_mean"),
+            ("by similarity alone, micro", found["by similarity alone"], "micro"),
             ("rank by predicted class, micro", found["rank by predicted class"], "micro"),
             ("MR numbers of one fold only, micro", found["MR numbers of one fold"], "micro"),
         ):

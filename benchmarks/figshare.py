@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +24,11 @@ from indexer.encoder import TrainedEncoder
 from indexer.learning import network
 from indexer.learning.looks import frames, looked_at, proposed
 from indexer.learning.samples import Samples
+from retrieval.agreement import agreeing
 from retrieval.baselines import predicted_class_similarity, shuffled_labels
 from retrieval.evaluation import evaluate
 from retrieval.figures import Evaluation
+from retrieval.items import Similarity
 
 CUTS = (1, 5, 10, 20)
 FOUND = ("Cheng et al. 2016", 0.9468), ("Swati et al. 2019", 0.9613), ("Haroun et al. 2026", 0.9774)
@@ -112,6 +115,13 @@ def of_folds(vectors: dict[str, NDArray[np.float32]], fold: NDArray[np.str_]) ->
     return similarity
 
 
+def ordered(
+    scores: Similarity, tumour: Sequence[str | None], patients: NDArray[np.str_], fold: NDArray[np.str_]
+) -> Similarity:
+    """As hits are ordered, where the patients of other folds vote."""
+    return agreeing(scores, scores, {"tumour": tumour}, patients.tolist(), folds=fold.tolist())
+
+
 def mr_numbers(patients: NDArray[np.str_]) -> NDArray[np.str_]:
     """Patient ids without the letter that tells several entries of one MR number apart."""
     return np.array([re.sub(r"(?<=\d)[A-Z]$", "", p) for p in patients])
@@ -146,7 +156,8 @@ def judged(data: Samples, encoders: dict[str, TrainedEncoder]) -> dict[str, Any]
         queries=asks,
     )
     for task in ("outlined", "proposed"):
-        similarity = of_folds({name: look.fused(task) for name, look in seen.items()}, fold)
+        scores = of_folds({name: look.fused(task) for name, look in seen.items()}, fold)
+        similarity = ordered(scores, tumour, data.patients, fold)
         common: dict[str, Any] = {"label": "tumour", "ks": CUTS, "folds": fold.tolist()}
         whole = evaluate(similarity, tumour, data.patients.tolist(), queries=asks, **common)
         by_fold = {
@@ -155,17 +166,18 @@ def judged(data: Samples, encoders: dict[str, TrainedEncoder]) -> dict[str, Any]
             )
             for name in encoders
         }
-        by_class = predicted_class_similarity(similarity, tumour, data.patients.tolist(), folds=fold.tolist())
+        by_class = predicted_class_similarity(scores, tumour, data.patients.tolist(), folds=fold.tolist())
+        dealt = [shuffled_labels(tumour, data.patients.tolist(), seed) for seed in range(CANARIES)]
         canary = [
             evaluate(
-                similarity,
-                shuffled_labels(tumour, data.patients.tolist(), seed),
+                ordered(scores, labels, data.patients, fold),
+                labels,
                 data.patients.tolist(),
                 queries=asks,
                 folds=fold.tolist(),
                 bootstrap=0,
             ).figures["P@10"]["micro"]
-            for seed in range(CANARIES)
+            for labels in dealt
         ]
         table[task] = {
             **kept(whole),
@@ -179,8 +191,17 @@ def judged(data: Samples, encoders: dict[str, TrainedEncoder]) -> dict[str, Any]
             "rank by predicted class": kept(
                 evaluate(by_class, tumour, data.patients.tolist(), queries=asks, **common)
             ),
+            "by similarity alone": kept(
+                evaluate(scores, tumour, data.patients.tolist(), queries=asks, **common)
+            ),
             "MR numbers of one fold": kept(
-                evaluate(similarity, tumour, persons.tolist(), queries=asks & alone, **common)
+                evaluate(
+                    ordered(scores, tumour, persons, fold),
+                    tumour,
+                    persons.tolist(),
+                    queries=asks & alone,
+                    **common,
+                )
             ),
             "canary": {"P@10": [p.value for p in canary], "chance": [p.chance for p in canary]},
         }

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from indexer.encoder import TrainedEncoder
 from indexer.ingest import ingest
 from indexer.labels import load_tables
 from indexer.sequences import COMPOSITE
+from retrieval.agreement import agreeing
 from retrieval.baselines import predicted_class_similarity, shuffled_labels
 from retrieval.crossmatch import CrossMatch
 from retrieval.evaluation import evaluate
@@ -136,6 +137,20 @@ class Folds:
             table[rows] = (combined(items, how) if how else items).similarity(rows)
         return table
 
+    def ordered(
+        self, how: str | None = None, columns: Mapping[str, Sequence[str | None]] | None = None
+    ) -> Similarity:
+        """As hits are ordered, where these columns are voted on: default those of the index."""
+        cases = self.cases
+        scores = Folds({fold: items.unordered for fold, items in self.items.items()}, self.fold)
+        return agreeing(
+            self.similarity(how),
+            scores.similarity(how),
+            cases.classes if columns is None else columns,
+            cases.patients,
+            folds=self.fold,
+        )
+
 
 def outvoted(
     similarity: Similarity, labels: Sequence[str | None], folds: Folds, asks: NDArray[np.bool_], k: int = 10
@@ -166,20 +181,22 @@ def judged(task: Task, label: str, folds: Folds) -> dict[str, Any]:
     cases = folds.cases
     labels = cases.column(label)
     common: dict[str, Any] = {"label": label, "ks": (1, 5, 10), "folds": folds.fold}
-    similarity = folds.similarity()
+    similarity = folds.ordered()
+    alone = Folds({fold: items.unordered for fold, items in folds.items.items()}, folds.fold).similarity()
     rankings = {
         "trained": similarity,
+        "by similarity alone": alone,
         "rank by predicted class": predicted_class_similarity(
-            similarity, labels, cases.patients, folds=folds.fold
+            alone, labels, cases.patients, folds=folds.fold
         ),
-        "slices combined: late interaction": folds.similarity("late interaction"),
-        "slices combined: unweighted": folds.similarity("unweighted"),
+        "slices combined: late interaction": folds.ordered("late interaction"),
+        "slices combined: unweighted": folds.ordered("unweighted"),
         "size of the lesion": sizes(task, cases.names),
     }
     names = [sequence.name for sequence in folds.cases.sequences]
-    rankings["without composites"] = folds.of_sequences([n for n in names if n != COMPOSITE]).similarity()
+    rankings["without composites"] = folds.of_sequences([n for n in names if n != COMPOSITE]).ordered()
     for name in names:
-        rankings[f"{name} alone"] = folds.of_sequences([name]).similarity()
+        rankings[f"{name} alone"] = folds.of_sequences([name]).ordered()
     asks = folds.asks()
     table: dict[str, Any] = {
         name: figures(evaluate(ranking, labels, cases.patients, queries=asks, **common))
@@ -194,7 +211,7 @@ def judged(task: Task, label: str, folds: Folds) -> dict[str, Any]:
         }
         for fold in folds.items
     }
-    seen = [name for name in rankings if name in ("trained", "without composites") or "alone" in name]
+    seen = ["trained", "without composites", *(f"{name} alone" for name in names)]
     wrong = [outvoted(rankings[name], labels, folds, asks) for name in seen]
     never = np.flatnonzero(np.all(wrong, axis=0))
     table["never right"] = {
@@ -202,16 +219,17 @@ def judged(task: Task, label: str, folds: Folds) -> dict[str, Any]:
         "rankings": seen,
         "asked": int(np.count_nonzero(asks & np.array([bool(label) for label in labels]))),
     }
+    dealt = [shuffled_labels(labels, cases.patients, seed) for seed in range(CANARIES)]
     canary = [
         evaluate(
-            similarity,
-            shuffled_labels(labels, cases.patients, seed),
+            folds.ordered(columns={label: others}),
+            others,
             cases.patients,
             queries=asks,
             folds=folds.fold,
             bootstrap=0,
         ).figures["P@10"]["micro"]
-        for seed in range(CANARIES)
+        for others in dealt
     ]
     table["canary"] = {
         "P@10": float(np.mean([p.value for p in canary])),

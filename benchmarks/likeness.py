@@ -21,6 +21,7 @@ from benchmarks import cohorts, results
 from benchmarks.calibration import filled
 from indexer.encoder import Encoder, load_encoder
 from indexer.measures import NAMES
+from retrieval.agreement import agreeing
 from retrieval.crossmatch import CrossMatch
 from retrieval.evaluation import evaluate
 from retrieval.metrics import likeness
@@ -29,7 +30,7 @@ from retrieval.ranking import APPEARANCE
 COHORT, LABEL = "brats-lesions", "grade_group"
 JUDGED = ("size", "enhancing", "necrotic", "flair", "t2")
 """Those of issue and table; all others are given beside."""
-WEIGHTS = {"class": 0.0, "0.02": 0.02, "0.05": 0.05, "0.1": 0.1, "0.2": 0.2}
+WEIGHTS = {"class": 0.0, "0.05": 0.05, "0.1": 0.1, "0.2": 0.2, "0.3": 0.3, "0.5": 0.5}
 
 
 def matched(encoders: dict[str, Encoder]) -> tuple[CrossMatch, dict[str, NDArray[np.float32]]]:
@@ -41,13 +42,18 @@ def matched(encoders: dict[str, Encoder]) -> tuple[CrossMatch, dict[str, NDArray
             items = CrossMatch.of(index.snapshot())
         first = first or items
         mine = np.flatnonzero([not fold or row.get("fold") == fold for row in items.labels])
-        weights = {**WEIGHTS, "appearance": APPEARANCE * items.ranking.likeness}
+        weights = {**WEIGHTS, "appearance": APPEARANCE * items.ranking.likeness, "similarity": 0.0}
         for name, weight in weights.items():
             how = replace(items, ranking=replace(items.ranking, likeness=weight))
             n = len(items.names)
             tables.setdefault(name, np.full((n, n), -np.inf, np.float32))[mine] = how.similarity(mine)
     assert first is not None
     assert first.lesions is not None
+    every, scores = np.arange(len(first.names)), tables["similarity"]
+    for name in weights.keys() - {"similarity"}:
+        ordered = agreeing(tables[name], scores, first.classes, first.patients, folds=first.column("fold"))
+        assert callable(ordered)
+        tables[name] = ordered(every)
     measures = first.lesions.measures / first.lesions.spread
     away = np.abs(measures[:, None] - measures[None])
     known = np.isfinite(away)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -47,10 +48,13 @@ from retrieval.leave_one_out import LeaveOneOut, joined
 
 LESION_SLICES, OTHER_SLICES = 8, 4
 """At most so many slices of a stack, which keeps all below the size."""
+HEAD_SLICES = 12
+"""The same of a whole head that nobody outlined."""
 CROP_SLICES = 4
 """The same of a lesion's crop, all of whose slices show it."""
 LARGEST = 12_000_000
 """Bytes that the package has for them."""
+HEADS = results.DATA / "tcga-gbm"
 SEED = 0
 PLAIN = ("figshare", "TCGA-LGG")
 """Collections whose cases are called like the patients."""
@@ -125,6 +129,17 @@ def acquired(source: Source) -> list[Scan]:
     return [scan for scan in scans if scan is flair or not _same(scan, flair)]
 
 
+def named_by_eye(source: Source) -> list[Scan]:
+    """A stack of TCGA-GBM, whose files do not say of which sequence they are."""
+    return [dataclasses.replace(scan, sequence=_named()[source.patient_id]) for scan in readers.read(source)]
+
+
+@functools.cache
+def _named() -> dict[str, str]:
+    with (HEADS / "participants.tsv").open(newline="", encoding="utf-8") as file:
+        return {row["participant_id"]: row["sequence"] for row in csv.DictReader(file, delimiter="\t")}
+
+
 def _same(scan: Scan, other: Scan) -> bool:
     return bool(np.corrcoef(scan.voxels.ravel(), other.voxels.ravel())[0, 1] > SAME)
 
@@ -150,12 +165,13 @@ COLLECTIONS = (
     ),
     Collection(
         "TCGA-GBM",
-        results.DATA / "tcga-gbm",
-        results.DATA / "tcga-gbm" / "participants.tsv",
+        HEADS,
+        HEADS / "participants.tsv",
         ("tumour", "grade_group", "who_grade"),
-        readers.read,
+        named_by_eye,
         lambda source: 0,
         all_on("TCGA-GBM (TCIA, CC BY 3.0)"),
+        HEAD_SLICES,
     ),
     Collection(
         "BraTS-volumes",
@@ -180,10 +196,13 @@ COLLECTIONS = (
 
 
 def chosen(ready: Prepared, most: int = LESION_SLICES) -> NDArray[np.int64]:
-    """Rows of a scan that are handed on: of a stack some slices, evenly spaced, with their outlines."""
+    """Rows of a scan that are handed on: of a stack some slices, evenly spaced, with their outlines.
+
+    Where nobody outlined anything, any slice may show the lesion.
+    """
     whole, marked = (set(ready.positions[ready.views == view].tolist()) for view in (0, 1))
     lesion, other = (np.array(sorted(part), np.int64) for part in (whole & marked, whole - marked))
-    kept = np.concatenate([spaced(lesion, most), spaced(other, min(most, OTHER_SLICES))])
+    kept = np.concatenate([spaced(lesion, most), spaced(other, OTHER_SLICES if len(lesion) else most)])
     return np.flatnonzero(np.isin(ready.positions, kept))
 
 

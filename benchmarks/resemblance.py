@@ -27,8 +27,10 @@ from indexer.labels import load_tables
 from indexer.measures import NAMES, measure
 from indexer.preprocess import Prepared, prepared_composite
 from indexer.sequences import CHANNELS
+from retrieval.agreement import agreeing
 from retrieval.baselines import cosine_similarity, predicted_class_similarity
 from retrieval.evaluation import evaluate
+from retrieval.ranking import Ranking
 
 TOLD = ("size", "enhancing", "necrotic", "flair", "t2")
 """What is compared, of :data:`indexer.measures.NAMES`."""
@@ -188,7 +190,12 @@ def judged(lesions: Lesions, encoders: dict[str, TrainedEncoder]) -> dict[str, A
         lowest = similarity[np.isfinite(similarity)].min()
         return predicted + 1e-3 * np.where(np.isfinite(similarity), similarity / abs(lowest), -1)
 
+    scores = by_class.astype(np.float32)
+    less = np.asarray(by_class + Ranking().likeness * by_measures, np.float32)
+    ordered = agreeing(less, scores, {"grade_group": grades}, patients, folds=folds)
+    assert callable(ordered)
     rankings = {
+        "as hits are ordered": np.asarray(ordered(np.arange(len(grades))), float),
         "class embedding": by_class,
         "rank by predicted class": predicted,
         "predicted class, then measures": within(by_measures),

@@ -22,6 +22,7 @@ from benchmarks.figshare import looks, of_folds
 from indexer.encoder import TrainedEncoder, load_encoder
 from indexer.learning.samples import Samples
 from indexer.view import gist
+from retrieval.agreement import agreeing
 from retrieval.baselines import cosine_similarity
 from retrieval.evaluation import evaluate
 from retrieval.items import Similarity
@@ -85,7 +86,13 @@ def judged(data: Samples, rankings: dict[str, Similarity]) -> dict[str, dict[str
         scores = np.asarray(similarity(every) if callable(similarity) else similarity, np.float32)
         best = np.where(others, scores, -np.inf).max(axis=1, keepdims=True)
         less = less_views(scores, away, Ranking().likeness, best)
-        table[name] = {"by similarity": found(scores), "less views": found(less)}
+        ordered = agreeing(less, scores, {"tumour": columns["tumour"]}, patients, folds=fold)
+        assert callable(ordered)
+        table[name] = {
+            "by similarity": found(scores),
+            "less views": found(less),
+            "as hits are ordered": found(ordered(every)),
+        }
     return table
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from indexer.case_index import Snapshot
 from indexer.errors import QueryError
+from indexer.sequences import is_composite
+from retrieval.agreement import agreeing
 from retrieval.baselines import predicted_class_similarity
 from retrieval.evaluation import evaluate
-from retrieval.evidence import RANKING
+from retrieval.evidence import RANKING, Population
 from retrieval.figures import Evaluation
 from retrieval.items import Similarity
 from retrieval.likeness import Lesions, less_views, turned
@@ -34,12 +36,21 @@ class _Sequence:
     views: NDArray[np.float16]  # of its scans, in the order of items
     starts: NDArray[np.int64]  # of each item's views
 
-    def turned(self, item: int) -> NDArray[np.float32]:
-        """How far the nearest view of each item is from the nearest of one of them."""
+    def views_of(self, place: int) -> NDArray[np.float16]:
+        """Those of the item at a place."""
         ends = np.append(self.starts[1:], len(self.views))
-        own = self.views[self.starts[item] : ends[item]]
+        return self.views[self.starts[place] : ends[place]]
+
+    def turned(self, own: NDArray[np.float16]) -> NDArray[np.float32]:
+        """How far the nearest view of each item is from the nearest of some others."""
         away = np.min([turned(view, self.views) for view in own.astype(np.float32)], axis=0)
         return np.asarray(np.minimum.reduceat(away, self.starts))
+
+    def meets(self, other: _Sequence) -> bool:
+        """Whether its scans are compared with another's: those of an unknown sequence with all single."""
+        if is_composite(self.name) or is_composite(other.name):
+            return self.name == other.name
+        return self.name == other.name or None in (self.name, other.name)
 
 
 @dataclass(frozen=True)
@@ -186,7 +197,11 @@ class CrossMatch:
         fold = None if folds is None else self.column(folds)
         fresh = ~self.in_sample & [bool(value) for value in labels]
         asks = fresh if fresh.any() else None
-        by_class = predicted_class_similarity(self.similarities, labels, self.patients, folds=fold)
+        scores = self.unordered.similarities
+        by_class = predicted_class_similarity(scores, labels, self.patients, folds=fold)
+        ordered = agreeing(
+            self.similarities, scores, self.classes, self.patients, folds=fold, ranking=self.ranking
+        )
         ranking, baseline = (
             evaluate(
                 similarity,
@@ -199,7 +214,7 @@ class CrossMatch:
                 seed=seed,
                 queries=asks,
             )
-            for similarity in (self.similarities, by_class)
+            for similarity in (ordered, by_class)
         )
         return ranking, baseline
 
@@ -222,6 +237,17 @@ class CrossMatch:
             in_sample=int(self.in_sample.sum()),
         )
 
+    @property
+    def unordered(self) -> CrossMatch:
+        """The same, whose similarities are the scores alone, by which neighbours vote."""
+        return replace(self, ranking=replace(self.ranking, likeness=0.0))
+
+    @property
+    def classes(self) -> dict[str, list[str | None]]:
+        """The label columns that are voted on."""
+        names = Population(dict(zip(self.patients, self.labels, strict=True))).classes()
+        return {name: self.column(name) for name in names}
+
     def asked_in_sample(self, queries: NDArray[np.int64]) -> int:
         """How many patients of some items the encoder was trained on."""
         return len({self.patients[q] for q in queries if self.in_sample[q]})
@@ -239,19 +265,24 @@ class CrossMatch:
         -------
         ndarray of float32, shape (len(rows), n)
             Mean over shared sequences, less what likeness takes (:class:`retrieval.ranking.Ranking`); −inf
-            where none is shared.
+            where none is shared. What agreement with a vote adds depends on who votes: see
+            :meth:`evaluate`.
         """
         shape = len(self.sequences), len(rows), len(self.names)
-        table, away = np.full(shape, np.nan, np.float32), np.zeros(shape, np.float32)
+        table, away = np.full(shape, np.nan, np.float32), np.full(shape, np.inf, np.float32)
         for scores, far, sequence in zip(table, away, self.sequences, strict=True):
             at = np.searchsorted(sequence.items, rows)
             has = (at < len(sequence.items)) & (
                 sequence.items[np.minimum(at, len(sequence.items) - 1)] == rows
             )
-            cells = np.ix_(np.flatnonzero(has), sequence.items)
-            scores[cells] = self.ranking.scores(sequence.stacks.chosen(at[has]), sequence.stacks)
-            if self.lesions is not None and has.any():
-                far[cells] = [sequence.turned(item) for item in at[has]]
+            asking = sequence.stacks.chosen(at[has])
+            for other in filter(sequence.meets, self.sequences):
+                cells = np.ix_(np.flatnonzero(has), other.items)
+                scores[cells] = np.fmax(scores[cells], self.ranking.scores(asking, other.stacks))
+                if self.lesions is not None and has.any():
+                    seen = [other.turned(sequence.views_of(place)) for place in at[has]]
+                    far[cells] = np.minimum(far[cells], seen)
+        away[np.isinf(away)] = 0
         names = [sequence.name for sequence in self.sequences]
         found = self.ranking.fused(table, names)
         if self.lesions is not None:

@@ -21,7 +21,7 @@ from indexer.errors import WriterBusyError
 from indexer.sequences import is_composite
 from retrieval.calibration import ENOUGH, TYPICALITY, Calibration, patients_by_value
 from retrieval.leave_one_out import Gallery, LeaveOneOut
-from retrieval.ranking import Stacks, grouped, nearness
+from retrieval.ranking import Stacks, best_of_each, nearness
 from retrieval.state import REGION, WHOLE, QueryScan, State
 
 _log = logging.getLogger(__name__)
@@ -163,15 +163,16 @@ class _Similarities:
     def _exact(self, scans: list[QueryScan], pool: NDArray[np.int64]) -> dict[int, NDArray[np.float32]]:
         """Scores (see :mod:`retrieval.ranking`) of many scans with all cases at once."""
         contents = self.state.contents
-        stored = self.state.vectors.gather(contents.slice_ids[pool])
-        items, filed = grouped(stored, contents.slice_weight[pool], contents.cases_of(pool))
+        parts, filed = self.state.grouped(self.state.vectors.gather(contents.slice_ids[pool]), pool)
         asking = Stacks(
             np.concatenate([scan.embeddings for scan in scans]),
             np.concatenate([scan.weights for scan in scans]),
             np.cumsum([0, *(len(scan.positions) for scan in scans)])[:-1],
         )
         rows: dict[int, NDArray[np.float32]] = {}
-        tables = self.state.ranking.scores(asking, filed), nearness(asking, filed)
+        items, *tables = best_of_each(
+            parts, self.state.ranking.scores(asking, filed), nearness(asking, filed)
+        )
         for scan, scores, near in zip(scans, *tables, strict=True):
             for kept, row, nothing in ((rows, scores, np.nan), (self.near, near, -np.inf)):
                 kept[id(scan)] = np.full(len(contents.case_ids), nothing, np.float32)

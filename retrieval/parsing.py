@@ -10,8 +10,8 @@ from indexer.errors import QueryError
 Box = tuple[int, int, int, int]
 """``(x0, y0, x1, y1)`` in pixels of the displayed slice, from the top left, end exclusive."""
 
-By = Literal["class", "appearance"]
-"""What alone hits are ordered by, where not by both."""
+By = Literal["class", "appearance", "similarity"]
+"""What hits are ordered by, where not by all together: see :meth:`retrieval.ranking.Ranking.shares`."""
 
 
 def parse_region(text: str) -> tuple[Box, int | None]:
@@ -35,7 +35,7 @@ def parse_region(text: str) -> tuple[Box, int | None]:
 
 
 def parse_by(text: str | None) -> By | None:
-    """What hits are ordered by; None for both.
+    """What hits are ordered by; None for all together.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def parse_by(text: str | None) -> By | None:
         if text == known:
             return cast(By, known)
     if text is not None:
-        raise QueryError("by", f"{text!r} is neither class nor appearance")
+        raise QueryError("by", f"{text!r} is none of {', '.join(get_args(By))}")
     return None
 
 

@@ -64,8 +64,9 @@ class Question:
         Share of the nearest slices that a search through the partition's lists finds, 0 to 1; by default
         what the index was opened with. Small collections and narrow filters are exact anyway.
     by : str, optional
-        What hits are ordered by: ``class``, the similarity alone; ``appearance``, above all the measures of
-        the lesion; by default the first, and the second where similarities are close. Votes stay the same.
+        What hits are ordered by: ``class``, the similarity and what the vote says of their labels;
+        ``appearance``, above all the measures of the lesion; ``similarity``, their score alone; by default
+        the first, and the second where that is close. Votes stay the same.
 
     Raises
     ------
@@ -114,7 +115,9 @@ class Question:
         if self.recall is not None and not 0 <= self.recall <= 1:
             raise QueryError("recall", f"{self.recall} is no share", "give a number from 0 to 1")
         if self.by not in (None, *get_args(By)):
-            raise QueryError("by", f"{self.by!r} is no order of hits", "give class, appearance, or neither")
+            raise QueryError(
+                "by", f"{self.by!r} is no order of hits", f"give one of {', '.join(get_args(By))}, or nothing"
+            )
 
     @cached_property
     def cases(self) -> tuple[str, ...]:

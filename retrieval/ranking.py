@@ -189,6 +189,9 @@ class Ranking:
     likeness : float
         What a hit's similarity loses, in the order of hits, for each spread by which its lesion's measures
         differ from the query's (:mod:`retrieval.likeness`). It has no part in the vote.
+    agreement : float
+        How much nearer or farther cases are, in the same order, for labels that the vote makes likelier or
+        less likely than they are in the index (:mod:`retrieval.agreement`).
     """
 
     rule: str = "stacks"
@@ -197,10 +200,15 @@ class Ranking:
     prior_mass: float = 1.0
     set_mass: float = 0.9
     likeness: float = 0.2
+    agreement: float = 2.0
 
-    def weight(self, by: By | None) -> float:
-        """Of the distance of measures in the order of hits, for who asks ``by`` one of the two alone."""
-        return {"class": 0.0, "appearance": APPEARANCE * self.likeness}.get(by or "", self.likeness)
+    def shares(self, by: By | None) -> tuple[float, float]:
+        """Of likeness and of agreement in the order of hits, for who asks ``by`` something of it alone."""
+        if by == "similarity":
+            return 0.0, 0.0
+        return {"class": 0.0, "appearance": APPEARANCE * self.likeness}.get(
+            by or "", self.likeness
+        ), self.agreement
 
     def scores(self, queries: Stacks, cases: Stacks) -> NDArray[np.float32]:
         """How like each query each case is in one sequence, shape (queries, cases); see :class:`Rule`."""
@@ -329,6 +337,36 @@ def grouped(
         stored, weights, cases = stored[order], weights[order], cases[order]
     found, starts = np.unique(cases, return_index=True)
     return found, Stacks(stored, weights, starts)
+
+
+def best_of_each(
+    of: NDArray[np.int64], *scores: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], *tuple[NDArray[np.float32], ...]]:
+    """Cases with the best scores of their parts.
+
+    A case of several sequences is compared in each of them where the query's is unknown, and not as the
+    mean of pictures that have nothing in common.
+
+    Parameters
+    ----------
+    of : ndarray of int64, shape (p,)
+        The case that each part is of; ascending.
+    scores : ndarray of float32, shape (..., p)
+
+    Returns
+    -------
+    cases : ndarray of int64, shape (c,)
+    scores : ndarray of float32, shape (..., c), as many as were given
+
+    Examples
+    --------
+    >>> best_of_each(np.array([4, 4, 7]), np.array([0.1, 0.3, 0.2], np.float32))
+    (array([4, 7]), array([0.3, 0.2], dtype=float32))
+    """
+    cases, starts = np.unique(of, return_index=True)
+    if len(cases) == len(of):
+        return cases, *scores
+    return cases, *(np.maximum.reduceat(one, starts, axis=-1) for one in scores)
 
 
 def shown_pair(

@@ -30,6 +30,7 @@ from indexer.reading import input_hash
 from indexer.scan import Scan, ScanRef
 from indexer.sequences import CHANNELS, LEADERS, is_composite
 from indexer.view import view_of
+from retrieval.agreement import Lifts, agreement, brought, lifts
 from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.asked import asked
 from retrieval.evidence import SCALES, vote
@@ -346,17 +347,18 @@ def _answer(question: Question, asking: Asking, state: State, folder: Path) -> A
     for patient in asking.excluded:
         eligible[state.census.cases_of.get(patient, [])] = False
     matching = eligible & _matching(state, where)
-    ranked = state.rank(asking.scans, asking.view, matching, 5 * question.k)
-    notes = [*asking.notes, *ranked.notes]
-    hits = _hits(question, asking, state, ranked)
+    ranked = heard = state.rank(asking.scans, asking.view, matching, 5 * question.k)
     if where:  # a filter on one label would make the vote on it a foregone conclusion
-        ranked = state.rank(asking.scans, asking.view, eligible)
+        heard = state.rank(asking.scans, asking.view, eligible)
+    notes = [*asking.notes, *ranked.notes]
     silent = asking.silent | asking.excluded
-    strange = state.strange(ranked, silent, asking.view)
+    strange = state.strange(heard, silent, asking.view)
     doubt = NO_LESION if asking.healthy else STRANGE if strange else None
     if doubt:
         notes.append(doubt)
-    evidence = _evidence(state, ranked, silent, asking, doubt)
+    votes = _votes(state, heard, silent, asking, doubt)
+    evidence = _evidence(state, heard, silent, asking, votes)
+    hits = _hits(question, asking, state, ranked, lifts(votes))
     if state.stale and evidence:
         notes.append(f"not calibrated: {state.stale}; `cbir index` learns it anew")
     return Answer(asking.query, hits, evidence, notes, familiar=None if strange is None else not strange)
@@ -377,11 +379,13 @@ def _matching(state: State, where: Mapping[str, str]) -> NDArray[np.bool_]:
     return np.array([all(row.get(n) == v for n, v in where.items()) for row in labels], bool)
 
 
-def _hits(question: Question, asking: Asking, state: State, ranked: Ranked) -> list[Hit]:
+def _hits(question: Question, asking: Asking, state: State, ranked: Ranked, gains: Lifts) -> list[Hit]:
     contents, lesions = state.contents, state.census.lesions
-    weight = state.ranking.weight(question.by)
+    weight, share = state.ranking.shares(question.by)
     turned, of_rows = state.turned(ranked)
     away = weight * lesions.distance(asking.measures, ranked.cases)
+    agree = agreement(gains, (contents.labels[case] for case in ranked.cases))
+    away -= brought(ranked.scores, agree, share)
     order = np.argsort(away - less_views(ranked.scores, turned, weight), kind="stable")
     less = [weight * VIEW * REACH * one for one in of_rows]
     patients = [contents.patient_ids[case] for case in ranked.cases[order]]
@@ -413,17 +417,16 @@ def _hits(question: Question, asking: Asking, state: State, ranked: Ranked) -> l
     return hits
 
 
-def _evidence(
+def _votes(
     state: State, ranked: Ranked, silent: set[str], asking: Asking, doubt: str | None
 ) -> dict[str, Evidence]:
-    """The vote on each label, of the nearest case of each patient who has one."""
+    """What the nearest case of each patient says on each label that it has, as it is."""
     contents, learnt, marked = state.contents, state.calibration, asking.view == REGION
     patients = [contents.patient_ids[c] for c in ranked.cases]
     voters = [place for place in first_of_each(patients) if patients[place] not in silent]
-    heard = ranked.cases[[patient not in silent for patient in patients]]
     if doubt:  # whoever is nearest is not like the query: the prior is all there is to say
         voters = []
-    evidence = {}
+    votes = {}
     for name, counts in state.census.patients.classes(silent).items():
         prior = {value: n / sum(counts.values()) for value, n in counts.items()}
         known = learnt.open_set(name, len(asking.scans), region=marked) if learnt else None
@@ -431,9 +434,21 @@ def _evidence(
         able = [] if unheld else voters
         values = [contents.labels[ranked.cases[place]].get(name) for place in able]
         said = vote(ranked.scores[able], values, prior, state.ranking)
-        if doubt or unheld:
-            said = replace(said, reason=doubt or UNHELD)
-        elif fit := learnt.fit(name, len(asking.scans), region=marked) if learnt else None:
+        votes[name] = replace(said, reason=doubt or UNHELD) if doubt or unheld else said
+    return votes
+
+
+def _evidence(
+    state: State, ranked: Ranked, silent: set[str], asking: Asking, votes: Mapping[str, Evidence]
+) -> dict[str, Evidence]:
+    """The votes as they are to be read, with what the index holds of each label."""
+    contents, learnt, marked = state.contents, state.calibration, asking.view == REGION
+    heard = ranked.cases[[contents.patient_ids[case] not in silent for case in ranked.cases]]
+    evidence = {}
+    for name, said in votes.items():
+        known = learnt.open_set(name, len(asking.scans), region=marked) if learnt else None
+        fit = learnt.fit(name, len(asking.scans), region=marked) if learnt and not said.reason else None
+        if fit:
             said = fit.near(name, contents, heard)(said)
         if state.stale and not said.abstain:
             said = replace(said, reason=f"not calibrated: {state.stale}")

@@ -23,7 +23,7 @@ from retrieval.census import Census
 from retrieval.evidence import RANKING
 from retrieval.leave_one_out import NEAREST, familiarity
 from retrieval.likeness import turned
-from retrieval.ranking import Matches, Ranking, Stacks, grouped, nearness, shown_pair
+from retrieval.ranking import Matches, Ranking, Stacks, best_of_each, grouped, nearness, shown_pair
 
 WHOLE, REGION = 0, 1
 """Views of a slice: as a whole, and its outlined part."""
@@ -155,9 +155,9 @@ class State:
         self.calibration, self.stale = calibration, stale
         contents = self.contents
         self.census = Census.of(contents, census)
-        composites = np.array([is_composite(name) for name in self.census.sequences], bool)
-        self._scan_single = ~composites[self.census.scan_sequence]
-        self.has_composites = bool(composites.any())
+        self._composites = {n for name, n in self.census.sequences.items() if is_composite(name)}
+        self._scan_single = ~np.isin(self.census.scan_sequence, list(self._composites))
+        self.has_composites = bool(self._composites)
         self.has_measures = bool(np.isfinite(contents.scan_measures).any())
         self._filed: dict[tuple[int, int], Pool] = {}
 
@@ -260,7 +260,7 @@ class State:
     def pool(self, sequence: str | None, view: int, eligible: NDArray[np.bool_], notes: list[str]) -> Pool:
         """Slices that a query slice of this sequence and view is compared with, of the cases that may be."""
         kind = SINGLE if sequence is None else self.census.sequences.get(sequence, NOTHING)
-        there = any(len(self._of(kind, each, eligible)) for each in (WHOLE, REGION))
+        there = any(self._held(kind, each, eligible) for each in (WHOLE, REGION))
         if not there and sequence is not None and not is_composite(sequence):
             notes.append(f"no other case has {sequence}: compared with all sequences")
             kind = SINGLE
@@ -269,6 +269,13 @@ class State:
             notes.append("the index has no outlined regions: the region is compared with whole slices")
             pool = self._of(kind, WHOLE, eligible)
         return pool
+
+    def _held(self, kind: int, view: int, eligible: NDArray[np.bool_]) -> bool:
+        """Whether a case that may be holds a slice of a sequence and a view, and not one that is unknown."""
+        rows = self._of(kind, view, eligible).rows
+        return kind == SINGLE or bool(
+            np.any(self.census.scan_sequence[self.contents.slice_scan[rows]] == kind)
+        )
 
     def _of(self, kind: int, view: int, eligible: NDArray[np.bool_]) -> Pool:
         """The slices of a sequence and a view, of the cases that may be."""
@@ -291,7 +298,12 @@ class State:
         return Pool(filed.filed, filed.ids, but[among(but, filed.filed)])
 
     def _scans_of_kind(self, kind: int) -> NDArray[np.bool_]:
-        return self._scan_single if kind == SINGLE else np.asarray(self.census.scan_sequence == kind)
+        """With those whose sequence is unknown, which may be of this one, unless it is a composite."""
+        if kind == SINGLE:
+            return self._scan_single
+        sequences = self.census.sequences
+        unknown = sequences.get(None, NOTHING) if kind not in self._composites else NOTHING
+        return np.isin(self.census.scan_sequence, (kind, unknown))
 
     def rank(
         self, queries: Sequence[QueryScan], view: int, eligible: NDArray[np.bool_], shortlist: int = 0
@@ -321,12 +333,23 @@ class State:
         matches = []
         for query, row in zip(queries, compared, strict=True):
             stored = self.vectors.gather(self.contents.slice_ids[row])
-            cases, stacks = grouped(stored, self.contents.slice_weight[row], self.contents.cases_of(row))
+            cases, stacks = self.grouped(stored, row)
             asking = Stacks.one(query.embeddings, query.weights)
             scores, near = self.ranking.scores(asking, stacks)[0], nearness(asking, stacks)[0]
-            matches.append(Matches(cases, scores, near))
+            matches.append(Matches(*best_of_each(cases, scores, near)))
         fused = self.ranking.fuse(matches, [query.sequence for query in queries])
         return Ranked(*fused, queries, matches, compared, list(dict.fromkeys(notes)))
+
+    def grouped(
+        self, stored: NDArray[np.float32], rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], Stacks]:
+        """Slices of the contents, given with their embeddings: for each sequence of a case a stack."""
+        scans = self.contents.slice_scan[rows]
+        cases, n = self.contents.scan_case[scans], len(self.census.sequences)
+        parts, stacks = grouped(
+            stored, self.contents.slice_weight[rows], cases * n + self.census.scan_sequence[scans]
+        )
+        return parts // n, stacks
 
     def turned(self, ranked: Ranked) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         """How far from the query's view the cases are (:func:`retrieval.likeness.turned`).

@@ -162,6 +162,37 @@ def load_weights(path: Path) -> TrainedEncoder:
         If the file is missing, damaged, no encoder, or of an architecture that this version of cbir
         does not have.
     """
+    about, net, composite, of_training = _read(path)
+    return TrainedEncoder(
+        name=about["name"],
+        dimension=about["dimension"],
+        version=about["version"],
+        size=about["size"],
+        weights_file=path,
+        about=about,
+        network=net.fused(),
+        least_lesion=about.get(LEAST_LESION, 0.0),
+        distribution=_distribution(path, of_training) if of_training else None,
+        composite=None if composite is None else composite.fused(),
+    )
+
+
+def load_networks(path: Path) -> tuple[RetrievalNetwork, CompositeNetwork | None]:
+    """The networks in a file of weights, not fused: what a training may start from.
+
+    Raises
+    ------
+    EncoderError
+        As of :func:`load_weights`.
+    """
+    _, net, composite, _ = _read(path)
+    return net, composite
+
+
+def _read(
+    path: Path,
+) -> tuple[dict[str, Any], RetrievalNetwork, CompositeNetwork | None, dict[str, NDArray[Any]]]:
+    """What a file says of itself, its networks, and what the training's slices looked like."""
     metadata, tensors = _content(path)
     about = _described(path, metadata)
     of_training = _taken(tensors, DISTRIBUTION)
@@ -198,18 +229,7 @@ def load_weights(path: Path) -> TrainedEncoder:
     _fill(path, net, tensors)
     if composite is not None:
         _fill(path, composite, of_composite)
-    return TrainedEncoder(
-        name=about["name"],
-        dimension=about["dimension"],
-        version=about["version"],
-        size=about["size"],
-        weights_file=path,
-        about=about,
-        network=net.fused(),
-        least_lesion=about.get(LEAST_LESION, 0.0),
-        distribution=_distribution(path, of_training) if of_training else None,
-        composite=None if composite is None else composite.fused(),
-    )
+    return about, net, composite, of_training
 
 
 def _content(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:

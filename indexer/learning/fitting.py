@@ -213,6 +213,7 @@ def save(
     also: Sequence[Samples] = (),
     composite: CompositeNetwork | None = None,
     least_lesion: float = 0.0,
+    first: Recipe | None = None,
 ) -> None:
     """Write a trained network as an encoder that :func:`indexer.encoder.load_encoder` takes.
 
@@ -232,6 +233,8 @@ def save(
         Trained on composites of the same patients.
     least_lesion : float
         See :class:`indexer.encoder.protocols.Doubtful`.
+    first : Recipe, optional
+        Of an earlier stage of the training.
     """
     write_weights(
         path,
@@ -239,7 +242,7 @@ def save(
         distribution=distribution_of(net, [samples, *also], recipe.seed),
         name=name,
         labels={head: list(names) for head, names in samples.classes.items()},
-        recipe=asdict(recipe),
+        recipe=asdict(recipe) | ({"first": asdict(first)} if first else {}),
         patients=sorted(set(samples.patients.tolist())),
         composite=composite,
         least_lesion=least_lesion,

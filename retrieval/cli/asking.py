@@ -61,9 +61,9 @@ def query(
     by: Annotated[
         str | None,
         typer.Option(
-            metavar="class|appearance",
-            help="Order hits by class alone, or above all by how the lesion looks.",
-            show_default="both",
+            metavar="class|appearance|similarity",
+            help="Order hits by the likely class, above all by how the lesion looks, or by score alone.",
+            show_default="class, then appearance",
         ),
     ] = None,
     report: Annotated[

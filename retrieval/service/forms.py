@@ -42,7 +42,10 @@ class Again(BaseModel):
     exclude_patient: Annotated[str, Field(description="A patient that no hit may belong to")] = ""
     all_cases: bool = False
     by: Annotated[
-        str, Field(description="Order hits by class or by appearance alone", examples=["appearance"])
+        str,
+        Field(
+            description="Order hits by class, by appearance, or by similarity alone", examples=["appearance"]
+        ),
     ] = ""
     region: Annotated[
         str,

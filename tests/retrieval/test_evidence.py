@@ -54,7 +54,7 @@ def test_below_what_is_usual_all_columns_abstain(index, tmp_path):
 
 
 def test_similarity_is_the_mean_of_the_three_nearest_patients(index, tmp_path):
-    scores = [hit.score for hit in ask(index, tmp_path, by="class").hits[:3]]
+    scores = [hit.score for hit in ask(index, tmp_path, by="similarity").hits[:3]]
     for shift, familiar in ((-1e-4, True), (1e-4, False)):
         learnt(index, float(np.mean(scores)) + shift)
         assert ask(index, tmp_path).familiar is familiar

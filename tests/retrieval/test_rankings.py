@@ -38,7 +38,7 @@ def index(index_of: Callable[..., Path], tiny: TinyEncoder) -> Iterator[Index]:
 
 def asked(index: Index, tmp_path: Path) -> cbir.Answer:
     query = write_nifti(tmp_path / "new" / "n_t1ce.nii.gz", phantom(500, 4))
-    return index.query(query, k=36, by="class")  # by the rule alone
+    return index.query(query, k=36, by="similarity")  # by the rule alone
 
 
 # ---- a rule from outside -------------------------------------------------------------------------------

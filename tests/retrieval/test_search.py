@@ -72,7 +72,7 @@ def test_scores_are_those_of_the_definition(make, cohort, tiny, tmp_path, approx
     if approximate:
         index = Index(CaseIndex.open(index.case_index.folder, SearchPolicy(exact_below=0)), tiny)
     query = write_nifti(tmp_path / "new" / "new_t1ce.nii.gz", phantom(500, 4))
-    answer = index.query(query, k=9)
+    answer = index.query(query, k=9, by="similarity")
     expected = sorted(brute_force(index, query, tiny).items(), key=lambda item: -item[1])
     assert [h.case_id for h in answer.hits] == [case for case, _ in expected]
     np.testing.assert_allclose([h.score for h in answer.hits], [s for _, s in expected], atol=1e-5)
@@ -377,7 +377,7 @@ def test_measures_are_filed_and_tell_the_size(sizes):
 
 def test_hits_are_ordered_by_class_by_appearance_and_by_both(sizes, tmp_path):
     query = write_nifti(tmp_path / "new_flair.nii.gz", ball(0.3, 99), spacing=(3.0, 3.0, 6.0))
-    both, alone, looks = (sizes.query(query, k=12, by=by) for by in (None, "class", "appearance"))
+    both, alone, looks = (sizes.query(query, k=12, by=by) for by in (None, "similarity", "appearance"))
     assert [hit.score for hit in alone.hits] == sorted((h.score for h in alone.hits), reverse=True)
     held = sizes.state.census.lesions
     asked = np.log(2 * 0.3 * 24 * 3.0)
@@ -393,7 +393,7 @@ def test_hits_are_ordered_by_class_by_appearance_and_by_both(sizes, tmp_path):
     # the default by hand
     near = held.distance(held.measures[6], np.arange(12))
     like = sizes.like("P-06", k=11)
-    score = {hit.case_id: hit.score for hit in sizes.like("P-06", k=11, by="class").hits}
+    score = {hit.case_id: hit.score for hit in sizes.like("P-06", k=11, by="similarity").hits}
     key = {f"P-{n:02}": score[f"P-{n:02}"] - Ranking().likeness * near[n] for n in range(12) if n != 6}
     assert [hit.case_id for hit in like.hits] == sorted(key, key=key.__getitem__, reverse=True)
 

@@ -296,7 +296,7 @@ def _case(client: TestClient) -> str:
         ({"region": "1,2,3"}, "is not X0,Y0,X1,Y1"),
         ({"region": "0,0,999,999"}, "is not inside its slices"),
         ({"all_cases": "perhaps"}, "neither true nor false"),
-        ({"by": "name"}, "neither class nor appearance"),
+        ({"by": "name"}, "none of class, appearance, similarity"),
         ({"like": "c-1"}, "give one of the fields"),
         ({"series": "1.2.3"}, "give one of the fields"),
     ],

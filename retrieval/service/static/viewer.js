@@ -1,6 +1,6 @@
 // The page. What is asked stands in the address after #, so that back, forward and links work:
 //
-//   #series=UID | #study=UID | #query=ID | #like=CASE&like=CASE   and   &k=20&where=label=value&by=class|appearance&region=x0,y0,x1,y1@slice&hit=CASE
+//   #series=UID | #study=UID | #query=ID | #like=CASE&like=CASE   and   &k=20&where=label=value&by=class|appearance|similarity&region=x0,y0,x1,y1@slice&hit=CASE
 //
 // Whatever comes from the service is put into the page as text, never as markup.
 
@@ -580,7 +580,7 @@ function filters() {
   const k = question.get("k") ?? "10";
   const numbers = [...new Set([...K.map(String), k])].sort((a, b) => a - b).map((n) => [n, n]);
   selects.push(choice("hits", numbers, k, (value) => go({ k: value === "10" ? null : value })));
-  const orders = [["", "class, then appearance"], ["class", "class"], ["appearance", "appearance"]];
+  const orders = [["", "class, then appearance"], ["class", "class"], ["appearance", "appearance"], ["similarity", "similarity"]];
   selects.push(choice("order by", orders, question.get("by") ?? "", (value) => go({ by: value || null, hit: null })));
   $("#filters .columns").replaceChildren(...selects);
 }
