@@ -798,7 +798,8 @@ def regions(content: dict[str, Any]) -> str:
 
 def every_grade(content: dict[str, Any]) -> str:
     """Hits and votes for each WHO grade, by what asks."""
-    grades = list(next(iter(content["results"].values()))["hits"])
+    cases, heads = content["results"]["cases"], content["results"]["heads"]
+    grades = list(next(iter(cases.values()))["hits"])
     head = [
         "who asks",
         "cases",
@@ -809,11 +810,25 @@ def every_grade(content: dict[str, Any]) -> str:
         "set size",
     ]
     rows = [head]
-    for name, row in content["results"].items():
+    for name, row in cases.items():
         shares = [*row["hits"].values(), *row["first"].values(), row["abstained"]]
         shares += [row["set holds it"], row["set size"]]
         rows.append([name, str(row["cases"]), *(f"{share:.2f}" for share in shares)])
-    return "\n".join([markdown(rows), "", origin(content)])
+    told = [
+        [
+            "whole heads ask by",
+            "sequences of 4",
+            "of 2 and 3",
+            "says 4 of 4",
+            "of 2 and 3",
+            "area under the curve",
+        ]
+    ]
+    for name, row in heads.items():
+        area = f"{row['area']:.2f} ({row['low']:.2f}–{row['high']:.2f})"
+        said = [f"{row[of]:.2f}" for of in ("says 4 of 4", "says 4 of 2 and 3")]
+        told.append([name, str(row["scans of 4"]), str(row["scans of 2 and 3"]), *said, area])
+    return "\n".join([markdown(rows), "", markdown(told), "", origin(content)])
 
 
 def resemblance(content: dict[str, Any]) -> str:

@@ -6,29 +6,47 @@ Counted are the hits of the right grade among ten, and the grade that the vote n
 WHO grade (other tumours; BraTS tells some of its patients only HGG or LGG) counts as a wrong one. And the
 sets of plausible grades, by what the patients of the other folds taught: whether they hold the right one.
 
+Whole heads of grade 4 and those of 2 and 3 are of two collections. Whether a network knows the collection and
+not the grade shows where there is nothing to see: the planes of a head without a lesion ask, too, and by
+them grade 4 should not be told.
+
     python -m benchmarks.every_grade
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import math
 import sys
+from collections import Counter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks import cohorts, results
 from benchmarks.calibration import near_sets
 from benchmarks.reference import COLLECTIONS, asked_by, made
 from cbir import Index, open_index
-from indexer import reference
+from indexer import discovery, reference
 from indexer.encoder import TrainedEncoder
+from indexer.labels import load_tables
+from indexer.preprocess import Preprocessing, prepared
+from indexer.scan import ScanRef
 from retrieval.calibration import Fit
 from retrieval.conformal import tempered
+from retrieval.evidence import vote
 from retrieval.leave_one_out import joined, votes
+from retrieval.state import WHOLE, QueryScan, first_of_each
 
 LABEL, GRADES = "who_grade", ("2", "3", "4")
 K = 10
+HEADS = {"TCGA-GBM": True, "TCGA-LGG": False}
+"""Collections of whole heads, and whether they are of grade 4."""
+FREE = 0.1
+"""Where nobody outlined a head, planes with less than this chance of a lesion are taken to show none."""
+RESAMPLES = 1000
 
 
 def asked(index: Index, unseen: list[str]) -> list[dict[str, Any]]:
@@ -81,6 +99,88 @@ def plausible(encoders: dict[str, TrainedEncoder]) -> dict[tuple[str, str], list
     return found
 
 
+def by_planes(index: Index, encoder: TrainedEncoder, unseen: list[str]) -> list[dict[str, Any]]:
+    """What the vote gives grade 4, for each sequence of an unseen whole head: by its planes with a lesion
+    and by those without."""
+    known, how = set(unseen), Preprocessing.of(encoder)
+    rows = []
+    for collection in (one for one in COLLECTIONS if one.name in HEADS):
+        for source in discovery.discover(collection.root, load_tables(collection.table)).sources:
+            for scan in collection.read(source) if source.patient_id in known else ():
+                ready = prepared(dataclasses.replace(scan, region=None), how)
+                found = encoder.analyse(ready.pixels)
+                free = found.weights < FREE
+                if scan.region is not None:
+                    free = ~np.moveaxis(scan.region, scan.axis, 0).any((1, 2))[ready.positions]
+                alike = np.ones_like(found.weights)
+                for planes, mine, weights in (("with", ~free, found.weights), ("without", free, alike)):
+                    if mine.any():
+                        asking = QueryScan(
+                            ScanRef(str(source.path), 0),
+                            scan.sequence,
+                            ready.positions[mine],
+                            weights[mine],
+                            found.embeddings[mine],
+                            math.nan,
+                        )
+                        said = says_4(index, asking, unseen)
+                        rows.append(
+                            {"patient": source.patient_id, "planes": planes, "says 4": said}
+                            | {"is 4": HEADS[collection.name]}
+                        )
+    return rows
+
+
+def says_4(index: Index, asking: QueryScan, unseen: list[str]) -> float:
+    """The vote for grade 4 of the patients whom the network has seen."""
+    contents, patients = index.contents, index.contents.patient_ids
+    seen = ~np.isin(np.array(patients), unseen)
+    ranked = index.state.rank([asking], WHOLE, seen)
+    voters = first_of_each([patients[case] for case in ranked.cases])
+    values = [contents.labels[ranked.cases[place]].get(LABEL) for place in voters]
+    counts = index.state.census.patients.classes(unseen)[LABEL]
+    prior = {value: count / sum(counts.values()) for value, count in counts.items()}
+    return vote(ranked.scores[voters], values, prior).probabilities["4"]
+
+
+def apart(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """How surely the two kinds of heads are told apart: the area under the curve, with its interval."""
+    table = {}
+    for planes in ("with", "without"):
+        mine = [row for row in rows if row["planes"] == planes]
+        truth, said = (np.array([row[name] for row in mine]) for name in ("is 4", "says 4"))
+        who = np.array([row["patient"] for row in mine])
+        areas = []
+        dice, persons = np.random.default_rng(0), np.unique(who)
+        for _ in range(RESAMPLES):
+            drawn = Counter(dice.choice(persons, len(persons)).tolist())
+            areas.append(area(truth, said, np.array([drawn[patient] for patient in who], float)))
+        low, high = np.nanpercentile(areas, (2.5, 97.5))
+        table[f"planes {planes} a lesion"] = {
+            "scans of 4": int(truth.sum()),
+            "scans of 2 and 3": int((~truth).sum()),
+            "area": area(truth, said, np.ones(len(said))),
+            "low": float(low),
+            "high": float(high),
+            "says 4 of 4": float(said[truth].mean()),
+            "says 4 of 2 and 3": float(said[~truth].mean()),
+        }
+    return table
+
+
+def area(truth: NDArray[np.bool_], said: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """Chance that one of the true is given more than one of the others, where equals count a half.
+
+    Examples
+    --------
+    >>> area(np.array([True, True, False]), np.array([0.9, 0.4, 0.4]), np.ones(3))
+    0.75
+    """
+    above = (said[truth][:, None] > said[~truth]) + 0.5 * (said[truth][:, None] == said[~truth])
+    pairs = weights[truth][:, None] * weights[~truth]
+    return float((above * pairs).sum() / pairs.sum()) if pairs.sum() else math.nan
+
+
 def collection_of(source: str) -> str:
     """Of a reference case."""
     return source.removeprefix(reference.PREFIX).partition("/")[0]
@@ -113,6 +213,7 @@ def main() -> None:
     if not encoders:
         sys.exit("nothing is trained yet: python -m benchmarks.cohorts")
     rows: list[dict[str, Any]] = []
+    planes: list[dict[str, Any]] = []
     for fold, encoder in encoders.items():
         folder = results.CACHE / f"reference-{encoder.version}"
         if not (folder / "manifest.json").exists():
@@ -121,13 +222,16 @@ def main() -> None:
             # whoever has no fold was seen by all networks, and does not ask
             unseen = sorted({p for p in index.contents.patient_ids if not encoder.trained_on(p)})
             rows += asked(index, unseen)
+            planes += by_planes(index, encoder, unseen)
         print(f"fold {fold}: {len(rows)} cases have asked", flush=True)
     table = table_of(rows, plausible(encoders))
     for name, row in table.items():
         print(name, row)
+    heads = apart(planes)
+    print(heads)
     path = results.save(
         "every_grade",
-        table,
+        {"cases": table, "heads": heads},
         data=f"reference cases, folds {', '.join(encoders)} of {len(cohorts.FOLDS)}",
         encoder={name: encoder.version for name, encoder in encoders.items()},
     )

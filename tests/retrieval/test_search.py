@@ -496,3 +496,48 @@ def test_an_encoder_that_sees_no_lesion_leaves_nothing_to_vote_on(tmp_path, coho
             assert (grade.reason == NO_LESION and grade.abstain) == healthy
             marked = index.query(query, region=(4, 4, 14, 14))
             assert NO_LESION not in marked.notes, "whoever marks a lesion sees one"
+
+
+# ---- scans whose sequence nobody named -----------------------------------------------------------
+
+
+@pytest.fixture
+def named_and_not(make, tmp_path):
+    """Two cases of two sequences each, one of T1 after contrast agent, and two whose files say nothing."""
+    for n in range(3):
+        write_nifti(tmp_path / "mri" / f"P-{n}" / f"P-{n}_t1ce.nii.gz", phantom(n, 1.0 + n))
+        if n < 2:
+            write_nifti(tmp_path / "mri" / f"P-{n}" / f"P-{n}_flair.nii.gz", phantom(50 + n, 9.0))
+    for n in (3, 4):
+        write_nifti(tmp_path / "mri" / f"P-{n}" / f"P-{n}.nii.gz", phantom(n, 1.0 + n))
+    index = make(tmp_path / "mri")
+    assert index.contents.scan_sequence.count(None) == 2
+    return index
+
+
+def test_a_known_sequence_meets_scans_of_an_unknown_one(named_and_not, tmp_path):
+    query = write_nifti(tmp_path / "new_t1ce.nii.gz", phantom(3, 4.0))  # the very image of P-3
+    hits = named_and_not.query(query, k=9).hits
+    assert hits[0].case_id == "P-3"
+    assert hits[0].score == pytest.approx(1, abs=1e-5)
+    assert {hit.case_id for hit in hits} == {f"P-{n}" for n in range(5)}
+    assert {hit.sequence for hit in hits} == {"t1ce", None}
+
+
+def test_an_unknown_sequence_is_compared_with_each_of_a_case(named_and_not, tmp_path):
+    """Not with the mean of a case's sequences: the image of its flair scores 1, though its T1 differs."""
+    query = write_nifti(tmp_path / "new.nii.gz", phantom(51, 9.0))
+    hits = named_and_not.query(query, k=9).hits
+    assert hits[0].case_id == "P-1"
+    assert hits[0].score == pytest.approx(1, abs=1e-5)
+    assert hits[0].sequence == "flair"
+    assert len(hits) == 5
+
+
+@pytest.mark.both
+def test_unknown_sequences_are_evaluated_as_they_are_asked(named_and_not):
+    items = CrossMatch.of(named_and_not.case_index.snapshot()).unordered
+    scores = items.similarities
+    for row, case in enumerate(items.names):
+        for hit in named_and_not.like(case, k=9).hits:
+            assert scores[row, items.names.index(hit.case_id)] == pytest.approx(hit.score, abs=1e-5)
