@@ -31,7 +31,6 @@ from benchmarks.reference import COLLECTIONS, asked_by, made
 from cbir import Index, open_index
 from indexer import discovery, reference
 from indexer.encoder import TrainedEncoder
-from indexer.labels import load_tables
 from indexer.preprocess import Preprocessing, prepared
 from indexer.scan import ScanRef
 from retrieval.calibration import Fit
@@ -105,7 +104,7 @@ def by_planes(index: Index, encoder: TrainedEncoder, unseen: list[str]) -> list[
     known, how = set(unseen), Preprocessing.of(encoder)
     rows = []
     for collection in (one for one in COLLECTIONS if one.name in HEADS):
-        for source in discovery.discover(collection.root, load_tables(collection.table)).sources:
+        for source in discovery.discover(collection.root, collection.tables()).sources:
             for scan in collection.read(source) if source.patient_id in known else ():
                 ready = prepared(dataclasses.replace(scan, region=None), how)
                 found = encoder.analyse(ready.pixels)

@@ -29,13 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import cohorts, results
-from benchmarks.cohorts import FIGSHARE, outlined, spaced
+from benchmarks.cohorts import FIGSHARE, of_low_grade, outlined, spaced
 from cbir import open_index
 from indexer import discovery, readers, reference
 from indexer.catalog import Contents, EmbeddedScan, Entry
 from indexer.composite import composite, groups
 from indexer.encoder import Encoder, TrainedEncoder, load_encoder, look
-from indexer.labels import load_tables
+from indexer.labels import Table, load_tables
 from indexer.measures import measure
 from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite
 from indexer.readers import Source
@@ -84,6 +84,8 @@ class Collection:
         From a patient's row of the table to the terms on which it may be handed on; "" where it may not.
     slices : int
         At most so many of a stack that show the lesion.
+    completed : callable
+        From its table to one that says, too, what is so of all its patients.
     """
 
     name: str
@@ -94,6 +96,11 @@ class Collection:
     first: Callable[[Source], int]
     permits: Callable[[Mapping[str, str]], str]
     slices: int = LESION_SLICES
+    completed: Callable[[Table], Table] = lambda table: table
+
+    def tables(self) -> list[Table]:
+        """Its labels."""
+        return [self.completed(table) for table in load_tables(self.table)]
 
     def terms(self) -> dict[str, str]:
         """Patients who may be handed on, and on what terms."""
@@ -158,10 +165,11 @@ COLLECTIONS = (
         "TCGA-LGG",
         results.DATA / "tcga-lgg",
         results.DATA / "tcga-lgg" / "participants.tsv",
-        ("tumour", "who_grade"),
+        ("tumour", "grade_group", "who_grade"),
         acquired,
         lambda source: 0,
         all_on("TCGA-LGG (TCIA, CC BY 3.0)"),
+        completed=of_low_grade,
     ),
     Collection(
         "TCGA-GBM",
@@ -283,7 +291,7 @@ def case_of(collection: Collection, patient: str) -> str:
 
 def cases(encoder: Encoder, collection: Collection) -> tuple[list[Entry], dict[str, dict[str, str]]]:
     """The cases of a collection, one a patient, and their labels."""
-    found = discovery.discover(collection.root, load_tables(collection.table))
+    found = discovery.discover(collection.root, collection.tables())
     terms = collection.terms()
     of_patient: dict[str, list[Source]] = {}
     for source in found.sources:

@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 from benchmarks import cohorts, figshare
 from indexer import discovery, readers
 from indexer.encoder import FORMAT, Analyser, Encoder, load_encoder
+from indexer.encoder.weights import load_networks
 from indexer.errors import CbirError, EncoderError, LabelsError, ReadError
 from indexer.labels import load_tables
 from indexer.learning import augmentation, fitting, looks, network, pack, tasks, training
@@ -548,6 +549,21 @@ def test_the_file_knows_its_patients_and_does_not_tell_them(written: Path) -> No
     assert encoder.about["labels"] == {"kind": ["dark", "bright"]}
     assert encoder.about["recipe"]["epochs"] == 3
     assert b"Patient-" not in written.read_bytes()
+
+
+def test_a_training_can_start_from_the_file(
+    written: Path, few: Samples, whole_run: RetrievalNetwork, tmp_path: Path
+) -> None:
+    net, composite = load_networks(written)
+    assert composite is None
+    for name, value in whole_run.state_dict().items():
+        torch.testing.assert_close(net.state_dict()[name].float(), value.float(), rtol=1e-3, atol=1e-4)
+    later = tmp_path / "later.safetensors"
+    fitting.save(later, net, few, QUICK, "mine", first=replace(QUICK, epochs=2))
+    encoder = load_encoder(str(later))
+    assert encoder.version == load_encoder(str(written)).version
+    assert encoder.about["recipe"]["epochs"] == 3
+    assert encoder.about["recipe"]["first"]["epochs"] == 2
 
 
 def test_the_version_is_of_the_weights(
