@@ -31,6 +31,13 @@ from retrieval.pictures import HEAT, Picture, Plane, overlay, picture
 SIDE = 320
 """Side of the square a picture is shown in, in CSS pixels."""
 TEMPLATE = "report.html.j2"
+ORDERS = {
+    None: "by class, then by appearance",
+    "class": "by class",
+    "appearance": "by appearance",
+    "similarity": "most similar first",
+}
+"""How hits are ordered, in words."""
 
 Key = tuple[ScanRef, int]
 """A scan and a slice of it."""
@@ -106,6 +113,7 @@ def report_page(
     return _template().render(
         answer=answer,
         facts=_facts(answer, index),
+        order=ORDERS[answer.query.by],
         pairs=[(hit, *_sides(hit, pictures, heat, others)) for hit in answer.hits],
         explained=bool(heat),
         side=SIDE,

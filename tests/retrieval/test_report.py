@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,8 +17,9 @@ from indexer.demo import SPACING, phantom
 from indexer.errors import CbirError, ReadError
 from indexer.scan import Scan, ScanRef, displayed, stacked
 from retrieval.answer import NOTICE, Answer, Evidence, Hit, Query
+from retrieval.parsing import By
 from retrieval.pictures import BOX, OUTLINE, PIXELS, picture, windowed
-from retrieval.report import write_report
+from retrieval.report import ORDERS, write_report
 from tests.support.paths import ARTIFACTS
 
 FLAGS = [
@@ -79,6 +80,12 @@ def written(of: Answer, folder: Path, load: Any = lambda path: [volume()], **oth
 def images(html: str) -> list[Image.Image]:
     found = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)
     return [Image.open(BytesIO(b64decode(data))) for data in found]
+
+
+def test_the_page_says_how_cases_are_ordered(tmp_path: Path) -> None:
+    for by in (None, *get_args(By)):
+        page = written(answer([hit()], query=Query("q.nii", "t1ce", 6, by=by)), tmp_path)
+        assert f"<h2>Cases, {ORDERS[by]}</h2>" in page
 
 
 # --- pictures ------------------------------------------------------------------------------------
