@@ -68,6 +68,8 @@ class Asking:
         Where it is; one of :data:`indexer.atlas.LOBES`.
     healthy : bool
         Whether the encoder finds no lesion in it.
+    same : frozenset of int
+        Cases that hold the very scans, whose hits come first.
     """
 
     query: Query
@@ -79,6 +81,7 @@ class Asking:
     measures: NDArray[np.float32]
     lobe: str = ""
     healthy: bool = False
+    same: frozenset[int] = frozenset()
 
 
 def answered(
@@ -194,7 +197,7 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Cal
         if own:
             notes.append("the patient of the query is in the index, and is left out")
     healthy = view == WHOLE and _healthy(embedded, encoder())
-    return Asking(query, embedded, view, own, silent, notes, measures, lobe, healthy)
+    return Asking(query, embedded, view, own, silent, notes, measures, lobe, healthy, frozenset(identical))
 
 
 def _healthy(scans: Sequence[QueryScan], encoder: Encoder) -> bool:
@@ -386,6 +389,7 @@ def _hits(question: Question, asking: Asking, state: State, ranked: Ranked, gain
     away = weight * lesions.distance(asking.measures, ranked.cases)
     agree = agreement(gains, (contents.labels[case] for case in ranked.cases))
     away -= brought(ranked.scores, agree, share)
+    away[np.isin(ranked.cases, list(asking.same))] = -np.inf
     order = np.argsort(away - less_views(ranked.scores, turned, weight), kind="stable")
     less = [weight * VIEW * REACH * one for one in of_rows]
     patients = [contents.patient_ids[case] for case in ranked.cases[order]]
