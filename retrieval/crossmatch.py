@@ -20,7 +20,7 @@ from retrieval.evidence import RANKING, Population
 from retrieval.figures import Evaluation
 from retrieval.items import Similarity
 from retrieval.likeness import Lesions, less_views, turned
-from retrieval.ranking import Ranking, Stacks, best_shown, grouped
+from retrieval.ranking import Ranking, Stacks, at_large, best_shown, grouped
 
 SMALL = 5000
 """So many items' similarities are kept as a whole (100 MB)."""
@@ -270,7 +270,9 @@ class CrossMatch:
         """
         shape = len(self.sequences), len(rows), len(self.names)
         table, away = np.full(shape, np.nan, np.float32), np.full(shape, np.inf, np.float32)
-        for scores, far, sequence in zip(table, away, self.sequences, strict=True):
+        typical = np.full((*shape[:2], 1), np.nan, np.float32)
+        patients = np.array(self.patients)
+        for scores, far, large, sequence in zip(table, away, typical, self.sequences, strict=True):
             at = np.searchsorted(sequence.items, rows)
             has = (at < len(sequence.items)) & (
                 sequence.items[np.minimum(at, len(sequence.items) - 1)] == rows
@@ -282,14 +284,19 @@ class CrossMatch:
                 if self.lesions is not None and has.any():
                     seen = [other.turned(sequence.views_of(place)) for place in at[has]]
                     far[cells] = np.minimum(far[cells], seen)
+            met = np.unique(np.concatenate([one.items for one in self.sequences if sequence.meets(one)]))
+            some = at_large(met)
+            for row in np.flatnonzero(has):
+                others = some[patients[some] != patients[rows[row]]]
+                if len(others):
+                    large[row] = scores[row, others].mean()
         away[np.isinf(away)] = 0
         names = [sequence.name for sequence in self.sequences]
-        found = self.ranking.fused(table, names)
+        found = self.ranking.fused(table, names, typical)
         if self.lesions is not None:
             every = np.arange(len(self.names))
             unlike = np.array([self.lesions.distance(self.lesions.measures[row], every) for row in rows])
             views = np.take_along_axis(away, best_shown(table, names)[None], axis=0)[0]
-            patients = np.array(self.patients)
             others = np.where(patients[rows, None] == patients, np.nan, found)
             best = np.fmax.reduce(others, axis=1, keepdims=True, initial=-1)
             weight = self.ranking.likeness

@@ -148,17 +148,17 @@ class _Similarities:
     def __init__(self, state: State, view: int, asks: Sequence[_CaseQuery]) -> None:
         self.state, self.view = state, view
         scans = {id(scan): scan for ask in asks for scan in ask.scans}
-        pools = {
-            s: state.pool(s, view, np.ones(len(state.contents.case_ids), bool), []).rows
+        self.pools = {
+            s: state.pool(s, view, np.ones(len(state.contents.case_ids), bool), [])
             for s in {q.sequence for q in scans.values()}
         }
         self.near: dict[int, NDArray[np.float32]] = {}
         self.rows: dict[int, NDArray[np.float32]] | None = {}
-        if max((len(pool) for pool in pools.values()), default=0) > state.policy.exact_below:
+        if max((len(pool) for pool in self.pools.values()), default=0) > state.policy.exact_below:
             self.rows = None
             return
-        for sequence, pool in pools.items():
-            self.rows |= self._exact([s for s in scans.values() if s.sequence == sequence], pool)
+        for sequence, pool in self.pools.items():
+            self.rows |= self._exact([s for s in scans.values() if s.sequence == sequence], pool.rows)
 
     def _exact(self, scans: list[QueryScan], pool: NDArray[np.int64]) -> dict[int, NDArray[np.float32]]:
         """Scores (see :mod:`retrieval.ranking`) of many scans with all cases at once."""
@@ -183,16 +183,20 @@ class _Similarities:
         """Shape (asks, cases): the mean over the sequences that a case shares with the question."""
         everyone = np.ones(len(self.state.contents.case_ids), bool)  # a search without a filter is quicker
         table = np.full((len(asks), len(everyone)), -np.inf, np.float32)
+        patients = np.array(self.state.contents.patient_ids)
         for scores, ask in zip(table, asks, strict=True):
+            others = patients != patients[ask.case]
             if self.rows is None:
-                ranked = self.state.rank(ask.scans, self.view, everyone)
+                ranked = self.state.rank(ask.scans, self.view, everyone, others=others)
                 scores[ranked.cases] = ranked.scores
                 for scan, found in zip(ask.scans, ranked.matches, strict=True):
                     near = self.near[id(scan)] = np.full(len(everyone), -np.inf, np.float32)
                     near[found.cases] = found.nearness
             else:
                 rows = np.array([self.rows[id(scan)] for scan in ask.scans])
-                fused = self.state.ranking.fused(rows, [scan.sequence for scan in ask.scans])
+                typical = [self.state.typical(s, self.pools[s.sequence], others) for s in ask.scans]
+                large = np.array(typical, np.float32)[:, None]
+                fused = self.state.ranking.fused(rows, [scan.sequence for scan in ask.scans], large)
                 scores[:] = np.where(np.isnan(fused), -np.inf, fused)
         return table
 

@@ -33,6 +33,8 @@ from indexer.errors import QueryError
 from indexer.sequences import is_composite
 from retrieval.parsing import By
 
+TYPICAL = 500
+"""Cases that stand for all others."""
 BLOCK = 1024
 """Single slices compared at once."""
 APPEARANCE = 5.0
@@ -214,14 +216,25 @@ class Ranking:
         """How like each query each case is in one sequence, shape (queries, cases); see :class:`Rule`."""
         return rule(self.rule)(queries, cases)
 
-    def fused(self, scores: NDArray[np.float32], sequences: Sequence[str | None]) -> NDArray[np.float32]:
-        """Mean of a case's scores over the sequences that it shares with the query.
+    def fused(
+        self,
+        scores: NDArray[np.float32],
+        sequences: Sequence[str | None],
+        typical: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Mean of a case's scores over the query's sequences.
+
+        One that a case lacks counts as it does in cases at large. Else whoever shares one sequence alone
+        would come first by mere chance: one score strays farther than the mean of several.
 
         Parameters
         ----------
         scores : ndarray, shape (s, ...)
             NaN where a case lacks the sequence.
         sequences : sequence of str, length s
+        typical : ndarray, shape (s, ...)
+            Mean score of cases at large, broadcast to `scores`; NaN where no case has the sequence, which
+            is then left out. None leaves out whatever a case lacks.
 
         Returns
         -------
@@ -230,20 +243,28 @@ class Ranking:
 
         Examples
         --------
-        >>> Ranking().fused(np.array([[.2, .5], [.4, np.nan]]), ["t1", "t2"]).round(2)
+        >>> scores, names = np.array([[.2, .5], [.4, np.nan]]), ["t1", "t2"]
+        >>> Ranking().fused(scores, names, np.array([[0.3], [0.1]])).round(2)
+        array([0.3, 0.3], dtype=float32)
+        >>> Ranking().fused(scores, names).round(2)
         array([0.3, 0.5], dtype=float32)
         """
         weights = np.array([self.composite_weight if is_composite(name) else 1.0 for name in sequences])
         weights = weights.reshape(-1, *[1] * (scores.ndim - 1))
         shared = ~np.isnan(scores)
-        total = (weights * np.where(shared, scores, 0)).sum(axis=0)
-        weight = (weights * shared).sum(axis=0)
+        full = scores if typical is None else np.where(shared, scores, typical)
+        known = ~np.isnan(full)
+        total = (weights * np.where(known, full, 0)).sum(axis=0)
+        weight = (weights * known).sum(axis=0)
         return np.where(shared.any(axis=0), total / np.where(weight > 0, weight, 1), np.nan).astype(
             np.float32
         )
 
     def fuse(
-        self, matches: Sequence[Matches], sequences: Sequence[str | None]
+        self,
+        matches: Sequence[Matches],
+        sequences: Sequence[str | None],
+        typical: Sequence[float] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
         """Rank cases by their :meth:`fused` scores.
 
@@ -252,6 +273,8 @@ class Ranking:
         matches : sequence of Matches
         sequences : sequence of str
             That each of them is of.
+        typical : sequence of float, optional
+            See :meth:`fused`.
 
         Returns
         -------
@@ -269,7 +292,8 @@ class Ranking:
             row[np.searchsorted(cases, m.cases)] = m.scores
         if not len(cases):
             return nothing, np.empty(0, np.float32), nothing
-        scores = self.fused(table, sequences)
+        large = None if typical is None else np.array(typical, np.float32)[:, None]
+        scores = self.fused(table, sequences, large)
         order = np.lexsort((cases, -scores))
         return cases[order], scores[order], best_shown(table, sequences)[order]
 
@@ -337,6 +361,13 @@ def grouped(
         stored, weights, cases = stored[order], weights[order], cases[order]
     found, starts = np.unique(cases, return_index=True)
     return found, Stacks(stored, weights, starts)
+
+
+def at_large(cases: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Some of many cases, evenly spaced, or all of few: those whose mean score is typical."""
+    if len(cases) <= TYPICAL:
+        return cases
+    return cases[((np.arange(TYPICAL) + 0.5) * len(cases) / TYPICAL).astype(np.int64)]
 
 
 def best_of_each(

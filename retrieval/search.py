@@ -350,7 +350,7 @@ def _answer(question: Question, asking: Asking, state: State, folder: Path) -> A
     for patient in asking.excluded:
         eligible[state.census.cases_of.get(patient, [])] = False
     matching = eligible & _matching(state, where)
-    ranked = heard = state.rank(asking.scans, asking.view, matching, 5 * question.k)
+    ranked = heard = state.rank(asking.scans, asking.view, matching, 5 * question.k, eligible)
     if where:  # a filter on one label would make the vote on it a foregone conclusion
         heard = state.rank(asking.scans, asking.view, eligible)
     notes = [*asking.notes, *ranked.notes]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,7 +23,16 @@ from retrieval.census import Census
 from retrieval.evidence import RANKING
 from retrieval.leave_one_out import NEAREST, familiarity
 from retrieval.likeness import turned
-from retrieval.ranking import Matches, Ranking, Stacks, best_of_each, grouped, nearness, shown_pair
+from retrieval.ranking import (
+    Matches,
+    Ranking,
+    Stacks,
+    at_large,
+    best_of_each,
+    grouped,
+    nearness,
+    shown_pair,
+)
 
 WHOLE, REGION = 0, 1
 """Views of a slice: as a whole, and its outlined part."""
@@ -104,11 +113,15 @@ class Pool:
     ids : ndarray of int64
     but : ndarray of int64
         Rows among them that are left out; ascending, and few.
+    kind, view : int
+        Which sequence and view they are of.
     """
 
     filed: NDArray[np.int64]
     ids: NDArray[np.int64]
     but: NDArray[np.int64]
+    kind: int
+    view: int
 
     def __len__(self) -> int:
         return len(self.filed) - len(self.but)
@@ -160,6 +173,7 @@ class State:
         self.has_composites = bool(self._composites)
         self.has_measures = bool(np.isfinite(contents.scan_measures).any())
         self._filed: dict[tuple[int, int], Pool] = {}
+        self._at_large: dict[tuple[int, int], tuple[NDArray[np.int64], Stacks]] = {}
 
     def at(self, recall: float | None) -> State:
         """The same state, searched for so large a share of the nearest slices."""
@@ -285,28 +299,33 @@ class State:
             rows = contents.rows_of_cases(some)
             rows = rows[self._scans_of_kind(kind)[contents.slice_scan[rows]]]
             rows = rows[contents.slice_view[rows] == view]
-            return Pool(rows, contents.slice_ids[rows], NONE)
+            return Pool(rows, contents.slice_ids[rows], NONE, kind, view)
         filed = self._filed.get((kind, view))
         if filed is None:
             of_kind = self._scans_of_kind(kind)[contents.slice_scan]
             rows = np.flatnonzero(of_kind & (contents.slice_view == view))
-            filed = self._filed[kind, view] = Pool(rows, contents.slice_ids[rows], NONE)
+            filed = self._filed[kind, view] = Pool(rows, contents.slice_ids[rows], NONE, kind, view)
         out = np.flatnonzero(~eligible)
         if not len(out):
             return filed
         but = contents.rows_of_cases(out)
-        return Pool(filed.filed, filed.ids, but[among(but, filed.filed)])
+        return replace(filed, but=but[among(but, filed.filed)])
 
     def _scans_of_kind(self, kind: int) -> NDArray[np.bool_]:
         """With those whose sequence is unknown, which may be of this one, unless it is a composite."""
         if kind == SINGLE:
             return self._scan_single
         sequences = self.census.sequences
-        unknown = sequences.get(None, NOTHING) if kind not in self._composites else NOTHING
-        return np.isin(self.census.scan_sequence, (kind, unknown))
+        alone = kind == NOTHING or kind in self._composites
+        return np.isin(self.census.scan_sequence, (kind, kind if alone else sequences.get(None, kind)))
 
     def rank(
-        self, queries: Sequence[QueryScan], view: int, eligible: NDArray[np.bool_], shortlist: int = 0
+        self,
+        queries: Sequence[QueryScan],
+        view: int,
+        eligible: NDArray[np.bool_],
+        shortlist: int = 0,
+        others: NDArray[np.bool_] | None = None,
     ) -> Ranked:
         """Cases best first.
 
@@ -320,6 +339,8 @@ class State:
         eligible : ndarray of bool, shape (cases,)
         shortlist : int
             Cases to propose, where the policy has fewer.
+        others : ndarray of bool, shape (cases,), optional
+            Those of other patients, whatever the filter; default the eligible ones.
         """
         notes: list[str] = []
         pools = [self.pool(q.sequence, view, eligible, notes) for q in queries]
@@ -337,8 +358,27 @@ class State:
             asking = Stacks.one(query.embeddings, query.weights)
             scores, near = self.ranking.scores(asking, stacks)[0], nearness(asking, stacks)[0]
             matches.append(Matches(*best_of_each(cases, scores, near)))
-        fused = self.ranking.fuse(matches, [query.sequence for query in queries])
+        typical = None
+        if len(queries) > 1:
+            among_them = eligible if others is None else others
+            typical = [self.typical(q, pool, among_them) for q, pool in zip(queries, pools, strict=True)]
+        fused = self.ranking.fuse(matches, [query.sequence for query in queries], typical)
         return Ranked(*fused, queries, matches, compared, list(dict.fromkeys(notes)))
+
+    def typical(self, query: QueryScan, pool: Pool, others: NDArray[np.bool_]) -> float:
+        """Mean score of cases at large, of other patients, with a query's scan; NaN where there are none."""
+        key = pool.kind, pool.view
+        if key not in self._at_large:
+            rows = self._of(*key, np.ones(len(self.contents.case_ids), bool)).rows
+            some = at_large(np.unique(self.contents.cases_of(rows)))
+            rows = rows[among(self.contents.cases_of(rows), some)]
+            stored = self.vectors.gather(self.contents.slice_ids[rows])
+            self._at_large[key] = self.grouped(stored, rows)
+        parts, stacks = self._at_large[key]
+        asking = Stacks.one(query.embeddings, query.weights)
+        cases, *(scores,) = best_of_each(parts, self.ranking.scores(asking, stacks)[0])
+        counted = others[cases]
+        return float(scores[counted].mean()) if counted.any() else math.nan
 
     def grouped(
         self, stored: NDArray[np.float32], rows: NDArray[np.int64]

@@ -72,6 +72,8 @@ def masked(
     if sequence is not None and not (same & may).any() and not is_composite(sequence):
         notes.append(f"no other case has {sequence}: compared with all sequences")
         same = single
+    elif sequence is not None and not is_composite(sequence):
+        same = same | np.array([name is None for name in own], bool)  # which may be of this sequence, too
     if view == REGION and not (of_view & same & may).any():
         notes.append("the index has no outlined regions: the region is compared with whole slices")
         of_view = contents.slice_view == WHOLE
