@@ -202,7 +202,7 @@ class Ranking:
     prior_mass: float = 1.0
     set_mass: float = 0.9
     likeness: float = 0.2
-    agreement: float = 2.0
+    agreement: float = 3.0
 
     def shares(self, by: By | None) -> tuple[float, float]:
         """Of likeness and of agreement in the order of hits, for who asks ``by`` something of it alone."""

@@ -29,14 +29,14 @@ def index(tmp_path, tiny, cohort):
 
 
 def test_the_order_is_the_one_by_hand(index, tiny):
-    """Distances times e to minus twice the mean, over two columns, of what the vote adds to a share."""
+    """Distances times e to minus thrice the mean, over two columns, of what the vote adds to a share."""
     asking = Index(index, tiny)
     near = asking.like("P-04", k=8, by="similarity")
     assert [hit.score for hit in near.hits] == sorted((hit.score for hit in near.hits), reverse=True)
     key = {}
     for hit in near.hits:
         gains = [near.evidence[c].probabilities[v] - near.evidence[c].prior[v] for c, v in hit.labels.items()]
-        key[hit.case_id] = -(1 - hit.score) * np.exp(-2 * sum(gains) / 2)
+        key[hit.case_id] = -(1 - hit.score) * np.exp(-3 * sum(gains) / 2)
     found = asking.like("P-04", k=8, by="class")
     assert [hit.case_id for hit in found.hits] == sorted(key, key=key.__getitem__, reverse=True)
     assert {hit.case_id: hit.score for hit in found.hits} == {hit.case_id: hit.score for hit in near.hits}
