@@ -119,7 +119,7 @@ def ordered(
     scores: Similarity, tumour: Sequence[str | None], patients: NDArray[np.str_], fold: NDArray[np.str_]
 ) -> Similarity:
     """As hits are ordered, where the patients of other folds vote."""
-    return agreeing(scores, scores, {"tumour": tumour}, patients.tolist(), folds=fold.tolist())
+    return agreeing(scores, {"tumour": tumour}, patients.tolist(), folds=fold.tolist())
 
 
 def mr_numbers(patients: NDArray[np.str_]) -> NDArray[np.str_]:

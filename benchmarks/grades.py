@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -128,13 +128,17 @@ class Folds:
         }
         return Folds(items, self.fold)
 
-    def similarity(self, how: str | None = None) -> Similarity:
-        """Rows by the networks of their folds."""
+    def similarity(
+        self,
+        how: str | None = None,
+        agreed: Callable[[NDArray[np.int64]], NDArray[np.float32]] | None = None,
+    ) -> NDArray[np.float32]:
+        """Rows by the networks of their folds; see :meth:`CrossMatch.similarity`."""
         n = len(self.fold)
         table = np.full((n, n), -np.inf, np.float32)
         for fold, items in self.items.items():
             rows = np.flatnonzero(self.asks([fold]))
-            table[rows] = (combined(items, how) if how else items).similarity(rows)
+            table[rows] = (combined(items, how) if how else items).similarity(rows, agreed)
         return table
 
     def ordered(
@@ -143,13 +147,9 @@ class Folds:
         """As hits are ordered, where these columns are voted on: default those of the index."""
         cases = self.cases
         scores = Folds({fold: items.unordered for fold, items in self.items.items()}, self.fold)
-        return agreeing(
-            self.similarity(how),
-            scores.similarity(how),
-            cases.classes if columns is None else columns,
-            cases.patients,
-            folds=self.fold,
-        )
+        voted = cases.classes if columns is None else columns
+        agreed = agreeing(scores.similarity(how), voted, cases.patients, folds=self.fold)
+        return self.similarity(how, agreed)
 
 
 def outvoted(

@@ -36,24 +36,27 @@ WEIGHTS = {"class": 0.0, "0.05": 0.05, "0.1": 0.1, "0.2": 0.2, "0.3": 0.3, "0.5"
 def matched(encoders: dict[str, Encoder]) -> tuple[CrossMatch, dict[str, NDArray[np.float32]]]:
     """The cases, and by order their similarities, each fold's by its own network."""
     tables: dict[str, NDArray[np.float32]] = {}
-    first: CrossMatch | None = None
+    of_fold: dict[str, CrossMatch] = {}
     for fold, encoder in encoders.items():
         with filled(COHORT, encoder) as index:
-            items = CrossMatch.of(index.snapshot())
-        first = first or items
-        mine = np.flatnonzero([not fold or row.get("fold") == fold for row in items.labels])
-        weights = {**WEIGHTS, "appearance": APPEARANCE * items.ranking.likeness, "similarity": 0.0}
-        for name, weight in weights.items():
+            of_fold[fold] = CrossMatch.of(index.snapshot())
+    first = next(iter(of_fold.values()))
+    asks = {
+        fold: np.flatnonzero([not fold or row.get("fold") == fold for row in first.labels])
+        for fold in of_fold
+    }
+    n = len(first.names)
+    scores = np.full((n, n), -np.inf, np.float32)
+    for fold, items in of_fold.items():
+        scores[asks[fold]] = items.unordered.similarity(asks[fold])
+    agreed = agreeing(scores, first.classes, first.patients, folds=first.column("fold"))
+    for name, weight in {**WEIGHTS, "appearance": APPEARANCE * first.ranking.likeness}.items():
+        tables[name] = np.full((n, n), -np.inf, np.float32)
+        for fold, items in of_fold.items():
             how = replace(items, ranking=replace(items.ranking, likeness=weight))
-            n = len(items.names)
-            tables.setdefault(name, np.full((n, n), -np.inf, np.float32))[mine] = how.similarity(mine)
-    assert first is not None
+            tables[name][asks[fold]] = how.similarity(asks[fold], agreed)
+    tables["similarity"] = scores
     assert first.lesions is not None
-    every, scores = np.arange(len(first.names)), tables["similarity"]
-    for name in weights.keys() - {"similarity"}:
-        ordered = agreeing(tables[name], scores, first.classes, first.patients, folds=first.column("fold"))
-        assert callable(ordered)
-        tables[name] = ordered(every)
     measures = first.lesions.measures / first.lesions.spread
     away = np.abs(measures[:, None] - measures[None])
     known = np.isfinite(away)

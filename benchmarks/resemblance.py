@@ -191,11 +191,9 @@ def judged(lesions: Lesions, encoders: dict[str, TrainedEncoder]) -> dict[str, A
         return predicted + 1e-3 * np.where(np.isfinite(similarity), similarity / abs(lowest), -1)
 
     scores = by_class.astype(np.float32)
-    less = np.asarray(by_class + Ranking().likeness * by_measures, np.float32)
-    ordered = agreeing(less, scores, {"grade_group": grades}, patients, folds=folds)
-    assert callable(ordered)
+    agreed = agreeing(scores, {"grade_group": grades}, patients, folds=folds)(np.arange(len(grades)))
     rankings = {
-        "as hits are ordered": np.asarray(ordered(np.arange(len(grades))), float),
+        "as hits are ordered": agreed + Ranking().likeness * by_measures,
         "class embedding": by_class,
         "rank by predicted class": predicted,
         "predicted class, then measures": within(by_measures),

@@ -86,12 +86,13 @@ def judged(data: Samples, rankings: dict[str, Similarity]) -> dict[str, dict[str
         scores = np.asarray(similarity(every) if callable(similarity) else similarity, np.float32)
         best = np.where(others, scores, -np.inf).max(axis=1, keepdims=True)
         less = less_views(scores, away, Ranking().likeness, best)
-        ordered = agreeing(less, scores, {"tumour": columns["tumour"]}, patients, folds=fold)
-        assert callable(ordered)
+        agreed = agreeing(scores, {"tumour": columns["tumour"]}, patients, folds=fold)(every)
+        best = np.where(others, agreed, -np.inf).max(axis=1, keepdims=True)
+        ordered = less_views(agreed, away, Ranking().likeness, best)
         table[name] = {
             "by similarity": found(scores),
             "less views": found(less),
-            "as hits are ordered": found(ordered(every)),
+            "as hits are ordered": found(ordered),
         }
     return table
 

@@ -17,7 +17,7 @@ Whatever is the same as the query stays first. Votes are not touched.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -91,20 +91,17 @@ def brought(
 
 
 def agreeing(
-    similarity: Similarity,
     scores: Similarity,
     columns: Mapping[str, Sequence[str | None]],
     patients: Sequence[str],
     *,
     folds: Sequence[str | None] | None = None,
     ranking: Ranking = RANKING,
-) -> Similarity:
-    """Similarities with what agreement changes in the order of hits, for an evaluation.
+) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
+    """Scores as agreement brings them nearer or farther, for an evaluation.
 
     Parameters
     ----------
-    similarity : Similarity
-        What hits are ordered by, but for their agreement.
     scores : Similarity
         By which the neighbours vote.
     columns : mapping of str to sequence of str or None
@@ -151,15 +148,9 @@ def agreeing(
         return total / np.float32(max(1, len(named)))
 
     def agreed(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        found = np.array(_of(similarity, rows), np.float32)
-        scored, allowed = _of(scores, rows), items.allowed(rows)
-        for place, row in enumerate(rows.tolist()):
-            agree = gained(row, scored[place], allowed[place])
-            found[place] += brought(scored[place], agree, ranking.agreement)
+        found = np.array(scores(rows) if callable(scores) else scores[rows], np.float32)
+        for scored, row, allowed in zip(found, rows.tolist(), items.allowed(rows), strict=True):
+            scored += brought(scored, gained(row, scored, allowed), ranking.agreement)
         return found
 
     return agreed
-
-
-def _of(similarity: Similarity, rows: NDArray[np.int64]) -> NDArray[Any]:
-    return similarity(rows) if callable(similarity) else similarity[rows]

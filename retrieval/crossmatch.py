@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -199,9 +199,8 @@ class CrossMatch:
         asks = fresh if fresh.any() else None
         scores = self.unordered.similarities
         by_class = predicted_class_similarity(scores, labels, self.patients, folds=fold)
-        ordered = agreeing(
-            self.similarities, scores, self.classes, self.patients, folds=fold, ranking=self.ranking
-        )
+        agreed = agreeing(scores, self.classes, self.patients, folds=fold, ranking=self.ranking)
+        ordered = partial(self.similarity, agreed=agreed)
         ranking, baseline = (
             evaluate(
                 similarity,
@@ -258,15 +257,25 @@ class CrossMatch:
         n = len(self.names)
         return self.similarity(np.arange(n)) if n <= SMALL else self.similarity
 
-    def similarity(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def similarity(
+        self,
+        rows: NDArray[np.int64],
+        agreed: Callable[[NDArray[np.int64]], NDArray[np.float32]] | None = None,
+    ) -> NDArray[np.float32]:
         """Scores of all items for some of them as queries.
+
+        Parameters
+        ----------
+        rows : ndarray of int64
+        agreed : callable, optional
+            The scores as agreement with the vote changes them (:func:`retrieval.agreement.agreeing`), which
+            depends on who may answer whom.
 
         Returns
         -------
         ndarray of float32, shape (len(rows), n)
             Mean over shared sequences, less what likeness takes (:class:`retrieval.ranking.Ranking`); −inf
-            where none is shared. What agreement with a vote adds depends on who votes: see
-            :meth:`evaluate`.
+            where none is shared.
         """
         shape = len(self.sequences), len(rows), len(self.names)
         table, away = np.full(shape, np.nan, np.float32), np.full(shape, np.inf, np.float32)
@@ -292,7 +301,7 @@ class CrossMatch:
                     large[row] = scores[row, others].mean()
         away[np.isinf(away)] = 0
         names = [sequence.name for sequence in self.sequences]
-        found = self.ranking.fused(table, names, typical)
+        found = self.ranking.fused(table, names, typical) if agreed is None else agreed(rows)
         if self.lesions is not None:
             every = np.arange(len(self.names))
             unlike = np.array([self.lesions.distance(self.lesions.measures[row], every) for row in rows])

@@ -386,11 +386,11 @@ def _hits(question: Question, asking: Asking, state: State, ranked: Ranked, gain
     contents, lesions = state.contents, state.census.lesions
     weight, share = state.ranking.shares(question.by)
     turned, of_rows = state.turned(ranked)
-    away = weight * lesions.distance(asking.measures, ranked.cases)
     agree = agreement(gains, (contents.labels[case] for case in ranked.cases))
-    away -= brought(ranked.scores, agree, share)
+    agreed = ranked.scores + brought(ranked.scores, agree, share)
+    away = weight * lesions.distance(asking.measures, ranked.cases)
     away[np.isin(ranked.cases, list(asking.same))] = -np.inf
-    order = np.argsort(away - less_views(ranked.scores, turned, weight), kind="stable")
+    order = np.argsort(away - less_views(agreed, turned, weight), kind="stable")
     less = [weight * VIEW * REACH * one for one in of_rows]
     patients = [contents.patient_ids[case] for case in ranked.cases[order]]
     places = range(len(patients)) if question.all_cases else first_of_each(patients)

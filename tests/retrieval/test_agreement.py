@@ -47,8 +47,8 @@ def test_the_order_is_the_one_by_hand(index, tiny):
 def test_what_is_evaluated_is_ordered_as_what_is_shown(index, tiny):
     items = CrossMatch.of(index.snapshot())
     assert set(items.classes) == {"grade_group", "sex"}
-    ordered = agreeing(items.similarities, items.unordered.similarities, items.classes, items.patients)
-    scores = ordered(np.arange(9))
+    agreed = agreeing(items.unordered.similarities, items.classes, items.patients)
+    scores = items.similarity(np.arange(9), agreed)
     asking = Index(index, tiny)
     for row, case in enumerate(items.names):
         found = [items.names.index(hit.case_id) for hit in asking.like(case, k=9).hits]
@@ -72,11 +72,11 @@ def test_nobody_votes_for_himself_nor_for_his_fold():
     patients = [f"p{i // 2}" for i in range(n)]
     folds = [str(i // 2 % 3) for i in range(n)]
     labels = ["rare" if i in (0, 1, 6, 7) else "common" for i in range(n)]  # p0 and p3, both of fold 0
-    apart = agreeing(similarity, similarity, {"label": labels}, patients, folds=folds)
+    apart = agreeing(similarity, {"label": labels}, patients, folds=folds)
     np.testing.assert_allclose(apart(np.array([0]))[0], similarity[0], atol=1e-6)
     near = np.full((n, n), -0.5, np.float32)
     near[0, 6:8] = 0.5
-    heard = agreeing(near, near, {"label": labels}, patients)(np.array([0]))[0]
+    heard = agreeing(near, {"label": labels}, patients)(np.array([0]))[0]
     assert (heard[6:8] > near[0, 6:8]).all()
     assert (heard[8:] < near[0, 8:]).all()
 
@@ -91,7 +91,7 @@ def test_labels_dealt_anew_bring_nothing():
 
     def precision(labels):
         ordered = agreeing(
-            similarity, similarity, {"label": labels}, patients, ranking=replace(Ranking(), agreement=10.0)
+            similarity, {"label": labels}, patients, ranking=replace(Ranking(), agreement=10.0)
         )
         return evaluate(ordered, labels, patients, bootstrap=0).figures["P@10"]["micro"]
 
