@@ -828,7 +828,13 @@ def every_grade(content: dict[str, Any]) -> str:
         area = f"{row['area']:.2f} ({row['low']:.2f}–{row['high']:.2f})"
         said = [f"{row[of]:.2f}" for of in ("says 4 of 4", "says 4 of 2 and 3")]
         told.append([name, str(row["scans of 4"]), str(row["scans of 2 and 3"]), *said, area])
-    return "\n".join([markdown(rows), "", markdown(told), "", origin(content)])
+    names = {"t1": "T1", "t1ce": "T1 after contrast agent", "t2": "T2", "flair": "FLAIR"}
+    told_first = ", ".join(
+        f"{right} of {asked} of {names[name]}"
+        for name, (right, asked) in content["results"]["by sequence"].items()
+    )
+    said = f"The vote names grade 4 first for {told_first} among the whole heads of TCGA-GBM."
+    return "\n".join([markdown(rows), "", said, "", markdown(told), "", origin(content)])
 
 
 def resemblance(content: dict[str, Any]) -> str:

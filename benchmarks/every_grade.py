@@ -51,7 +51,7 @@ RESAMPLES = 1000
 def asked(index: Index, unseen: list[str]) -> list[dict[str, Any]]:
     """What each case of a known grade of these patients meets: all others of them are left out."""
     contents = index.contents
-    rows = []
+    rows, shown = [], contents.scan_sequence
     sources = dict(zip(contents.scan_case.tolist(), contents.scan_source, strict=True))
     for case, (name, patient) in enumerate(zip(contents.case_ids, contents.patient_ids, strict=True)):
         grade = contents.labels[case].get(LABEL)
@@ -65,6 +65,9 @@ def asked(index: Index, unseen: list[str]) -> list[dict[str, Any]]:
                 "collection": collection_of(sources[case]),
                 "patient": patient,
                 "grade": grade,
+                "sequences": sorted(
+                    str(s) for s, c in zip(shown, contents.scan_case, strict=True) if c == case
+                ),
                 "hits": [hit.labels.get(LABEL, "") for hit in answer.hits],
                 "first": "" if evidence.abstain else said,
                 "prior": evidence.prior,
@@ -206,6 +209,17 @@ def table_of(
     return found
 
 
+def by_sequence(rows: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """Of whole heads of grade 4, which are of one sequence each: votes naming 4 first, and how many asked."""
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        if HEADS.get(row["collection"]):
+            right = found.setdefault("+".join(row["sequences"]), [0, 0])
+            right[0] += row["first"] == "4"
+            right[1] += 1
+    return dict(sorted(found.items()))
+
+
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter).parse_args()
     encoders = cohorts.fold_networks()
@@ -230,7 +244,7 @@ def main() -> None:
     print(heads)
     path = results.save(
         "every_grade",
-        {"cases": table, "heads": heads},
+        {"cases": table, "heads": heads, "by sequence": by_sequence(rows)},
         data=f"reference cases, folds {', '.join(encoders)} of {len(cohorts.FOLDS)}",
         encoder={name: encoder.version for name, encoder in encoders.items()},
     )
