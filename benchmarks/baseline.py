@@ -98,6 +98,9 @@ def main() -> None:
             if method != "frozen ImageNet":
                 continue
             table[name]["rank by predicted class"] = figures(by_class)
+            alone = replace(items.ranking, likeness=0.0, agreement=0.0)
+            ranking, _ = replace(items, ranking=alone).evaluate(task.label, folds="fold")
+            table[name]["by similarity alone"] = figures(ranking)
             for how in ("late interaction", "unweighted"):
                 if task.by == "case":
                     other, _ = combined(items, how).evaluate(task.label, folds="fold")
