@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from indexer.case_index import CaseIndex
 from indexer.encoder import Encoder, load_encoder
 from indexer.ingest import ingest
 from indexer.labels import load_tables
+from retrieval.agreement import agreeing
 from retrieval.baselines import shuffled_labels
 from retrieval.crossmatch import CrossMatch
 from retrieval.evaluation import evaluate
@@ -105,16 +107,13 @@ def main() -> None:
                 if task.by == "case":
                     other, _ = combined(items, how).evaluate(task.label, folds="fold")
                     table[name][f"slices combined: {how}"] = figures(other)
-            precision = [
-                evaluate(
-                    items.similarities,
-                    shuffled_labels(items.column(task.label), items.patients, seed),
-                    items.patients,
-                    folds=items.column("fold"),
-                    bootstrap=0,
-                ).figures["P@10"]["micro"]
-                for seed in range(CANARIES)
-            ]
+            folds, scores, precision = items.column("fold"), items.unordered.similarities, []
+            for seed in range(CANARIES):
+                dealt = shuffled_labels(items.column(task.label), items.patients, seed)
+                agreed = agreeing(scores, {task.label: dealt}, items.patients, folds=folds)
+                ordered = partial(items.similarity, agreed=agreed)
+                found = evaluate(ordered, dealt, items.patients, folds=folds, bootstrap=0)
+                precision.append(found.figures["P@10"]["micro"])
             table[name]["canary"] = {
                 "P@10": float(np.mean([p.value for p in precision])),
                 "chance": float(np.mean([p.chance for p in precision])),
