@@ -835,7 +835,26 @@ def every_grade(content: dict[str, Any]) -> str:
         for name, (right, asked) in content["results"]["by sequence"].items()
     )
     said = f"The vote names grade 4 first for {told_first} among the whole heads of TCGA-GBM."
-    return "\n".join([markdown(rows), "", said, "", markdown(told), "", origin(content)])
+    singles = [["one sequence asks", *names.values()]]
+    for of, found in content["results"]["alone"].items():
+        cells = [found.get(name) for name in names]
+        singles.append(
+            [
+                f"{of}, 4 against 2 and 3",
+                *(
+                    f"{c['area']:.2f} ({c['scans of 4']} against {c['scans of 2 and 3']})" if c else ""
+                    for c in cells
+                ),
+            ]
+        )
+    parts = [
+        markdown(rows),
+        said,
+        markdown(told),
+        "Area under the curve by one sequence alone:",
+        markdown(singles),
+    ]
+    return "\n\n".join([*parts, origin(content)])
 
 
 def resemblance(content: dict[str, Any]) -> str:

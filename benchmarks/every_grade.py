@@ -33,6 +33,7 @@ from indexer import discovery, reference
 from indexer.encoder import TrainedEncoder
 from indexer.preprocess import Preprocessing, prepared
 from indexer.scan import ScanRef
+from indexer.sequences import CHANNELS, is_composite
 from retrieval.calibration import Fit
 from retrieval.conformal import tempered
 from retrieval.evidence import vote
@@ -133,6 +134,45 @@ def by_planes(index: Index, encoder: TrainedEncoder, unseen: list[str]) -> list[
     return rows
 
 
+def alone(index: Index, unseen: list[str]) -> list[dict[str, Any]]:
+    """What the vote gives grade 4, for each single sequence of the unseen cases."""
+    contents = index.contents
+    sources = dict(zip(contents.scan_case.tolist(), contents.scan_source, strict=True))
+    cases = [case for case, patient in enumerate(contents.patient_ids) if patient in unseen]
+    rows = []
+    for case, scans in index.state.scans_of(cases).items():
+        grade = contents.labels[case].get(LABEL)
+        for _, scan in scans:
+            if grade in GRADES and not is_composite(scan.sequence):
+                collection = collection_of(sources[case])
+                rows.append(
+                    {
+                        "patient": contents.patient_ids[case],
+                        "of": "whole heads" if collection in HEADS else collection,
+                        "sequence": str(scan.sequence),
+                        "is 4": grade == "4",
+                        "says 4": says_4(index, scan, unseen),
+                    }
+                )
+    return rows
+
+
+def told_alone(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """By what asks and its sequence, the area under the curve of grade 4 against 2 and 3."""
+    table: dict[str, Any] = {}
+    for of in dict.fromkeys(row["of"] for row in rows):
+        for sequence in CHANNELS:
+            mine = [row for row in rows if (row["of"], row["sequence"]) == (of, sequence)]
+            truth, said = (np.array([row[name] for row in mine]) for name in ("is 4", "says 4"))
+            if len(set(truth.tolist())) == 2:
+                table.setdefault(of, {})[sequence] = {
+                    "scans of 4": int(truth.sum()),
+                    "scans of 2 and 3": int((~truth).sum()),
+                    "area": area(truth, said, np.ones(len(said))),
+                }
+    return table
+
+
 def says_4(index: Index, asking: QueryScan, unseen: list[str]) -> float:
     """The vote for grade 4 of the patients whom the network has seen."""
     contents, patients = index.contents, index.contents.patient_ids
@@ -227,6 +267,7 @@ def main() -> None:
         sys.exit("nothing is trained yet: python -m benchmarks.cohorts")
     rows: list[dict[str, Any]] = []
     planes: list[dict[str, Any]] = []
+    single: list[dict[str, Any]] = []
     for fold, encoder in encoders.items():
         folder = results.CACHE / f"reference-{encoder.version}"
         if not (folder / "manifest.json").exists():
@@ -236,6 +277,7 @@ def main() -> None:
             unseen = sorted({p for p in index.contents.patient_ids if not encoder.trained_on(p)})
             rows += asked(index, unseen)
             planes += by_planes(index, encoder, unseen)
+            single += alone(index, unseen)
         print(f"fold {fold}: {len(rows)} cases have asked", flush=True)
     table = table_of(rows, plausible(encoders))
     for name, row in table.items():
@@ -244,7 +286,7 @@ def main() -> None:
     print(heads)
     path = results.save(
         "every_grade",
-        {"cases": table, "heads": heads, "by sequence": by_sequence(rows)},
+        {"cases": table, "heads": heads, "by sequence": by_sequence(rows), "alone": told_alone(single)},
         data=f"reference cases, folds {', '.join(encoders)} of {len(cohorts.FOLDS)}",
         encoder={name: encoder.version for name, encoder in encoders.items()},
     )
