@@ -111,10 +111,10 @@ cohorts: $(VENV)/installed-test  ## judge what is made of public cohorts by the 
 	$(BIN)/python -m benchmarks.cohort_layouts
 	$(BIN)/python -m benchmarks.documents
 
-cross-validation: $(VENV)/installed-test  ## train the networks of the five folds (3 hours of one core)
+cross-validation: $(VENV)/installed-test  ## train the networks of the five folds (4 hours of one core)
 	nice $(BIN)/python -m benchmarks.cohorts
 
-weights: $(VENV)/installed-test  ## train the encoder that is shipped (40 minutes of one core), after the folds'
+weights: $(VENV)/installed-test  ## train the encoder that is shipped (50 minutes of one core), after the folds'
 	$(BIN)/python -m benchmarks.regions
 	nice $(BIN)/python -m benchmarks.cohorts --final
 

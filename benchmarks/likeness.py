@@ -54,7 +54,7 @@ def matched(encoders: dict[str, Encoder]) -> tuple[CrossMatch, dict[str, NDArray
         tables[name] = np.full((n, n), -np.inf, np.float32)
         for fold, items in of_fold.items():
             how = replace(items, ranking=replace(items.ranking, likeness=weight))
-            tables[name][asks[fold]] = how.similarity(asks[fold], agreed)
+            tables[name][asks[fold]] = how.similarity(asks[fold], None if name == "appearance" else agreed)
     tables["similarity"] = scores
     assert first.lesions is not None
     measures = first.lesions.measures / first.lesions.spread

@@ -16,7 +16,6 @@ Whatever is the same as the query stays first. Votes are not touched.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 
 from retrieval.answer import Evidence
 from retrieval.evidence import RANKING, vote
-from retrieval.items import Items, Similarity
+from retrieval.items import Similarity, codes
 from retrieval.ranking import Ranking
 
 Lifts = Mapping[str, Mapping[str, float]]
@@ -116,41 +115,50 @@ def agreeing(
         A :data:`~retrieval.items.Similarity`.
     """
     n = len(patients)
-    items = Items.of(["any"] * n, patients, folds, None)
-    fold = np.zeros(n, np.int64) if items.fold is None else items.fold
-    named = {name: np.array([value or "" for value in values], object) for name, values in columns.items()}
-    first = np.unique(items.patient, return_index=True)[1]
+    whose, numbers = np.unique(np.array(patients, object), return_inverse=True)
+    fold = np.full(n, -1) if folds is None else codes(folds)[1]
+    known = np.ones(n, bool) if folds is None else fold >= 0
+    values, coded = {}, {}
+    for name, column in columns.items():
+        values[name], coded[name] = codes(column)
+    first = np.full(len(whose), n)
+    np.minimum.at(first, numbers[known], np.flatnonzero(known))
+    first = first[first < n]
+
+    def counted(name: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        found = coded[name][rows]
+        return np.bincount(found[found >= 0], minlength=len(values[name]))
 
     @cache
-    def priors(patient: int, own: int) -> dict[str, dict[str, float]]:
-        """The share of each value among the patients who answer."""
-        others = first[items.patient[first] != patient]
-        others = others if items.fold is None else others[fold[others] != own]
-        counts = {name: Counter(filter(None, values[others])) for name, values in named.items()}
-        return {
-            name: {value: count / held.total() for value, count in sorted(held.items())}
-            for name, held in counts.items()
-        }
+    def others(name: str, own: int) -> NDArray[np.int64]:
+        """How many patients of other folds have each value."""
+        return counted(name, first if folds is None else first[fold[first] != own])
 
-    def gained(
-        row: int, scored: NDArray[np.floating[Any]], allowed: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
+    def gained(row: int, scored: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        allowed = known & (numbers != numbers[row]) & ((fold != fold[row]) | (folds is None))
         reach = np.flatnonzero(allowed & np.isfinite(scored))
         order = reach[np.argsort(-scored[reach], kind="stable")]
-        voters = order[np.sort(np.unique(items.patient[order], return_index=True)[1])]
-        total = np.zeros(n, np.float32)
-        for name, prior in priors(int(items.patient[row]), int(fold[row])).items():
-            values = named[name]
-            able = voters[values[voters] != ""][: ranking.neighbours + 1]
-            said = vote(scored[able].astype(np.float32), list(values[able]), prior, ranking)
-            for value, lift in lifts({name: said}).get(name, {}).items():
-                total[values == value] += lift
-        return total / np.float32(max(1, len(named)))
+        voters = order[np.sort(np.unique(numbers[order], return_index=True)[1])]
+        own = first[(numbers[first] == numbers[row]) & ((fold[first] != fold[row]) | (folds is None))]
+        total, told = np.zeros(n, np.float32), 0
+        for name, kinds in values.items():
+            held = others(name, int(fold[row])) - counted(name, own)
+            prior = {kinds[i]: held[i] / held.sum() for i in np.flatnonzero(held).tolist()}
+            if len(prior) < 2:
+                continue
+            able = voters[coded[name][voters] >= 0][: ranking.neighbours + 1]
+            labels = [kinds[i] for i in coded[name][able].tolist()]
+            gains = lifts({name: vote(scored[able].astype(np.float32), labels, prior, ranking)})
+            if name in gains:
+                told += 1
+                lift = np.array([*(gains[name].get(kind, 0.0) for kind in kinds), 0.0], np.float32)
+                total += lift[coded[name]]
+        return total / np.float32(max(1, told))
 
     def agreed(rows: NDArray[np.int64]) -> NDArray[np.float32]:
         found = np.array(scores(rows) if callable(scores) else scores[rows], np.float32)
-        for scored, row, allowed in zip(found, rows.tolist(), items.allowed(rows), strict=True):
-            scored += brought(scored, gained(row, scored, allowed), ranking.agreement)
+        for scored, row in zip(found, rows.tolist(), strict=True):
+            scored += brought(scored, gained(row, scored), ranking.agreement)
         return found
 
     return agreed

@@ -53,7 +53,7 @@ from retrieval.open_set import OpenSet
 from retrieval.ranking import Ranking
 
 FILE = "calibration.json"
-FORMAT = 1
+FORMAT = 2
 PATIENTS, OF_VALUE = 30, 5
 """A column is calibrated on so many patients, and so many of each value, or not at all."""
 FEW = f"no label is known of {PATIENTS} patients and of {OF_VALUE} for each value"
@@ -387,7 +387,10 @@ class Calibration:
         version, policy = case_index.manifest.encoder_version, policy or case_index.policy
         if self.encoder_version != version:
             return f"learnt by another encoder (version {self.encoder_version}, now {version})"
-        for what, then, now in (("ranking", self.ranking, ranking), ("search policy", self.policy, policy)):
+        for what, then, now in (
+            ("ranking", self.ranking.of_votes, ranking.of_votes),
+            ("search policy", self.policy, policy),
+        ):
             changed = [
                 f"{field.name} {getattr(then, field.name)}, now {getattr(now, field.name)}"
                 for field in fields(now)

@@ -106,7 +106,7 @@ class CrossMatch:
         What an item is: ``case`` or ``scan``.
     ranking : Ranking
     lesions : Lesions, optional
-        Of the items' lesions; without them, or where nothing is known, order is by similarity alone.
+        Of the items' lesions; without them, or where nothing is known, they change no order.
     """
 
     names: list[str]
@@ -307,7 +307,7 @@ class CrossMatch:
             unlike = np.array([self.lesions.distance(self.lesions.measures[row], every) for row in rows])
             views = np.take_along_axis(away, best_shown(table, names)[None], axis=0)[0]
             others = np.where(patients[rows, None] == patients, np.nan, found)
-            best = np.fmax.reduce(others, axis=1, keepdims=True, initial=-1)
+            best = np.fmax.reduce(others, axis=1, keepdims=True, initial=-np.inf)
             weight = self.ranking.likeness
             found = less_views(found, views, weight, best)
             found -= np.float32(weight) * unlike.reshape(found.shape)

@@ -180,7 +180,7 @@ class _Similarities:
         return rows
 
     def __call__(self, asks: Sequence[_CaseQuery]) -> NDArray[np.float32]:
-        """Shape (asks, cases): the mean over the sequences that a case shares with the question."""
+        """Shape (asks, cases): the :meth:`~retrieval.ranking.Ranking.fused` scores."""
         everyone = np.ones(len(self.state.contents.case_ids), bool)  # a search without a filter is quicker
         table = np.full((len(asks), len(everyone)), -np.inf, np.float32)
         patients = np.array(self.state.contents.patient_ids)
@@ -194,8 +194,10 @@ class _Similarities:
                     near[found.cases] = found.nearness
             else:
                 rows = np.array([self.rows[id(scan)] for scan in ask.scans])
-                typical = [self.state.typical(s, self.pools[s.sequence], others) for s in ask.scans]
-                large = np.array(typical, np.float32)[:, None]
+                large = None
+                if len(ask.scans) > 1:
+                    typical = [self.state.typical(s, self.pools[s.sequence], others) for s in ask.scans]
+                    large = np.array(typical, np.float32)[:, None]
                 fused = self.state.ranking.fused(rows, [scan.sequence for scan in ask.scans], large)
                 scores[:] = np.where(np.isnan(fused), -np.inf, fused)
         return table

@@ -160,7 +160,7 @@ def less_views(scores: Floats, away: Floats, weight: float, best: Floats | None 
     >>> less_views(np.array([0.9, 0.8, 0.2]), np.array([1, 0, 1]), 0.2).round(2)
     array([0.54, 0.8 , 0.2 ], dtype=float32)
     """
-    best = scores.max(axis=-1, keepdims=True, initial=-1) if best is None else best
+    best = scores.max(axis=-1, keepdims=True, initial=-np.inf) if best is None else best
     share = min(weight * VIEW, 1.0)
     return np.asarray(scores - share * away * np.clip(scores - best + REACH, 0, REACH), np.float32)
 

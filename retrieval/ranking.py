@@ -39,6 +39,8 @@ BLOCK = 1024
 """Single slices compared at once."""
 APPEARANCE = 5.0
 """How many times the measures weigh where hits are ordered by appearance."""
+WHOLES = "stacks"
+"""The rule that compares a stack as a whole."""
 GROUP = "cbir.rankings"
 """Entry points of rules by others."""
 
@@ -73,6 +75,11 @@ class Stacks:
     def one(cls, embeddings: NDArray[np.float32], weights: NDArray[np.float32]) -> Stacks:
         """A single group."""
         return cls(embeddings, weights, np.zeros(1, np.int64))
+
+    @classmethod
+    def of_means(cls, means: NDArray[np.float32]) -> Stacks:
+        """What is compared of whole stacks, as groups of one slice."""
+        return cls(means, np.ones(len(means), np.float32), np.arange(len(means)))
 
     @cached_property
     def means(self) -> NDArray[np.float32]:
@@ -150,7 +157,7 @@ def late_interaction(queries: Stacks, cases: Stacks) -> NDArray[np.float32]:
     return np.minimum(scores, np.float32(1))
 
 
-RULES: dict[str, Rule] = {"stacks": stacks, "late-interaction": late_interaction}
+RULES: dict[str, Rule] = {WHOLES: stacks, "late-interaction": late_interaction}
 """Those that come with cbir."""
 
 
@@ -196,7 +203,7 @@ class Ranking:
         less likely than they are in the index (:mod:`retrieval.agreement`).
     """
 
-    rule: str = "stacks"
+    rule: str = WHOLES
     composite_weight: float = 8.0
     neighbours: int = 15
     prior_mass: float = 1.0
@@ -204,13 +211,18 @@ class Ranking:
     likeness: float = 0.2
     agreement: float = 3.0
 
+    @property
+    def of_votes(self) -> Ranking:
+        """What of it decides votes: the same whatever orders the hits."""
+        return replace(self, likeness=0.0, agreement=0.0)
+
     def shares(self, by: By | None) -> tuple[float, float]:
         """Of likeness and of agreement in the order of hits, for who asks ``by`` something of it alone."""
-        if by == "similarity":
-            return 0.0, 0.0
-        return {"class": 0.0, "appearance": APPEARANCE * self.likeness}.get(
-            by or "", self.likeness
-        ), self.agreement
+        return {
+            "class": (0.0, self.agreement),
+            "appearance": (APPEARANCE * self.likeness, 0.0),
+            "similarity": (0.0, 0.0),
+        }.get(by or "", (self.likeness, self.agreement))
 
     def scores(self, queries: Stacks, cases: Stacks) -> NDArray[np.float32]:
         """How like each query each case is in one sequence, shape (queries, cases); see :class:`Rule`."""

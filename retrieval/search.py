@@ -350,9 +350,12 @@ def _answer(question: Question, asking: Asking, state: State, folder: Path) -> A
     for patient in asking.excluded:
         eligible[state.census.cases_of.get(patient, [])] = False
     matching = eligible & _matching(state, where)
-    ranked = heard = state.rank(asking.scans, asking.view, matching, 5 * question.k, eligible)
+    others = eligible.copy()
+    for patient in asking.silent:
+        others[state.census.cases_of.get(patient, [])] = False
+    ranked = heard = state.rank(asking.scans, asking.view, matching, 5 * question.k, others)
     if where:  # a filter on one label would make the vote on it a foregone conclusion
-        heard = state.rank(asking.scans, asking.view, eligible)
+        heard = state.rank(asking.scans, asking.view, eligible, others=others)
     notes = [*asking.notes, *ranked.notes]
     silent = asking.silent | asking.excluded
     strange = state.strange(heard, silent, asking.view)

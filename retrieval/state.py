@@ -24,6 +24,7 @@ from retrieval.evidence import RANKING
 from retrieval.leave_one_out import NEAREST, familiarity
 from retrieval.likeness import turned
 from retrieval.ranking import (
+    WHOLES,
     Matches,
     Ranking,
     Stacks,
@@ -274,7 +275,7 @@ class State:
     def pool(self, sequence: str | None, view: int, eligible: NDArray[np.bool_], notes: list[str]) -> Pool:
         """Slices that a query slice of this sequence and view is compared with, of the cases that may be."""
         kind = SINGLE if sequence is None else self.census.sequences.get(sequence, NOTHING)
-        there = any(self._held(kind, each, eligible) for each in (WHOLE, REGION))
+        there = self._held(kind, eligible)
         if not there and sequence is not None and not is_composite(sequence):
             notes.append(f"no other case has {sequence}: compared with all sequences")
             kind = SINGLE
@@ -284,12 +285,14 @@ class State:
             pool = self._of(kind, WHOLE, eligible)
         return pool
 
-    def _held(self, kind: int, view: int, eligible: NDArray[np.bool_]) -> bool:
-        """Whether a case that may be holds a slice of a sequence and a view, and not one that is unknown."""
-        rows = self._of(kind, view, eligible).rows
-        return kind == SINGLE or bool(
-            np.any(self.census.scan_sequence[self.contents.slice_scan[rows]] == kind)
-        )
+    def _held(self, kind: int, eligible: NDArray[np.bool_]) -> bool:
+        """Whether a case that may be holds slices of a sequence, and not only of one that is unknown."""
+        own = self._scan_single if kind == SINGLE else self.census.scan_sequence == kind
+        return bool(np.any(own & self._scan_filled & eligible[self.contents.scan_case]))
+
+    @cached_property
+    def _scan_filled(self) -> NDArray[np.bool_]:
+        return np.bincount(self.contents.slice_scan, minlength=len(self.contents.scan_ids)) > 0
 
     def _of(self, kind: int, view: int, eligible: NDArray[np.bool_]) -> Pool:
         """The slices of a sequence and a view, of the cases that may be."""
@@ -368,13 +371,16 @@ class State:
     def typical(self, query: QueryScan, pool: Pool, others: NDArray[np.bool_]) -> float:
         """Mean score of cases at large, of other patients, with a query's scan; NaN where there are none."""
         key = pool.kind, pool.view
-        if key not in self._at_large:
+        whole = self.ranking.rule == WHOLES and len(query.positions) > 1
+        found = self._at_large.get(key) if whole else None
+        if found is None:
             rows = self._of(*key, np.ones(len(self.contents.case_ids), bool)).rows
             some = at_large(np.unique(self.contents.cases_of(rows)))
             rows = rows[among(self.contents.cases_of(rows), some)]
-            stored = self.vectors.gather(self.contents.slice_ids[rows])
-            self._at_large[key] = self.grouped(stored, rows)
-        parts, stacks = self._at_large[key]
+            found = self.grouped(self.vectors.gather(self.contents.slice_ids[rows]), rows)
+            if whole:  # all of their slices may be many, and are not kept
+                found = self._at_large[key] = found[0], Stacks.of_means(found[1].means)
+        parts, stacks = found
         asking = Stacks.one(query.embeddings, query.weights)
         cases, *(scores,) = best_of_each(parts, self.ranking.scores(asking, stacks)[0])
         counted = others[cases]

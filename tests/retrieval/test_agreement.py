@@ -81,6 +81,31 @@ def test_nobody_votes_for_himself_nor_for_his_fold():
     assert (heard[8:] < near[0, 8:]).all()
 
 
+def test_columns_that_nobody_can_vote_on_do_not_count():
+    """Of one value in reach, or known of the asking patient alone: as if the column were not there."""
+    dice = np.random.default_rng(2)
+    vectors = dice.normal(size=(30, 4)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    similarity = vectors @ vectors.T
+    patients, folds = (
+        [f"p{i}" for i in range(30)],
+        ["a" if i < 10 else "b" if i < 28 else "" for i in range(30)],
+    )
+    grade = ["2" if i % 3 else "4" for i in range(30)]
+    grade[5] = None
+    own = [str(i) if i in (0, 1) else None for i in range(30)]  # of fold a only
+    same = ["x" if i >= 10 else "y" for i in range(30)]  # fold b has one value
+    rows = np.arange(10)
+    alone = agreeing(similarity, {"grade": grade}, patients, folds=folds)(rows)
+    more = agreeing(similarity, {"grade": grade, "own": own, "same": same}, patients, folds=folds)(rows)
+    np.testing.assert_array_equal(more, alone)
+    # who has no fold does not vote: other labels of theirs change nothing
+    changed = [*grade[:28], "2", "2"]
+    again = agreeing(similarity, {"grade": changed}, patients, folds=folds)(rows)
+    np.testing.assert_array_equal(again[:, :28], alone[:, :28])
+    assert (alone[:, 5] == similarity[:10, 5]).all()  # who has no label is neither nearer nor farther
+
+
 def test_labels_dealt_anew_bring_nothing():
     dice = np.random.default_rng(1)
     vectors = dice.normal(size=(120, 8)).astype(np.float32)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +34,19 @@ def test_every_case_scores_as_it_does_as_a_query(index, tiny):
         for other, score in found.items():
             assert scores[row, items.names.index(other)] == pytest.approx(score, abs=1e-5)
     np.testing.assert_allclose(items.similarities, scores)
+
+
+@pytest.mark.both
+def test_a_known_query_is_scored_as_its_filed_case_is(index, tiny):
+    """Its own case is none of those at large, by which the sequence counts that another one lacks."""
+    asking = Index(index, tiny)
+    source = Path(asking.contents.scan_source[0]).parent
+    assert source.name == "P-00"
+    asked, filed = asking.query(source, k=7), asking.like("P-00", k=7)
+    assert asked.hits[0].case_id == "P-00"
+    scores = {hit.case_id: hit.score for hit in asked.hits[1:]}
+    assert scores == pytest.approx({hit.case_id: hit.score for hit in filed.hits}, abs=1e-5)
+    assert "P-02" in scores  # which lacks a sequence
 
 
 def test_scans_of_different_sequences_cannot_be_compared(index):

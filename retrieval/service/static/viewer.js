@@ -201,7 +201,7 @@ function show(answer) {
   $("#evidence .columns").replaceChildren(...Object.entries(answer.evidence).map(([name, vote]) => evidence(name, vote)));
   $("#notes ul").replaceChildren(...(answer.notes ?? []).map((note) => make("li", { textContent: note })));
   $("#hits ol").replaceChildren(...answer.hits.map(card));
-  $("#hits-title").textContent = answer.hits.length ? "Most similar first" : "No case matches";
+  $("#hits-title").textContent = answer.hits.length ? "Cases" : "No case matches";
   if (!answer.hits.length) {
     panes.query.say("");
     panes.hit.say("No case matches. Show other labels.");
