@@ -21,7 +21,6 @@ from retrieval.cli.app import app
 DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (results.ROOT / "docs").glob("*.md")))
 METHODS = (
     "frozen ImageNet",
-    "by similarity alone",
     "rank by predicted class",
     "random weights",
     "raw pixels",
