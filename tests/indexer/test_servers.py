@@ -206,12 +206,13 @@ def test_a_reader_answers_from_the_new_state_where_a_writer_took_cases_out(creat
     folder = filled(create, images, tiny).folder
     with Index(CaseIndex.open(folder, LISTS), tiny) as reader:
         query = images / "P-00" / "P-00_t1.nii"
-        first = reader.query(query, 8).hits
+        first = reader.query(query, 8, by="similarity").hits
         with CaseIndex.open(reader.case_index.folder) as writer, writer.writing("remove"):
             writer.catalog.remove_cases([hit.case_id for hit in first[1:3]])
             writer.file_vectors()
         kept = [hit.case_id for hit in first if hit not in first[1:3]]
-        assert [hit.case_id for hit in reader.query(query, 8).hits] == kept
+        # by similarity: who votes, and so the other orders, may change with who is gone
+        assert [hit.case_id for hit in reader.query(query, 8, by="similarity").hits] == kept
 
 
 def filled(create, images, encoder, folder="index"):
