@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import shutil
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from indexer.case_index import CaseIndex
 from indexer.encoder import Encoder, load_encoder
 from indexer.ingest import ingest
 from indexer.labels import load_tables
-from retrieval.agreement import agreeing
 from retrieval.baselines import shuffled_labels
 from retrieval.crossmatch import CrossMatch
 from retrieval.evaluation import evaluate
@@ -93,27 +91,27 @@ def main() -> None:
     for name, task in TASKS.items():
         for method, encoder in encoders.items():
             with indexed(task, encoder) as index:
-                items = CrossMatch.of(index.snapshot(), task.by)
+                items = CrossMatch.of(index.snapshot(), task.by).unordered
             ranking, by_class = items.evaluate(task.label, folds="fold")
             table[name][method] = figures(ranking)
             print(f"{name}, {method}: mAP {ranking.figures['mAP']['macro']}", flush=True)
             if method != "frozen ImageNet":
                 continue
             table[name]["rank by predicted class"] = figures(by_class)
-            alone = replace(items.ranking, likeness=0.0, agreement=0.0)
-            ranking, _ = replace(items, ranking=alone).evaluate(task.label, folds="fold")
-            table[name]["by similarity alone"] = figures(ranking)
             for how in ("late interaction", "unweighted"):
                 if task.by == "case":
                     other, _ = combined(items, how).evaluate(task.label, folds="fold")
                     table[name][f"slices combined: {how}"] = figures(other)
-            folds, scores, precision = items.column("fold"), items.unordered.similarities, []
-            for seed in range(CANARIES):
-                dealt = shuffled_labels(items.column(task.label), items.patients, seed)
-                agreed = agreeing(scores, {task.label: dealt}, items.patients, folds=folds)
-                ordered = partial(items.similarity, agreed=agreed)
-                found = evaluate(ordered, dealt, items.patients, folds=folds, bootstrap=0)
-                precision.append(found.figures["P@10"]["micro"])
+            precision = [
+                evaluate(
+                    items.similarities,
+                    shuffled_labels(items.column(task.label), items.patients, seed),
+                    items.patients,
+                    folds=items.column("fold"),
+                    bootstrap=0,
+                ).figures["P@10"]["micro"]
+                for seed in range(CANARIES)
+            ]
             table[name]["canary"] = {
                 "P@10": float(np.mean([p.value for p in precision])),
                 "chance": float(np.mean([p.chance for p in precision])),

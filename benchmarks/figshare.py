@@ -24,7 +24,7 @@ from indexer.encoder import TrainedEncoder
 from indexer.learning import network
 from indexer.learning.looks import frames, looked_at, proposed
 from indexer.learning.samples import Samples
-from retrieval.agreement import agreeing
+from retrieval.agreement import with_agreement
 from retrieval.baselines import predicted_class_similarity, shuffled_labels
 from retrieval.evaluation import evaluate
 from retrieval.figures import Evaluation
@@ -119,7 +119,7 @@ def ordered(
     scores: Similarity, tumour: Sequence[str | None], patients: NDArray[np.str_], fold: NDArray[np.str_]
 ) -> Similarity:
     """As hits are ordered, where the patients of other folds vote."""
-    return agreeing(scores, {"tumour": tumour}, patients.tolist(), folds=fold.tolist())
+    return with_agreement(scores, {"tumour": tumour}, patients.tolist(), folds=fold.tolist())
 
 
 def mr_numbers(patients: NDArray[np.str_]) -> NDArray[np.str_]:

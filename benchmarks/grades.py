@@ -30,7 +30,7 @@ from indexer.encoder import TrainedEncoder
 from indexer.ingest import ingest
 from indexer.labels import load_tables
 from indexer.sequences import COMPOSITE
-from retrieval.agreement import agreeing
+from retrieval.agreement import with_agreement
 from retrieval.baselines import predicted_class_similarity, shuffled_labels
 from retrieval.crossmatch import CrossMatch
 from retrieval.evaluation import evaluate
@@ -128,6 +128,11 @@ class Folds:
         }
         return Folds(items, self.fold)
 
+    @property
+    def unordered(self) -> Folds:
+        """The same by similarity alone."""
+        return Folds({fold: items.unordered for fold, items in self.items.items()}, self.fold)
+
     def similarity(
         self,
         how: str | None = None,
@@ -146,9 +151,8 @@ class Folds:
     ) -> Similarity:
         """As hits are ordered, where these columns are voted on: default those of the index."""
         cases = self.cases
-        scores = Folds({fold: items.unordered for fold, items in self.items.items()}, self.fold)
         voted = cases.classes if columns is None else columns
-        agreed = agreeing(scores.similarity(how), voted, cases.patients, folds=self.fold)
+        agreed = with_agreement(self.unordered.similarity(how), voted, cases.patients, folds=self.fold)
         return self.similarity(how, agreed)
 
 
@@ -182,7 +186,7 @@ def judged(task: Task, label: str, folds: Folds) -> dict[str, Any]:
     labels = cases.column(label)
     common: dict[str, Any] = {"label": label, "ks": (1, 5, 10), "folds": folds.fold}
     similarity = folds.ordered()
-    alone = Folds({fold: items.unordered for fold, items in folds.items.items()}, folds.fold).similarity()
+    alone = folds.unordered.similarity()
     rankings = {
         "trained": similarity,
         "by similarity alone": alone,

@@ -21,7 +21,7 @@ from benchmarks import cohorts, results
 from benchmarks.calibration import filled
 from indexer.encoder import Encoder, load_encoder
 from indexer.measures import NAMES
-from retrieval.agreement import agreeing
+from retrieval.agreement import with_agreement
 from retrieval.crossmatch import CrossMatch
 from retrieval.evaluation import evaluate
 from retrieval.metrics import likeness
@@ -49,7 +49,7 @@ def matched(encoders: dict[str, Encoder]) -> tuple[CrossMatch, dict[str, NDArray
     scores = np.full((n, n), -np.inf, np.float32)
     for fold, items in of_fold.items():
         scores[asks[fold]] = items.unordered.similarity(asks[fold])
-    agreed = agreeing(scores, first.classes, first.patients, folds=first.column("fold"))
+    agreed = with_agreement(scores, first.classes, first.patients, folds=first.column("fold"))
     for name, weight in {**WEIGHTS, "appearance": APPEARANCE * first.ranking.likeness}.items():
         tables[name] = np.full((n, n), -np.inf, np.float32)
         for fold, items in of_fold.items():

@@ -27,7 +27,7 @@ from indexer.labels import load_tables
 from indexer.measures import NAMES, measure
 from indexer.preprocess import Prepared, prepared_composite
 from indexer.sequences import CHANNELS
-from retrieval.agreement import agreeing
+from retrieval.agreement import with_agreement
 from retrieval.baselines import cosine_similarity, predicted_class_similarity
 from retrieval.evaluation import evaluate
 from retrieval.ranking import Ranking
@@ -191,7 +191,7 @@ def judged(lesions: Lesions, encoders: dict[str, TrainedEncoder]) -> dict[str, A
         return predicted + 1e-3 * np.where(np.isfinite(similarity), similarity / abs(lowest), -1)
 
     scores = by_class.astype(np.float32)
-    agreed = agreeing(scores, {"grade_group": grades}, patients, folds=folds)(np.arange(len(grades)))
+    agreed = with_agreement(scores, {"grade_group": grades}, patients, folds=folds)(np.arange(len(grades)))
     rankings = {
         "as hits are ordered": agreed + Ranking().likeness * by_measures,
         "class embedding": by_class,

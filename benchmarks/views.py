@@ -22,7 +22,7 @@ from benchmarks.figshare import looks, of_folds
 from indexer.encoder import TrainedEncoder, load_encoder
 from indexer.learning.samples import Samples
 from indexer.view import gist
-from retrieval.agreement import agreeing
+from retrieval.agreement import with_agreement
 from retrieval.baselines import cosine_similarity
 from retrieval.evaluation import evaluate
 from retrieval.items import Similarity
@@ -86,7 +86,7 @@ def judged(data: Samples, rankings: dict[str, Similarity]) -> dict[str, dict[str
         scores = np.asarray(similarity(every) if callable(similarity) else similarity, np.float32)
         best = np.where(others, scores, -np.inf).max(axis=1, keepdims=True)
         less = less_views(scores, away, Ranking().likeness, best)
-        agreed = agreeing(scores, {"tumour": columns["tumour"]}, patients, folds=fold)(every)
+        agreed = with_agreement(scores, {"tumour": columns["tumour"]}, patients, folds=fold)(every)
         best = np.where(others, agreed, -np.inf).max(axis=1, keepdims=True)
         ordered = less_views(agreed, away, Ranking().likeness, best)
         table[name] = {

@@ -71,25 +71,23 @@ def agreement(gains: Lifts, cases: Iterable[Mapping[str, str]]) -> NDArray[np.fl
     """
     if not gains:
         return np.zeros(sum(1 for _ in cases), np.float32)
-    found = [sum(gain.get(row.get(name, ""), 0.0) for name, gain in gains.items()) for row in cases]
+    found = [sum(of.get(row.get(name, ""), 0.0) for name, of in gains.items()) for row in cases]
     return np.array(found, np.float32) / np.float32(len(gains))
 
 
-def brought(
-    scores: NDArray[np.floating[Any]], agree: NDArray[np.float32], share: float
-) -> NDArray[np.float32]:
+def gain(scores: NDArray[np.floating[Any]], agree: NDArray[np.float32], share: float) -> NDArray[np.float32]:
     """How much nearer than their scores cases are for what they agree in; negative where they do not.
 
     Examples
     --------
-    >>> brought(np.array([1.0, 0.8, 0.8, 0.8]), np.array([0.5, 0.5, 0.0, -0.5], np.float32), 2.0).round(2)
+    >>> gain(np.array([1.0, 0.8, 0.8, 0.8]), np.array([0.5, 0.5, 0.0, -0.5], np.float32), 2.0).round(2)
     array([ 0.  ,  0.13,  0.  , -0.34], dtype=float32)
     """
     away = np.where(np.isfinite(scores), np.maximum(1 - scores, 0), 0)
     return np.asarray(away * (1 - np.exp(-share * agree)), np.float32)
 
 
-def agreeing(
+def with_agreement(
     scores: Similarity,
     columns: Mapping[str, Sequence[str | None]],
     patients: Sequence[str],
@@ -158,7 +156,7 @@ def agreeing(
     def agreed(rows: NDArray[np.int64]) -> NDArray[np.float32]:
         found = np.array(scores(rows) if callable(scores) else scores[rows], np.float32)
         for scored, row in zip(found, rows.tolist(), strict=True):
-            scored += brought(scored, gained(row, scored), ranking.agreement)
+            scored += gain(scored, gained(row, scored), ranking.agreement)
         return found
 
     return agreed

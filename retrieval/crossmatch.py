@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from indexer.case_index import Snapshot
 from indexer.errors import QueryError
 from indexer.sequences import is_composite
-from retrieval.agreement import agreeing
+from retrieval.agreement import with_agreement
 from retrieval.baselines import predicted_class_similarity
 from retrieval.evaluation import evaluate
 from retrieval.evidence import RANKING, Population
@@ -199,7 +199,7 @@ class CrossMatch:
         asks = fresh if fresh.any() else None
         scores = self.unordered.similarities
         by_class = predicted_class_similarity(scores, labels, self.patients, folds=fold)
-        agreed = agreeing(scores, self.classes, self.patients, folds=fold, ranking=self.ranking)
+        agreed = with_agreement(scores, self.classes, self.patients, folds=fold, ranking=self.ranking)
         ordered = partial(self.similarity, agreed=agreed)
         ranking, baseline = (
             evaluate(
@@ -238,8 +238,8 @@ class CrossMatch:
 
     @property
     def unordered(self) -> CrossMatch:
-        """The same, whose similarities are the scores alone, by which neighbours vote."""
-        return replace(self, ranking=replace(self.ranking, likeness=0.0))
+        """The same by similarity alone: the scores by which neighbours vote."""
+        return replace(self, ranking=self.ranking.of_votes)
 
     @property
     def classes(self) -> dict[str, list[str | None]]:
@@ -268,19 +268,20 @@ class CrossMatch:
         ----------
         rows : ndarray of int64
         agreed : callable, optional
-            The scores as agreement with the vote changes them (:func:`retrieval.agreement.agreeing`), which
-            depends on who may answer whom.
+            The scores as agreement with the vote changes them, which depends on who may answer whom: see
+            :func:`retrieval.agreement.with_agreement`.
 
         Returns
         -------
         ndarray of float32, shape (len(rows), n)
-            Mean over shared sequences, less what likeness takes (:class:`retrieval.ranking.Ranking`); −inf
-            where none is shared.
+            The :meth:`~retrieval.ranking.Ranking.fused` scores, less what likeness takes; −inf where no
+            sequence is shared.
         """
         shape = len(self.sequences), len(rows), len(self.names)
         table, away = np.full(shape, np.nan, np.float32), np.full(shape, np.inf, np.float32)
         typical = np.full((*shape[:2], 1), np.nan, np.float32)
         patients = np.array(self.patients)
+        lesions = self.lesions if self.ranking.likeness else None
         for scores, far, large, sequence in zip(table, away, typical, self.sequences, strict=True):
             at = np.searchsorted(sequence.items, rows)
             has = (at < len(sequence.items)) & (
@@ -290,7 +291,7 @@ class CrossMatch:
             for other in filter(sequence.meets, self.sequences):
                 cells = np.ix_(np.flatnonzero(has), other.items)
                 scores[cells] = np.fmax(scores[cells], self.ranking.scores(asking, other.stacks))
-                if self.lesions is not None and has.any():
+                if lesions is not None and has.any():
                     seen = [other.turned(sequence.views_of(place)) for place in at[has]]
                     far[cells] = np.minimum(far[cells], seen)
             met = np.unique(np.concatenate([one.items for one in self.sequences if sequence.meets(one)]))
@@ -302,9 +303,9 @@ class CrossMatch:
         away[np.isinf(away)] = 0
         names = [sequence.name for sequence in self.sequences]
         found = self.ranking.fused(table, names, typical) if agreed is None else agreed(rows)
-        if self.lesions is not None:
+        if lesions is not None:
             every = np.arange(len(self.names))
-            unlike = np.array([self.lesions.distance(self.lesions.measures[row], every) for row in rows])
+            unlike = np.array([lesions.distance(lesions.measures[row], every) for row in rows])
             views = np.take_along_axis(away, best_shown(table, names)[None], axis=0)[0]
             others = np.where(patients[rows, None] == patients, np.nan, found)
             best = np.fmax.reduce(others, axis=1, keepdims=True, initial=-np.inf)

@@ -33,8 +33,8 @@ from indexer.errors import QueryError
 from indexer.sequences import is_composite
 from retrieval.parsing import By
 
-TYPICAL = 500
-"""Cases that stand for all others."""
+TYPICAL, KEPT = 500, 10_000
+"""Cases that stand for all others, and how many of their slices are kept in memory."""
 BLOCK = 1024
 """Single slices compared at once."""
 APPEARANCE = 5.0

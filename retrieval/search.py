@@ -30,7 +30,7 @@ from indexer.reading import input_hash
 from indexer.scan import Scan, ScanRef
 from indexer.sequences import CHANNELS, LEADERS, is_composite
 from indexer.view import view_of
-from retrieval.agreement import Lifts, agreement, brought, lifts
+from retrieval.agreement import Lifts, agreement, gain, lifts
 from retrieval.answer import Answer, Evidence, Hit, Query
 from retrieval.asked import asked
 from retrieval.evidence import SCALES, vote
@@ -390,7 +390,7 @@ def _hits(question: Question, asking: Asking, state: State, ranked: Ranked, gain
     weight, share = state.ranking.shares(question.by)
     turned, of_rows = state.turned(ranked)
     agree = agreement(gains, (contents.labels[case] for case in ranked.cases))
-    agreed = ranked.scores + brought(ranked.scores, agree, share)
+    agreed = ranked.scores + gain(ranked.scores, agree, share)
     away = weight * lesions.distance(asking.measures, ranked.cases)
     away[np.isin(ranked.cases, list(asking.same))] = -np.inf
     order = np.argsort(away - less_views(agreed, turned, weight), kind="stable")

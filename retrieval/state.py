@@ -24,6 +24,7 @@ from retrieval.evidence import RANKING
 from retrieval.leave_one_out import NEAREST, familiarity
 from retrieval.likeness import turned
 from retrieval.ranking import (
+    KEPT,
     WHOLES,
     Matches,
     Ranking,
@@ -174,7 +175,7 @@ class State:
         self.has_composites = bool(self._composites)
         self.has_measures = bool(np.isfinite(contents.scan_measures).any())
         self._filed: dict[tuple[int, int], Pool] = {}
-        self._at_large: dict[tuple[int, int], tuple[NDArray[np.int64], Stacks]] = {}
+        self._at_large: dict[tuple[int, int, bool], tuple[NDArray[np.int64], Stacks]] = {}
 
     def at(self, recall: float | None) -> State:
         """The same state, searched for so large a share of the nearest slices."""
@@ -363,28 +364,28 @@ class State:
             matches.append(Matches(*best_of_each(cases, scores, near)))
         typical = None
         if len(queries) > 1:
-            among_them = eligible if others is None else others
-            typical = [self.typical(q, pool, among_them) for q, pool in zip(queries, pools, strict=True)]
+            others = eligible if others is None else others
+            typical = [self.typical(q, pool, others) for q, pool in zip(queries, pools, strict=True)]
         fused = self.ranking.fuse(matches, [query.sequence for query in queries], typical)
         return Ranked(*fused, queries, matches, compared, list(dict.fromkeys(notes)))
 
     def typical(self, query: QueryScan, pool: Pool, others: NDArray[np.bool_]) -> float:
         """Mean score of cases at large, of other patients, with a query's scan; NaN where there are none."""
-        key = pool.kind, pool.view
         whole = self.ranking.rule == WHOLES and len(query.positions) > 1
-        found = self._at_large.get(key) if whole else None
-        if found is None:
-            rows = self._of(*key, np.ones(len(self.contents.case_ids), bool)).rows
+        key = pool.kind, pool.view, whole
+        if (found := self._at_large.get(key)) is None:
+            rows = self._of(pool.kind, pool.view, np.ones(len(self.contents.case_ids), bool)).rows
             some = at_large(np.unique(self.contents.cases_of(rows)))
             rows = rows[among(self.contents.cases_of(rows), some)]
-            found = self.grouped(self.vectors.gather(self.contents.slice_ids[rows]), rows)
-            if whole:  # all of their slices may be many, and are not kept
-                found = self._at_large[key] = found[0], Stacks.of_means(found[1].means)
+            parts, stacks = self.grouped(self.vectors.gather(self.contents.slice_ids[rows]), rows)
+            found = parts, Stacks.of_means(stacks.means) if whole else stacks
+            if whole or len(rows) <= KEPT:
+                self._at_large[key] = found
         parts, stacks = found
         asking = Stacks.one(query.embeddings, query.weights)
-        cases, *(scores,) = best_of_each(parts, self.ranking.scores(asking, stacks)[0])
+        cases, *best = best_of_each(parts, self.ranking.scores(asking, stacks)[0])
         counted = others[cases]
-        return float(scores[counted].mean()) if counted.any() else math.nan
+        return float(best[0][counted].mean()) if counted.any() else math.nan
 
     def grouped(
         self, stored: NDArray[np.float32], rows: NDArray[np.int64]

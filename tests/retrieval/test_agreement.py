@@ -11,7 +11,7 @@ from cbir import Index, Ranking
 from indexer.case_index import CaseIndex
 from indexer.ingest import ingest
 from indexer.labels import load_tables
-from retrieval.agreement import agreeing
+from retrieval.agreement import with_agreement
 from retrieval.baselines import shuffled_labels
 from retrieval.crossmatch import CrossMatch
 from retrieval.evaluation import evaluate
@@ -47,7 +47,7 @@ def test_the_order_is_the_one_by_hand(index, tiny):
 def test_what_is_evaluated_is_ordered_as_what_is_shown(index, tiny):
     items = CrossMatch.of(index.snapshot())
     assert set(items.classes) == {"grade_group", "sex"}
-    agreed = agreeing(items.unordered.similarities, items.classes, items.patients)
+    agreed = with_agreement(items.unordered.similarities, items.classes, items.patients)
     scores = items.similarity(np.arange(9), agreed)
     asking = Index(index, tiny)
     for row, case in enumerate(items.names):
@@ -72,11 +72,11 @@ def test_nobody_votes_for_himself_nor_for_his_fold():
     patients = [f"p{i // 2}" for i in range(n)]
     folds = [str(i // 2 % 3) for i in range(n)]
     labels = ["rare" if i in (0, 1, 6, 7) else "common" for i in range(n)]  # p0 and p3, both of fold 0
-    apart = agreeing(similarity, {"label": labels}, patients, folds=folds)
+    apart = with_agreement(similarity, {"label": labels}, patients, folds=folds)
     np.testing.assert_allclose(apart(np.array([0]))[0], similarity[0], atol=1e-6)
     near = np.full((n, n), -0.5, np.float32)
     near[0, 6:8] = 0.5
-    heard = agreeing(near, {"label": labels}, patients)(np.array([0]))[0]
+    heard = with_agreement(near, {"label": labels}, patients)(np.array([0]))[0]
     assert (heard[6:8] > near[0, 6:8]).all()
     assert (heard[8:] < near[0, 8:]).all()
 
@@ -96,12 +96,12 @@ def test_columns_that_nobody_can_vote_on_do_not_count():
     own = [str(i) if i in (0, 1) else None for i in range(30)]  # of fold a only
     same = ["x" if i >= 10 else "y" for i in range(30)]  # fold b has one value
     rows = np.arange(10)
-    alone = agreeing(similarity, {"grade": grade}, patients, folds=folds)(rows)
-    more = agreeing(similarity, {"grade": grade, "own": own, "same": same}, patients, folds=folds)(rows)
+    alone = with_agreement(similarity, {"grade": grade}, patients, folds=folds)(rows)
+    more = with_agreement(similarity, {"grade": grade, "own": own, "same": same}, patients, folds=folds)(rows)
     np.testing.assert_array_equal(more, alone)
     # who has no fold does not vote: other labels of theirs change nothing
     changed = [*grade[:28], "2", "2"]
-    again = agreeing(similarity, {"grade": changed}, patients, folds=folds)(rows)
+    again = with_agreement(similarity, {"grade": changed}, patients, folds=folds)(rows)
     np.testing.assert_array_equal(again[:, :28], alone[:, :28])
     assert (alone[:, 5] == similarity[:10, 5]).all()  # who has no label is neither nearer nor farther
 
@@ -115,7 +115,7 @@ def test_labels_dealt_anew_bring_nothing():
     truth = ["a" if vectors[i, 0] > 0 else "b" for i in range(120)]
 
     def precision(labels):
-        ordered = agreeing(
+        ordered = with_agreement(
             similarity, {"label": labels}, patients, ranking=replace(Ranking(), agreement=10.0)
         )
         return evaluate(ordered, labels, patients, bootstrap=0).figures["P@10"]["micro"]
