@@ -37,13 +37,16 @@ def prepare() -> None:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No search for garbage in this context: for what is short, or keeps what it makes."""
+    """No search for garbage in this context, and none of all it made right after: for what is short, or
+    keeps what it makes."""
     before = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if before:
+            gc.freeze()
+            gc.unfreeze()  # into the oldest generation, which is searched seldom
             gc.enable()
 
 

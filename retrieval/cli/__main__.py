@@ -1,5 +1,5 @@
 """``python -m retrieval.cli``."""
 
-from retrieval.cli import main
+from retrieval.cli import command
 
-main()
+command()
