@@ -36,12 +36,13 @@ from indexer.catalog import Contents, EmbeddedScan, Entry
 from indexer.composite import composite, groups
 from indexer.encoder import Encoder, TrainedEncoder, load_encoder, look
 from indexer.labels import Table, load_tables
-from indexer.measures import measure
+from indexer.measures import Measures, measure
 from indexer.preprocess import Prepared, Preprocessing, prepared, prepared_composite
 from indexer.readers import Source
 from indexer.reading import input_hash
 from indexer.scan import Scan
 from indexer.sequences import CHANNELS
+from indexer.view import AXES
 from retrieval.calibration import TYPICALITY, Calibration
 from retrieval.learning import leave_one_out
 from retrieval.leave_one_out import LeaveOneOut, joined
@@ -86,6 +87,8 @@ class Collection:
         At most so many of a stack that show the lesion.
     completed : callable
         From its table to one that says, too, what is so of all its patients.
+    plane : callable
+        From a source to the plane of its slices, where they have no geometry to say it; else "".
     """
 
     name: str
@@ -97,6 +100,7 @@ class Collection:
     permits: Callable[[Mapping[str, str]], str]
     slices: int = LESION_SLICES
     completed: Callable[[Table], Table] = lambda table: table
+    plane: Callable[[Source], str] = lambda source: ""
 
     def tables(self) -> list[Table]:
         """Its labels."""
@@ -138,13 +142,16 @@ def acquired(source: Source) -> list[Scan]:
 
 def named_by_eye(source: Source) -> list[Scan]:
     """A stack of TCGA-GBM, whose files do not say of which sequence they are."""
-    return [dataclasses.replace(scan, sequence=_named()[source.patient_id]) for scan in readers.read(source)]
+    return [
+        dataclasses.replace(scan, sequence=_of_heads("sequence")[source.patient_id])
+        for scan in readers.read(source)
+    ]
 
 
 @functools.cache
-def _named() -> dict[str, str]:
+def _of_heads(column: str) -> dict[str, str]:
     with (HEADS / "participants.tsv").open(newline="", encoding="utf-8") as file:
-        return {row["participant_id"]: row["sequence"] for row in csv.DictReader(file, delimiter="\t")}
+        return {row["participant_id"]: row[column] for row in csv.DictReader(file, delimiter="\t")}
 
 
 def _same(scan: Scan, other: Scan) -> bool:
@@ -160,6 +167,7 @@ COLLECTIONS = (
         post_contrast,
         lambda source: int(source.path.stem),  # each image has a number
         all_on("figshare 1512427 (Cheng et al., CC BY 4.0)"),
+        plane=lambda source: cohorts.planes()[int(source.path.stem) - 1],
     ),
     Collection(
         "TCGA-LGG",
@@ -170,6 +178,7 @@ COLLECTIONS = (
         lambda source: 0,
         all_on("TCGA-LGG (TCIA, CC BY 3.0)"),
         completed=of_low_grade,
+        plane=lambda source: "axial",
     ),
     Collection(
         "TCGA-GBM",
@@ -180,6 +189,7 @@ COLLECTIONS = (
         lambda source: 0,
         all_on("TCGA-GBM (TCIA, CC BY 3.0)"),
         HEAD_SLICES,
+        plane=lambda source: _of_heads("plane")[source.patient_id],
     ),
     Collection(
         "BraTS-volumes",
@@ -236,6 +246,7 @@ def embedded(
     """The scans of a patient."""
     scans = [(scan, source) for source in sources for scan in collection.read(source)]
     numbered = {str(scan.source): collection.first(source) for scan, source in scans}
+    planes = {str(scan.source): collection.plane(source) for scan, source in scans}
     # what one file holds goes together; single sequences in files of their own do, too
     apart = [[scan for scan, of in scans if of is source] for source in sources]
     several = apart if any(len(group) > 1 for group in apart) else [[scan for scan, _ in scans]]
@@ -261,10 +272,18 @@ def embedded(
                 embeddings=embeddings,
                 strangeness=float(np.average(strange[whole], weights=weights[whole])),
                 in_sample=True,  # they are among what the shipped encoder is trained on
-                measures=measure(ready, channels, encoder).as_vector(),
+                measures=lying(measure(ready, channels, encoder), planes[str(scan.source)]).as_vector(),
             )
         )
     return found
+
+
+def lying(measured: Measures, plane: str) -> Measures:
+    """Measures of a scan whose plane is known otherwise, where its geometry does not say."""
+    view = measured.view.copy()
+    if plane and np.isnan(view[0]) and np.isfinite(view[1:]).all():
+        view[0] = AXES.index(plane)
+    return dataclasses.replace(measured, view=view)
 
 
 def looks(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,6 @@ from retrieval.items import Similarity
 from retrieval.likeness import less_views, turned
 from retrieval.ranking import Ranking
 
-PLANES = Path(__file__).with_name("planes_of_figshare.tsv")
 EVERY = 10
 """Of so many pixels, along each side, the baseline of raw pixels takes one."""
 FIGURES = (("plane", "P@1"), ("plane", "P@10"), ("tumour", "P@10"), ("tumour", "mAP"))
@@ -46,9 +44,7 @@ def planes(patients: list[str]) -> list[str]:
     with (cohorts.FIGSHARE / "slices.tsv").open() as lines:
         if [row["participant_id"] for row in csv.DictReader(lines, delimiter="\t")] != patients:
             sys.exit("the slices are not in the order of slices.tsv")
-    with PLANES.open() as lines:
-        runs = list(csv.DictReader(lines, delimiter="\t"))
-    return [run["plane"] for run in runs for _ in range(int(run["first"]), int(run["last"]) + 1)]
+    return cohorts.planes()
 
 
 def judged(data: Samples, rankings: dict[str, Similarity]) -> dict[str, dict[str, Any]]:

@@ -46,6 +46,8 @@ UNSEEN = 0.7
 VIEW, REACH = 4.5, 0.4
 """Weight of another view, over that of a measure: it moves hits towards those less similar than the best one
 by so much. Those beyond are told apart by class, and stay where they are."""
+ALIKE = 3
+"""So many scans that look the same tell of a flat image along which axis it lies."""
 SIDES = (("right", "left"), ("posterior", "anterior"), ("lower", "upper"))
 TISSUES = {"necrotic": "necrosis", "enhancing": "enhancement", "oedema": "oedema"}
 SEQUENCES = {"t1": "T1", "t1ce": "T1 after contrast agent", "t2": "T2", "flair": "FLAIR"}
@@ -120,18 +122,30 @@ def turned(asked: Floats, views: NDArray[np.floating[Any]]) -> Floats:
     ----------
     asked : ndarray of float32, shape (n,)
     views : ndarray of float, shape (views, n)
-        As :mod:`indexer.view` has them. A view and its mirror image are the same.
+        As :mod:`indexer.view` has them. A view and its mirror image are the same. What looks the same as
+        some whose axis is known lies along it, too.
 
     Returns
     -------
     ndarray of float32, shape (views,)
         :data:`UNSEEN` where a view is unknown; 0 for all where the one that asks is.
     """
-    by_gist = np.clip((_gists_apart(asked, views) - SAME) / (OTHER - SAME), 0, 1)
-    by_axis = np.where(np.isfinite(views[:, 0] + asked[0]), views[:, 0] != asked[0], by_gist)
     if np.isnan(asked).all():
         return np.zeros(len(views), np.float32)
+    apart = _gists_apart(asked, views)
+    axis = asked[0] if np.isfinite(asked[0]) else _axis(apart, views[:, 0])
+    by_gist = np.clip((apart - SAME) / (OTHER - SAME), 0, 1)
+    by_axis = np.where(np.isfinite(views[:, 0] + axis), views[:, 0] != axis, by_gist)
     return np.where(np.isfinite(by_axis), by_axis, UNSEEN).astype(np.float32)
+
+
+def _axis(apart: Floats, axes: NDArray[np.floating[Any]]) -> float:
+    """The axis of those that look the same and whose geometry says it; NaN where they are few or disagree.
+
+    A crop is of the plane of a whole head though their gists are not alike.
+    """
+    told = axes[(apart < SAME) & np.isfinite(axes)]
+    return float(told[0]) if len(told) >= ALIKE and (told == told[0]).all() else math.nan
 
 
 def _gists_apart(asked: Floats, views: NDArray[np.floating[Any]]) -> Floats:

@@ -9,7 +9,7 @@ from indexer.view import AXES
 
 
 def runs() -> list[dict[str, str]]:
-    with views.PLANES.open() as lines:
+    with cohorts.PLANES.open() as lines:
         return list(csv.DictReader(lines, delimiter="\t"))
 
 

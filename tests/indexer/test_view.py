@@ -102,3 +102,19 @@ def test_what_is_known_of_both_is_compared() -> None:
     unknown_ones = turned(both, views[[0, 0]])
     assert ((unknown_ones > 0) & (unknown_ones < 1)).all()
     np.testing.assert_array_equal(turned(views[0], views), 0)  # nothing is asked
+
+
+def test_a_flat_image_lies_along_the_axis_of_those_that_look_the_same() -> None:
+    gists = np.zeros((2, LENGTH - 1), np.float32)
+    gists[0, 0], gists[1, 5] = 1, 1
+    axial, crop = np.array([2, *gists[0]]), np.array([2, *gists[1]])
+    coronal = np.array([1, *gists[1]])
+    flat = np.array([np.nan, *gists[0]], np.float32)
+    np.testing.assert_array_equal(
+        turned(flat, np.array([axial, axial, axial, crop, coronal])), [0, 0, 0, 0, 1]
+    )
+    np.testing.assert_array_equal(turned(flat, np.array([axial, axial, crop, coronal])), [0, 0, 1, 1])  # few
+    doubtful = np.array([1, *gists[0]])
+    np.testing.assert_array_equal(
+        turned(flat, np.array([axial, axial, axial, doubtful, crop])), [0, 0, 0, 0, 1]
+    )
