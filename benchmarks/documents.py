@@ -788,10 +788,13 @@ def regions(content: dict[str, Any]) -> str:
             rows.append(
                 [how, folder, *values, str(row["planes without"]), "" if false is None else f"{false:.3f}"]
             )
+    flat, stacks = healthy["flat"], healthy["stacks"]
     said = (
-        f"No lesion is found where no slice of a scan shows one with a chance of {healthy['least']:.3f}, "
-        f"which all but 0.5 % of {healthy['scans']} scans with one reach. Of {healthy['without']} scans cut "
-        f"down to their planes without a lesion, {healthy['of these nothing found']:.0%} stay below it."
+        "No lesion is found where no slice of a scan shows one with the chance that all but 0.5 % of those "
+        f"with one reach: {flat['least']:.3f} for a flat image ({flat['scans']} asked), "
+        f"{stacks['least']:.3f} for a stack ({stacks['scans']} of one sequence). Of {stacks['without']} "
+        "stacks cut down to their planes without a lesion, "
+        f"{stacks['of these nothing found']:.0%} stay below it."
     )
     return "\n".join([markdown(rows), "", said, "", origin(content)])
 

@@ -5,16 +5,19 @@ that is found overlaps the outline's. Single slices are looked at by the first n
 sequences by the tissue head. Of planes without a lesion the share is counted in which one is found.
 
 *No lesion found* is an answer where no slice of a scan shows one with the chance that all but a few scans of
-unseen patients reach somewhere (`LEAST`); beside it stands how often the planes without a lesion alone, as if
-they were all of their patient, stay below it. `benchmarks.cohorts --final` puts that chance into the weights.
+unseen patients reach somewhere (`LEAST`), flat images and stacks apart; beside it stands how often the planes
+without a lesion alone, as if they were all of their stack, stay below it. `benchmarks.cohorts --final` puts
+these chances into the weights.
 
     python -m benchmarks.regions
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +25,13 @@ from numpy.typing import NDArray
 
 from benchmarks import cohorts, results
 from benchmarks.figshare import overlap
-from indexer.encoder import TrainedEncoder
+from indexer import discovery, readers
+from indexer.encoder import STACK, TrainedEncoder
+from indexer.labels import load_tables
 from indexer.learning.looks import proposed
 from indexer.learning.samples import Samples
 from indexer.measures import SURE
+from indexer.preprocess import Preprocessing, prepared
 
 FOLDERS = ("brats-lesions", "brats-slices", "dicom-t1", "figshare/images", "no-glioma", "tcga-lgg")
 SLICES, TOGETHER = (*FOLDERS, "volumes-2mm"), (*FOLDERS, "volumes", "volumes-2mm")
@@ -44,6 +50,12 @@ AT_ONCE = 64
 
 LEAST = 0.005
 """Share of the scans that show a lesion of which it may be said that none was found."""
+
+STACKS = tuple(results.DATA / name for name in ("tcga-lgg", "tcga-gbm", "volumes-2mm"))
+"""Whole stacks, all of patients with a lesion; those of TCGA-GBM are not outlined."""
+
+Chances = tuple[list[float], list[float]]
+"""Of scans that show a lesion, and of scans that do not."""
 
 Looks = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Maps of the chance of a lesion, and the boxes that are found."""
@@ -116,35 +128,59 @@ def hit(maps: NDArray[np.float32], outlined: NDArray[np.float32]) -> NDArray[np.
     return np.asarray(cells.reshape(n, -1)[np.arange(n), highest] >= INSIDE)
 
 
-def least_lesion(samples: Samples, encoders: dict[str, TrainedEncoder]) -> dict[str, Any]:
+def least_lesion(flat: Chances, stacks: Chances) -> dict[str, Any]:
     """The chance of a lesion that nearly all scans with one reach, and how many without one do not.
 
-    A flat image is a scan; of a stack the planes of a patient with a lesion are one, and those without are.
+    Parameters
+    ----------
+    flat, stacks : (sequence of float, sequence of float)
+        The highest chance of each scan with a lesion, and of each without.
     """
+    found: dict[str, Any] = {}
+    for name, (shown, free) in {"flat": flat, "stacks": stacks}.items():
+        least = float(np.quantile(shown, LEAST))
+        below = [chance < least for chance in free]
+        found[name] = {
+            "least": least,
+            "scans": len(shown),
+            "without": len(free),
+            "of these nothing found": float(np.mean(below)) if below else None,
+        }
+    return found
+
+
+def of_flat_images(samples: Samples, encoders: dict[str, TrainedEncoder]) -> Chances:
+    """The chance of a lesion in each outlined flat image; there is none without a lesion."""
     fold = np.array([row.get("fold", "") for row in samples.labels])
     flat = np.isin(samples.cohort, [SLICES.index("figshare/images"), SLICES.index("brats-slices")])
-    known = samples.outlined & np.isin(samples.cohort, [SLICES.index(folder) for folder in WHOLE_SLICES])
-    chance = np.full(len(samples), np.nan, np.float32)
+    found: list[float] = []
     for name, encoder in encoders.items():
-        mine = np.flatnonzero(known & (fold == name))
+        mine = np.flatnonzero(flat & samples.outlined & (fold == name) & np.isfinite(samples.boxes[:, 0]))
         for rows in np.array_split(mine, max(1, len(mine) // AT_ONCE)):
-            chance[rows] = encoder.analyse(np.asarray(samples.pixels[samples.rows[rows]])).weights
-    there, asked = np.isfinite(samples.boxes[:, 0]), np.isfinite(chance)
-    _, patient = np.unique(samples.patients, return_inverse=True)
-    # every flat image by itself
-    scan = np.where(flat, np.arange(len(samples)), len(samples) + patient * len(SLICES) + samples.cohort)
-    highest = {
-        shown: [chance[asked & (there == shown) & (scan == one)].max() for one in np.unique(scan[rows])]
-        for shown in (True, False)
-        if (rows := np.flatnonzero(asked & (there == shown))).size
-    }
-    least = float(np.quantile(highest[True], LEAST))
-    return {
-        "least": least,
-        "scans": len(highest[True]),
-        "without": len(highest[False]),
-        "of these nothing found": float(np.mean(np.array(highest[False]) < least)),
-    }
+            if len(rows):
+                found += encoder.analyse(np.asarray(samples.pixels[samples.rows[rows]])).weights.tolist()
+    return found, []
+
+
+def of_stacks(encoders: dict[str, TrainedEncoder], roots: Sequence[Path] = STACKS) -> Chances:
+    """The highest chance in each stack of one sequence; without a lesion are its planes that show none."""
+    shown: list[float] = []
+    free: list[float] = []
+    for root in roots:
+        found = discovery.discover(root, load_tables(root / "participants.tsv"))
+        for source in found.sources:
+            encoder = encoders.get(found.joined.labels.of(source.patient_id).get("fold", ""))
+            for scan in readers.read(source) if encoder else ():
+                ready = prepared(dataclasses.replace(scan, region=None), Preprocessing.of(encoder))
+                chance = encoder.analyse(ready.pixels).weights
+                if len(chance) < STACK:
+                    continue
+                shown.append(float(chance.max()))
+                if scan.region is not None:
+                    lesion = np.moveaxis(scan.region, scan.axis, 0).any((1, 2))[ready.positions]
+                    if np.count_nonzero(~lesion) >= STACK:
+                        free.append(float(chance[~lesion].max()))
+    return shown, free
 
 
 def main() -> None:
@@ -158,7 +194,7 @@ def main() -> None:
     for how, found in table.items():
         for folder, row in found.items():
             print(how, folder, {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})
-    table["no lesion"] = least_lesion(cohorts.samples(), encoders)
+    table["no lesion"] = least_lesion(of_flat_images(cohorts.samples(), encoders), of_stacks(encoders))
     print(table["no lesion"])
     path = results.save(
         "regions",

@@ -20,7 +20,7 @@ from indexer import roots, sandbox
 from indexer.atlas import LOBES
 from indexer.case_index import CaseIndex
 from indexer.composite import Group, composite, groups
-from indexer.encoder import Doubtful, Encoder, look
+from indexer.encoder import STACK, Doubtful, Encoder, look
 from indexer.errors import QueryError, ReadError
 from indexer.files import there
 from indexer.ingest import remembered_tables
@@ -204,7 +204,8 @@ def _healthy(scans: Sequence[QueryScan], encoder: Encoder) -> bool:
     """Whether no slice of any of these shows a lesion, for an encoder that can tell."""
     if not isinstance(encoder, Doubtful):
         return False
-    return max(float(scan.lesion) for scan in scans) < encoder.least_lesion
+    flat, stack = encoder.least_lesion
+    return all(scan.lesion < (stack if len(scan.positions) >= STACK else flat) for scan in scans)
 
 
 def numbered(scans: Sequence[Scan]) -> list[ScanRef]:

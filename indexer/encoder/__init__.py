@@ -8,6 +8,7 @@ can bring one by an entry point (:mod:`indexer.encoder.registry`); a file of tra
 from indexer.encoder.mean import MeanEncoder, NetworkEncoder, imagenet
 from indexer.encoder.protocols import (
     LEAST_WEIGHT,
+    STACK,
     Analyser,
     Analysis,
     Composer,
@@ -31,6 +32,7 @@ __all__ = [
     "GROUP",
     "LEAST_WEIGHT",
     "SHIPPED",
+    "STACK",
     "SUFFIX",
     "Analyser",
     "Analysis",

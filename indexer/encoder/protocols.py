@@ -16,6 +16,10 @@ LEAST_WEIGHT = 0.02
 """A slice that surely shows no lesion weighs this much beside one that surely does."""
 
 
+STACK = 8
+"""A scan of so many planes shows a lesion in several, and so in one of them surely."""
+
+
 @runtime_checkable
 class Encoder(Protocol):
     """What the index asks of an encoder.
@@ -181,12 +185,13 @@ class Doubtful(Analyser, Protocol):
 
     Attributes
     ----------
-    least_lesion : float
-        A scan none of whose slices shows a lesion with at least this chance shows none; 0 where nothing is
-        known of that, so that every scan may show one.
+    least_lesion : (float, float)
+        Of a scan of fewer planes than :data:`STACK`, and of one of so many or more: if none of its slices
+        shows a lesion with at least this chance, it shows none. 0 where nothing is known of that, so that
+        every scan may show one.
     """
 
-    least_lesion: float
+    least_lesion: tuple[float, float]
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks import regions
 from indexer.learning.samples import Samples
+from tests.support.images import write_nifti
 
 
 def test_a_hit_is_a_highest_cell_that_is_outlined() -> None:
@@ -25,37 +27,53 @@ def test_a_hit_is_a_highest_cell_that_is_outlined() -> None:
 
 
 def test_a_scan_without_a_lesion_shows_one_less_than_nearly_every_scan_with_one() -> None:
-    flat, stacks = regions.SLICES.index("figshare/images"), regions.SLICES.index("tcga-lgg")
-    # patient, cohort, fold, brightness (which the network takes for a lesion), whether it is outlined
-    slices = [
-        ("a", flat, "1", 90, True),
-        ("a", flat, "1", 50, True),  # each flat image by itself
-        ("b", stacks, "1", 10, True),  # of a stack the plane that shows most
-        ("b", stacks, "1", 80, True),
-        ("b", stacks, "1", 20, False),
-        ("c", stacks, "1", 70, False),
-        ("c", stacks, "1", 60, True),
-        ("d", stacks, "2", 1, True),  # of this fold there is no network
-    ]
-    patients, cohort, folds, brightness, shown = zip(*slices, strict=True)
+    shown = [0.9, 0.5, 0.8, 0.6]
+    found = regions.least_lesion((shown, []), (shown, [0.2, 0.7]))
+    for part in found.values():
+        assert part["least"] == pytest.approx(np.quantile(shown, regions.LEAST))
+        assert part["scans"] == 4
+    assert found["flat"]["of these nothing found"] is None
+    assert (found["stacks"]["without"], found["stacks"]["of these nothing found"]) == (2, 0.5)
+
+
+def bright(images: NDArray[np.uint8]) -> Any:
+    """Takes brightness for a lesion."""
+    return SimpleNamespace(weights=images.max(axis=(1, 2)) / np.float32(255))
+
+
+def test_flat_images_are_asked_of_the_network_that_has_not_seen_them() -> None:
+    flat, stack = regions.SLICES.index("figshare/images"), regions.SLICES.index("tcga-lgg")
+    # cohort, fold, brightness, whether it is outlined
+    slices = [(flat, "1", 90, True), (flat, "1", 51, True), (stack, "1", 10, True), (flat, "2", 1, True)]
+    cohort, folds, brightness, shown = zip(*slices, strict=True)
     samples = Samples(
         pixels=np.array(brightness, np.uint8)[:, None, None],
         outlines=np.zeros((len(slices), 1, 1), np.uint8),
         rows=np.arange(len(slices)),
         boxes=np.where(np.array(shown)[:, None], [0.0, 0, 1, 1], np.nan).astype(np.float32),
         outlined=np.ones(len(slices), bool),
-        patients=np.array(patients),
+        patients=np.array(["a", "b", "c", "d"]),
         targets={},
         classes={},
         labels=tuple({"fold": fold} for fold in folds),
         cohort=np.array(cohort),
         importance=np.ones(len(slices)),
     )
+    shown, free = regions.of_flat_images(samples, {"1": cast(Any, SimpleNamespace(analyse=bright))})
+    np.testing.assert_allclose(shown, [90 / 255, 0.2], rtol=1e-6)
+    assert not free
 
-    def analyse(images: NDArray[np.uint8]) -> Any:
-        return SimpleNamespace(weights=images[:, 0, 0] / np.float32(100))
 
-    network = cast(Any, SimpleNamespace(analyse=analyse))
-    found = regions.least_lesion(samples, {"1": network})
-    assert found["least"] == pytest.approx(np.quantile([0.9, 0.5, 0.8, 0.6], regions.LEAST))
-    assert (found["scans"], found["without"], found["of these nothing found"]) == (4, 2, 0.5)
+def test_of_a_stack_the_planes_without_a_lesion_are_asked_by_themselves(tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).uniform(60, 100, (16, 16, 20)).astype(np.float32)
+    volume[4:8, 4:8, :6] = 200
+    for patient in ("P-1", "P-2"):
+        write_nifti(tmp_path / patient / f"{patient}_flair.nii.gz", volume)
+        outline = (volume == 200).astype(np.float32)
+        write_nifti(tmp_path / patient / f"{patient}_seg.nii.gz", outline)
+    (tmp_path / "participants.tsv").write_text("participant_id\tfold\nP-1\t1\nP-2\t2\n")
+    network = cast(Any, SimpleNamespace(analyse=bright, size=32))
+    shown, free = regions.of_stacks({"1": network}, [tmp_path])
+    assert len(shown) == len(free) == 1
+    assert shown[0] == 1  # the brightest of the scan is the lesion
+    assert free[0] < 0.6

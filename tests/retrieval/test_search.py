@@ -478,17 +478,26 @@ def test_the_ranking_that_is_evaluated_is_the_one_that_is_shown(sides):
 class Doubting(TinyAnalyser):
     """Sure of a lesion only where a whole part of a slice is as bright as can be."""
 
-    least_lesion = 0.0
+    least_lesion = (0.0, 0.0)
 
 
-@pytest.mark.parametrize(("least", "healthy"), [(0.0, False), (0.05, False), (1.0, True)])
-def test_an_encoder_that_sees_no_lesion_leaves_nothing_to_vote_on(tmp_path, cohort, least, healthy):
+@pytest.mark.parametrize(
+    ("least", "planes", "healthy"),
+    [
+        ((0.0, 0.0), 20, False),
+        ((1.0, 0.05), 20, False),
+        ((0.0, 1.0), 20, True),
+        ((0.05, 1.0), 4, False),
+        ((1.0, 0.0), 4, True),
+    ],
+)
+def test_an_encoder_that_sees_no_lesion_leaves_nothing_to_vote_on(tmp_path, cohort, least, planes, healthy):
     encoder = Doubting()
     encoder.least_lesion = least
     with CaseIndex.create(tmp_path / "index", encoder) as held:
         ingest(held, [cohort(6)], encoder)
         with Index(held, encoder) as index:
-            query = write_nifti(tmp_path / "new" / "N_t1ce.nii.gz", phantom(50, 3))
+            query = write_nifti(tmp_path / "new" / "N_t1ce.nii.gz", phantom(50, 3, (24, 28, planes)))
             answer = index.query(query)
             assert answer.hits, "what is nearest is shown all the same"
             assert (NO_LESION in answer.notes) == healthy
