@@ -36,7 +36,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from benchmarks import crops, heads, results
+from benchmarks import crops, results
 from indexer import readers
 from indexer.encoder import SHIPPED, TrainedEncoder, load_weights
 from indexer.encoder.weights import load_networks
@@ -61,7 +61,7 @@ HELD_OUT = 0.2
 
 RECIPE = Recipe(draws=3000)
 OF_COMPOSITES = Recipe(epochs=16, draws=3000, tissues=2)
-OF_GRADES = Recipe(epochs=6, draws=3000, rate=6e-4)
+OF_GRADES = Recipe(epochs=5, draws=3000, rate=6e-4)
 BELIEVED = 0.3
 """Slices of whole heads are learnt that show a lesion with more than this chance, to the first stage."""
 EVENLY = 24
@@ -227,8 +227,7 @@ def graded() -> tuple[Samples, NDArray[np.bool_]]:
         Cohort(FIGSHARE / "images", load_tables(FIGSHARE / "slices.tsv"), ("tumour",), outlined, "1", 3),
         Cohort(data / "brats-lesions", lesions, grade, thinned, version, 1.67),
         Cohort(data / "tcga-lgg", low, grade, thinned, version, 1.7),
-        Cohort(data / "brats-slices", lesions, grade, thinned, version, 14),
-        Cohort(data / "brats-slices", lesions, grade, heads.in_another, "1", 28),
+        Cohort(data / "brats-slices", lesions, grade, thinned, version, 25),
         Cohort(data / "volumes-2mm", lesions, grade, outlined_volumes, version, 1.3),
         Cohort(data / "no-glioma", lesions, (), healthy, version),
         Cohort(data / "dicom-t1", [], (), healthy, version),
