@@ -788,15 +788,17 @@ def regions(content: dict[str, Any]) -> str:
             rows.append(
                 [how, folder, *values, str(row["planes without"]), "" if false is None else f"{false:.3f}"]
             )
-    flat, stacks = healthy["flat"], healthy["stacks"]
+    told = [["what asks", "limit", "with a lesion", "without", "of these nothing found"]]
+    for name, row in healthy.items():
+        share = row["of these nothing found"]
+        counts = [str(row["with"]), str(row["without"])]
+        told.append([name, f"{row['least']:.3f}", *counts, "" if share is None else f"{share:.2f}"])
     said = (
-        "No lesion is found where no slice of a scan shows one with the chance that all but 0.5 % of those "
-        f"with one reach: {flat['least']:.3f} for a flat image ({flat['scans']} asked), "
-        f"{stacks['least']:.3f} for a stack ({stacks['scans']} of one sequence). Of {stacks['without']} "
-        "stacks cut down to their planes without a lesion, "
-        f"{stacks['of these nothing found']:.0%} stay below it."
+        "No lesion is found where the chance of one is lower than 99.5 % of those with a lesion reach: in "
+        "some plane of a flat image, in two of a stack, in two of any stack of a visit. Without a lesion are "
+        "the planes that show none, as if they were all of their stack."
     )
-    return "\n".join([markdown(rows), "", said, "", origin(content)])
+    return "\n".join([markdown(rows), "", said, "", markdown(told), "", origin(content)])
 
 
 def every_grade(content: dict[str, Any]) -> str:

@@ -4,10 +4,10 @@ A lesion is *hit* where the most suspicious cell lies inside its outline; beside
 that is found overlaps the outline's. Single slices are looked at by the first network, what has several
 sequences by the tissue head. Of planes without a lesion the share is counted in which one is found.
 
-*No lesion found* is an answer where no slice of a scan shows one with the chance that all but a few scans of
-unseen patients reach somewhere (`LEAST`), flat images and stacks apart; beside it stands how often the planes
-without a lesion alone, as if they were all of their stack, stay below it. `benchmarks.cohorts --final` puts
-these chances into the weights.
+*No lesion found* is an answer where what asks shows one with a lower chance than nearly all unseen patients
+with a lesion reach (`LEAST`): flat images, single stacks and visits of several apart. Beside it stands how
+often the planes without a lesion alone, as if they were all of their stack, stay below it.
+`benchmarks.cohorts --final` puts these chances into the weights.
 
     python -m benchmarks.regions
 """
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from benchmarks import cohorts, results
 from benchmarks.figshare import overlap
 from indexer import discovery, readers
-from indexer.encoder import STACK, TrainedEncoder
+from indexer.encoder import STACK, TrainedEncoder, chance_of_lesion
 from indexer.labels import load_tables
 from indexer.learning.looks import proposed
 from indexer.learning.samples import Samples
@@ -49,13 +49,13 @@ INSIDE = 0.25
 AT_ONCE = 64
 
 LEAST = 0.005
-"""Share of the scans that show a lesion of which it may be said that none was found."""
+"""Share of those with a lesion of whom it may be said that none was found."""
 
 STACKS = tuple(results.DATA / name for name in ("tcga-lgg", "tcga-gbm", "volumes-2mm"))
 """Whole stacks, all of patients with a lesion; those of TCGA-GBM are not outlined."""
 
 Chances = tuple[list[float], list[float]]
-"""Of scans that show a lesion, and of scans that do not."""
+"""Of what shows a lesion, and of what does not."""
 
 Looks = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Maps of the chance of a lesion, and the boxes that are found."""
@@ -128,21 +128,21 @@ def hit(maps: NDArray[np.float32], outlined: NDArray[np.float32]) -> NDArray[np.
     return np.asarray(cells.reshape(n, -1)[np.arange(n), highest] >= INSIDE)
 
 
-def least_lesion(flat: Chances, stacks: Chances) -> dict[str, Any]:
-    """The chance of a lesion that nearly all scans with one reach, and how many without one do not.
+def least_lesion(asked: dict[str, Chances]) -> dict[str, Any]:
+    """The chance of a lesion that nearly all with one reach, and how many without one do not.
 
     Parameters
     ----------
-    flat, stacks : (sequence of float, sequence of float)
-        The highest chance of each scan with a lesion, and of each without.
+    asked : dict of str to (sequence of float, sequence of float)
+        By what asks: the chance of each that shows a lesion, and of each that does not.
     """
     found: dict[str, Any] = {}
-    for name, (shown, free) in {"flat": flat, "stacks": stacks}.items():
+    for name, (shown, free) in asked.items():
         least = float(np.quantile(shown, LEAST))
         below = [chance < least for chance in free]
         found[name] = {
             "least": least,
-            "scans": len(shown),
+            "with": len(shown),
             "without": len(free),
             "of these nothing found": float(np.mean(below)) if below else None,
         }
@@ -162,25 +162,33 @@ def of_flat_images(samples: Samples, encoders: dict[str, TrainedEncoder]) -> Cha
     return found, []
 
 
-def of_stacks(encoders: dict[str, TrainedEncoder], roots: Sequence[Path] = STACKS) -> Chances:
-    """The highest chance in each stack of one sequence; without a lesion are its planes that show none."""
-    shown: list[float] = []
-    free: list[float] = []
+def of_stacks(encoders: dict[str, TrainedEncoder], roots: Sequence[Path] = STACKS) -> dict[str, Chances]:
+    """The chance of a lesion in each stack of one sequence, and in each visit of several stacks.
+
+    Without a lesion are the planes of a stack that show none, as if they were all.
+    """
+    single: Chances = ([], [])
+    several: Chances = ([], [])
     for root in roots:
         found = discovery.discover(root, load_tables(root / "participants.tsv"))
+        visits: dict[tuple[str, str], Chances] = {}
         for source in found.sources:
             encoder = encoders.get(found.joined.labels.of(source.patient_id).get("fold", ""))
+            visit = visits.setdefault((source.patient_id, source.study_id), ([], []))
             for scan in readers.read(source) if encoder else ():
                 ready = prepared(dataclasses.replace(scan, region=None), Preprocessing.of(encoder))
-                chance = encoder.analyse(ready.pixels).weights
-                if len(chance) < STACK:
-                    continue
-                shown.append(float(chance.max()))
+                chances = encoder.analyse(ready.pixels).weights
+                lesion = np.ones(len(chances), bool)
                 if scan.region is not None:
                     lesion = np.moveaxis(scan.region, scan.axis, 0).any((1, 2))[ready.positions]
-                    if np.count_nonzero(~lesion) >= STACK:
-                        free.append(float(chance[~lesion].max()))
-    return shown, free
+                for held, planes in zip(visit, (chances, chances[~lesion]), strict=True):
+                    if len(planes) >= STACK:
+                        held.append(chance_of_lesion(planes))
+        for visit in visits.values():
+            for held, chosen, highest in zip(visit, single, several, strict=True):
+                chosen += held
+                highest += [max(held)] if len(held) > 1 else []
+    return {"a stack": single, "several stacks": several}
 
 
 def main() -> None:
@@ -194,7 +202,8 @@ def main() -> None:
     for how, found in table.items():
         for folder, row in found.items():
             print(how, folder, {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})
-    table["no lesion"] = least_lesion(of_flat_images(cohorts.samples(), encoders), of_stacks(encoders))
+    flat = of_flat_images(cohorts.samples(), encoders)
+    table["no lesion"] = least_lesion({"flat images": flat, **of_stacks(encoders)})
     print(table["no lesion"])
     path = results.save(
         "regions",

@@ -20,7 +20,7 @@ from indexer import roots, sandbox
 from indexer.atlas import LOBES
 from indexer.case_index import CaseIndex
 from indexer.composite import Group, composite, groups
-from indexer.encoder import STACK, Doubtful, Encoder, look
+from indexer.encoder import STACK, Doubtful, Encoder, chance_of_lesion, look
 from indexer.errors import QueryError, ReadError
 from indexer.files import there
 from indexer.ingest import remembered_tables
@@ -42,7 +42,7 @@ from retrieval.state import REGION, WHOLE, QueryScan, Ranked, State, first_of_ea
 _log = logging.getLogger(__name__)
 
 UNHELD = "the index holds no case of the kind this may be"
-NO_LESION = "no lesion found: no slice of this scan looks as if it showed one"
+NO_LESION = "no lesion found: nothing that was asked with looks as if it showed one"
 
 STRANGE = "nothing similar here: this scan is unlike almost every one that is known"
 
@@ -201,11 +201,12 @@ def _given(question: Question, state: State, case_index: CaseIndex, encoder: Cal
 
 
 def _healthy(scans: Sequence[QueryScan], encoder: Encoder) -> bool:
-    """Whether no slice of any of these shows a lesion, for an encoder that can tell."""
+    """Whether none of these shows a lesion, for an encoder that can tell."""
     if not isinstance(encoder, Doubtful):
         return False
-    flat, stack = encoder.least_lesion
-    return all(scan.lesion < (stack if len(scan.positions) >= STACK else flat) for scan in scans)
+    single = [scan for scan in scans if not is_composite(scan.sequence)]
+    stacks = sum(len(scan.positions) >= STACK for scan in single)
+    return max(scan.lesion for scan in single) < encoder.least_lesion[min(stacks, 2)]
 
 
 def numbered(scans: Sequence[Scan]) -> list[ScanRef]:
@@ -265,7 +266,7 @@ def _embedded(
                 weights=weights,
                 embeddings=vectors,
                 strangeness=float(np.average(strange, weights=weights)),
-                lesion=float((weights / ready.weights[rows]).max()),
+                lesion=chance_of_lesion(weights / ready.weights[rows]),
                 view=view_of(ready),
             )
         )

@@ -19,6 +19,7 @@ from indexer.encoder.protocols import (
     Segmenter,
     Sparse,
     Taught,
+    chance_of_lesion,
     look,
     trained_on,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "Sparse",
     "Taught",
     "TrainedEncoder",
+    "chance_of_lesion",
     "imagenet",
     "load_encoder",
     "load_weights",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ LEAST_WEIGHT = 0.02
 
 
 STACK = 8
-"""A scan of so many planes shows a lesion in several, and so in one of them surely."""
+"""A scan of so many planes is a stack, and shows a lesion in two of them at least."""
 
 
 @runtime_checkable
@@ -185,13 +185,13 @@ class Doubtful(Analyser, Protocol):
 
     Attributes
     ----------
-    least_lesion : (float, float)
-        Of a scan of fewer planes than :data:`STACK`, and of one of so many or more: if none of its slices
-        shows a lesion with at least this chance, it shows none. 0 where nothing is known of that, so that
-        every scan may show one.
+    least_lesion : (float, float, float)
+        Of flat images, of a stack, and of several stacks of a visit: what shows a lesion with a lower chance
+        (:func:`chance_of_lesion`; of several the highest) shows none. 0 where nothing is known of that, so
+        that everything may show one.
     """
 
-    least_lesion: tuple[float, float]
+    least_lesion: tuple[float, float, float]
 
 
 @runtime_checkable
@@ -240,6 +240,21 @@ def look(
     lesion = np.maximum(lesion, LEAST_WEIGHT)
     weights = np.where(np.isnan(boxes[:, 0]), weights * lesion, weights).astype(np.float32)
     return embeddings, weights, strangeness
+
+
+def chance_of_lesion(chances: NDArray[np.floating[Any]]) -> float:
+    """The chance that a scan shows a lesion, given that of each of its planes.
+
+    It is the highest, and of a stack the second highest: a lesion shows in two planes.
+
+    Examples
+    --------
+    >>> chance_of_lesion(np.array([0.1, 0.75]))
+    0.75
+    >>> chance_of_lesion(np.array([0.0, 0.0, 0.0, 0.75, 0.25, 0.0, 0.0, 0.0]))
+    0.25
+    """
+    return float(np.sort(chances)[-2 if len(chances) >= STACK else -1])
 
 
 def trained_on(encoder: Encoder, patient_id: str) -> bool:

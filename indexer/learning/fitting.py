@@ -212,7 +212,7 @@ def save(
     name: str,
     also: Sequence[Samples] = (),
     composite: CompositeNetwork | None = None,
-    least_lesion: tuple[float, float] = (0.0, 0.0),
+    least_lesion: tuple[float, float, float] = (0.0, 0.0, 0.0),
     first: Recipe | None = None,
 ) -> None:
     """Write a trained network as an encoder that :func:`indexer.encoder.load_encoder` takes.
@@ -231,7 +231,7 @@ def save(
         What it was not trained on, and need not call strange.
     composite : CompositeNetwork, optional
         Trained on composites of the same patients.
-    least_lesion : (float, float)
+    least_lesion : (float, float, float)
         See :class:`indexer.encoder.protocols.Doubtful`.
     first : Recipe, optional
         Of an earlier stage of the training.

@@ -28,12 +28,12 @@ def test_a_hit_is_a_highest_cell_that_is_outlined() -> None:
 
 def test_a_scan_without_a_lesion_shows_one_less_than_nearly_every_scan_with_one() -> None:
     shown = [0.9, 0.5, 0.8, 0.6]
-    found = regions.least_lesion((shown, []), (shown, [0.2, 0.7]))
+    found = regions.least_lesion({"flat images": (shown, []), "a stack": (shown, [0.2, 0.7])})
     for part in found.values():
         assert part["least"] == pytest.approx(np.quantile(shown, regions.LEAST))
-        assert part["scans"] == 4
-    assert found["flat"]["of these nothing found"] is None
-    assert (found["stacks"]["without"], found["stacks"]["of these nothing found"]) == (2, 0.5)
+        assert part["with"] == 4
+    assert found["flat images"]["of these nothing found"] is None
+    assert (found["a stack"]["without"], found["a stack"]["of these nothing found"]) == (2, 0.5)
 
 
 def bright(images: NDArray[np.uint8]) -> Any:
@@ -67,13 +67,15 @@ def test_flat_images_are_asked_of_the_network_that_has_not_seen_them() -> None:
 def test_of_a_stack_the_planes_without_a_lesion_are_asked_by_themselves(tmp_path: Path) -> None:
     volume = np.random.default_rng(0).uniform(60, 100, (16, 16, 20)).astype(np.float32)
     volume[4:8, 4:8, :6] = 200
-    for patient in ("P-1", "P-2"):
-        write_nifti(tmp_path / patient / f"{patient}_flair.nii.gz", volume)
-        outline = (volume == 200).astype(np.float32)
-        write_nifti(tmp_path / patient / f"{patient}_seg.nii.gz", outline)
-    (tmp_path / "participants.tsv").write_text("participant_id\tfold\nP-1\t1\nP-2\t2\n")
+    for patient, sequences in (("P-1", ("flair",)), ("P-2", ("flair", "t1")), ("P-3", ("flair",))):
+        for sequence in sequences:
+            write_nifti(tmp_path / patient / f"{patient}_{sequence}.nii.gz", volume)
+        write_nifti(tmp_path / patient / f"{patient}_seg.nii.gz", (volume == 200).astype(np.float32))
+    (tmp_path / "participants.tsv").write_text("participant_id\tfold\nP-1\t1\nP-2\t1\nP-3\t2\n")
     network = cast(Any, SimpleNamespace(analyse=bright, size=32))
-    shown, free = regions.of_stacks({"1": network}, [tmp_path])
-    assert len(shown) == len(free) == 1
-    assert shown[0] == 1  # the brightest of the scan is the lesion
-    assert free[0] < 0.6
+    found = regions.of_stacks({"1": network}, [tmp_path])
+    assert [len(part) for part in found["a stack"]] == [3, 3]
+    assert [len(part) for part in found["several stacks"]] == [1, 1]
+    for shown, free in found.values():
+        assert min(shown) == 1  # the brightest of the scan is the lesion
+        assert max(free) < 0.6

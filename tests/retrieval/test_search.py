@@ -478,17 +478,17 @@ def test_the_ranking_that_is_evaluated_is_the_one_that_is_shown(sides):
 class Doubting(TinyAnalyser):
     """Sure of a lesion only where a whole part of a slice is as bright as can be."""
 
-    least_lesion = (0.0, 0.0)
+    least_lesion = (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
     ("least", "planes", "healthy"),
     [
-        ((0.0, 0.0), 20, False),
-        ((1.0, 0.05), 20, False),
-        ((0.0, 1.0), 20, True),
-        ((0.05, 1.0), 4, False),
-        ((1.0, 0.0), 4, True),
+        ((0.0, 0.0, 0.0), 20, False),
+        ((1.0, 0.05, 1.0), 20, False),
+        ((0.0, 1.0, 0.0), 20, True),
+        ((0.05, 1.0, 1.0), 4, False),
+        ((1.0, 0.0, 0.0), 4, True),
     ],
 )
 def test_an_encoder_that_sees_no_lesion_leaves_nothing_to_vote_on(tmp_path, cohort, least, planes, healthy):
