@@ -22,7 +22,7 @@ from torch import nn
 from benchmarks import cohorts, results
 from indexer.encoder import TrainedEncoder
 from indexer.learning import network
-from indexer.learning.looks import frames, looked_at, proposed
+from indexer.learning.looks import frames, frames_again, looked_at, proposed
 from indexer.learning.samples import Samples
 from retrieval.agreement import with_agreement
 from retrieval.baselines import predicted_class_similarity, shuffled_labels
@@ -80,11 +80,11 @@ def looks(encoder: TrainedEncoder, data: Samples) -> Looks:
             x = torch.from_numpy(pixels.astype(np.float32))[:, None].div_(127.5).sub_(1)
             whole, logits = encoder.network(nn.functional.avg_pool2d(x, network.INPUT // network.VIEW))
             boxes = proposed(logits.sigmoid().numpy())
-            regions = [
-                encoder.network(looked_at(x, frames(torch.from_numpy(where))))[0].numpy()
-                for where in (data.boxes[rows], boxes)
-            ]
-            parts.append((whole.numpy(), *regions, boxes))
+            given, found = (frames(torch.from_numpy(where)) for where in (data.boxes[rows], boxes))
+            again = [encoder.network(looked_at(x, frame))[0] for frame in (given, *frames_again(given))]
+            outlined = nn.functional.normalize(torch.stack(again).sum(0)).numpy()
+            proposed_one = encoder.network(looked_at(x, found))[0].numpy()
+            parts.append((whole.numpy(), outlined, proposed_one, boxes))
         seen = Looks(*(np.concatenate(part) for part in zip(*parts, strict=True)))
         few = slice(0, 32)
         given = encoder.analyse(np.asarray(data.pixels[data.rows[few]]), data.boxes[few]).embeddings

@@ -5,8 +5,9 @@ that is found overlaps the outline's. Single slices are looked at by the first n
 sequences by the tissue head. Of planes without a lesion the share is counted in which one is found.
 
 *No lesion found* is an answer where what asks shows one with a lower chance than nearly all unseen patients
-with a lesion reach (`LEAST`): flat images, single stacks and visits of several apart. Beside it stands how
-often the planes without a lesion alone, as if they were all of their stack, stay below it.
+with a lesion reach (`LEAST`, :func:`retrieval.conformal.lowest_usual`): flat images, single stacks and visits
+of several apart. Beside it stands how often the planes without a lesion alone, as if they were all of their
+stack, stay below it.
 `benchmarks.cohorts --final` puts these chances into the weights.
 
     python -m benchmarks.regions
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from benchmarks import cohorts, results
 from benchmarks.figshare import overlap
@@ -32,6 +34,7 @@ from indexer.learning.looks import proposed
 from indexer.learning.samples import Samples
 from indexer.measures import SURE
 from indexer.preprocess import Preprocessing, prepared
+from retrieval.conformal import lowest_usual
 
 FOLDERS = ("brats-lesions", "brats-slices", "dicom-t1", "figshare/images", "no-glioma", "tcga-lgg")
 SLICES, TOGETHER = (*FOLDERS, "volumes-2mm"), (*FOLDERS, "volumes", "volumes-2mm")
@@ -138,7 +141,8 @@ def least_lesion(asked: dict[str, Chances]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name, (shown, free) in asked.items():
-        least = float(np.quantile(shown, LEAST))
+        # of few it is a bound of what one more may reach, on a scale on which chances near 1 are told apart
+        least = float(expit(lowest_usual(logit(np.clip(shown, 1e-6, 1 - 1e-6)), strange=LEAST)))
         below = [chance < least for chance in free]
         found[name] = {
             "least": least,

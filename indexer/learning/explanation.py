@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from indexer.learning.backbone import FEATURES, EfficientNetLite0, scaled
-from indexer.learning.looks import frames, known_or_proposed, looked_at
+from indexer.learning.looks import frames, frames_again, known_or_proposed, looked_at
 from indexer.learning.network import INPUT, VIEW, RetrievalNetwork
 
 GRID = 40
@@ -49,11 +49,19 @@ def explain(
     x, towards = scaled(images), torch.from_numpy(directions)
     halved = nn.functional.avg_pool2d(x, INPUT // VIEW)
     frame = frames(torch.from_numpy(known_or_proposed(boxes, network(halved)[1].sigmoid())))
-    plane = torch.eye(2, 3).expand_as(frame)
-    views = halved, looked_at(x, frame)
-    (whole, cells, rest), (region, finer, rest_finer) = (_shares(network, v, towards) for v in views)
+    whole, cells, rest = _shares(network, halved, towards)
+    region, finer, rest_finer = _shares(network, looked_at(x, frame), towards)
+    finer = spread(finer, frame)
+    if boxes is not None and (given := torch.from_numpy(np.isfinite(boxes[:, 0]))).any():
+        for again in frames_again(frame[given]):
+            look, its_cells, its_rest = _shares(network, looked_at(x[given], again), towards[given])
+            region[given] += look
+            finer[given] += spread(its_cells, again)
+            rest_finer[given] += its_rest
+    length = region.norm(dim=1)
+    region, rest_finer, finer = region / length[:, None], rest_finer / length, finer / length[:, None, None]
     length = (whole + region).norm(dim=1)
-    maps = (spread(cells, plane) + spread(finer, frame)) / length[:, None, None]
+    maps = (spread(cells, torch.eye(2, 3).expand_as(frame)) + finer) / length[:, None, None]
     return maps.numpy(), ((rest + rest_finer) / length).numpy()
 
 
@@ -101,7 +109,7 @@ def spread(cells: Tensor, theta: Tensor, side: int = GRID) -> Tensor:
     ----------
     cells : Tensor, shape (n, h, w)
     theta : Tensor, shape (n, 2, 3)
-        Affine maps as of :func:`indexer.learning.looks.frames`.
+        Affine maps as of :func:`indexer.learning.looks.frames`; those that mirror are of a negative scale.
     side : int
         Cells of the image along each side.
 
@@ -121,7 +129,7 @@ def spread(cells: Tensor, theta: Tensor, side: int = GRID) -> Tensor:
         scale = theta[:, axis, axis, None, None] * side / count  # a cell of the view, in those of the image
         middles = (torch.arange(count) + 0.5 - count / 2)[:, None] * scale
         middles = middles + (theta[:, axis, 2, None, None] + 1) / 2 * side
-        u = ((edges - middles) / scale).clamp(-1, 1)
+        u = ((edges - middles) / scale.abs()).clamp(-1, 1)
         below = 0.5 + u - u * u.abs() / 2  # the tent's area up to u
         return below.diff(dim=2)
 

@@ -40,6 +40,10 @@ LOOKS = ((0, False, 0.8), (1, False, 1.0), (2, True, 1.25), (3, True, 1.0))
 over that of the region's. What the network embeds differs by these, though it has learnt that they do not
 matter; the mean does less (docs/evaluation.md)."""
 
+GIVEN = ((False, 0.8), (True, 1.0), (True, 1.25))
+"""How a region that is given is looked at again: mirrored or not, and the side of the square over that of the
+region's. Planes with an outline are few; one that is proposed is looked at once."""
+
 STATISTICS = 2 * (STAGES[2][-1] + STAGES[4][-1])
 """Mean and deviation of each channel of the two finer levels of the pyramid."""
 
@@ -50,6 +54,7 @@ TOP = 4
 def architecture(network: RetrievalNetwork, composite: CompositeNetwork | None = None) -> str:
     """All that decides an encoder's vectors besides the weights, for its version."""
     how = f"{LATERAL} lateral, {CELL}, {INPUT} seen at {VIEW}, {CONTEXT}, {LEAST}, {SHARE}, {TOP}"
+    how += f", given regions again {GIVEN}"
     text = f"{ARCHITECTURE}, {network.dimension} of mean and lesion, {how}"
     if composite is not None:
         text += f", {composite.channels} together at {COMPOSITE_VIEW} of {VIEW}, {COMPOSITE_STAGES} stages"
@@ -66,6 +71,8 @@ def analyse(
     network: RetrievalNetwork, images: NDArray[np.uint8], boxes: NDArray[np.float32] | None = None
 ) -> tuple[NDArray[np.float32], ...]:
     """Look at slices and at a region of each; the embedding is the unit sum of both looks.
+
+    A region that is given is looked at several times (:data:`GIVEN`), and their unit sum is the second look.
 
     Parameters
     ----------
@@ -95,6 +102,9 @@ def analyse(
     maps = logits.sigmoid()
     theta = frames(torch.from_numpy(known_or_proposed(boxes, maps)))
     region, closer = network(looked_at(x, theta))
+    if boxes is not None and (given := torch.from_numpy(np.isfinite(boxes[:, 0]))).any():
+        again = [network(looked_at(x[given], frame))[0] for frame in frames_again(theta[given])]
+        region[given] = nn.functional.normalize(torch.stack([region[given], *again]).sum(0))
     where = _within(proposed(closer.sigmoid().numpy()), theta.numpy())
     if boxes is not None:
         where = np.where(np.isfinite(boxes), boxes, where).astype(np.float32)
@@ -268,6 +278,12 @@ def frames(boxes: Tensor) -> Tensor:
     size = ((boxes[:, 2:] - boxes[:, :2]).amax(1) * CONTEXT).clamp(LEAST, 1)
     centre = boxes[:, :2] + boxes[:, 2:] - 1
     return torch.cat([torch.diag_embed(size[:, None].expand(-1, 2)), centre[:, :, None]], 2)
+
+
+def frames_again(theta: Tensor) -> list[Tensor]:
+    """Frames of the further looks at regions that are given, as :data:`GIVEN` has them."""
+    sides = [torch.tensor([-side if mirrored else side, side]) for mirrored, side in GIVEN]
+    return [torch.cat([theta[:, :, :2] * side, theta[:, :, 2:]], 2) for side in sides]
 
 
 def looked_at(images: Tensor, theta: Tensor, side: int = VIEW, empty: float = -1.0) -> Tensor:

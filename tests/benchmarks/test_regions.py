@@ -27,13 +27,15 @@ def test_a_hit_is_a_highest_cell_that_is_outlined() -> None:
 
 
 def test_a_scan_without_a_lesion_shows_one_less_than_nearly_every_scan_with_one() -> None:
-    shown = [0.9, 0.5, 0.8, 0.6]
-    found = regions.least_lesion({"flat images": (shown, []), "a stack": (shown, [0.2, 0.7])})
+    shown = (np.arange(1, 1000) / 1000).tolist()
+    found = regions.least_lesion({"flat images": (shown, []), "a stack": (shown, [0.002, 0.7])})
     for part in found.values():
-        assert part["least"] == pytest.approx(np.quantile(shown, regions.LEAST))
-        assert part["with"] == 4
+        assert part["least"] == pytest.approx(0.005)  # five of a thousand lie no higher
+        assert part["with"] == 999
     assert found["flat images"]["of these nothing found"] is None
     assert (found["a stack"]["without"], found["a stack"]["of these nothing found"]) == (2, 0.5)
+    few = regions.least_lesion({"several stacks": ([0.99, 0.995, 0.999] * 10, [0.95])})["several stacks"]
+    assert 0.9 < few["least"] < 0.98  # below all that were seen
 
 
 def bright(images: NDArray[np.uint8]) -> Any:

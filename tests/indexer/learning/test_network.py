@@ -168,15 +168,25 @@ def test_a_view_is_the_part_of_the_image() -> None:
 
 
 def test_the_embedding_is_the_sum_of_both_looks(net: RetrievalNetwork) -> None:
+    """Of which the second, where the region is given, is the mean of several: mirrored, nearer, farther."""
     images = slices(2)
-    boxes = np.array([[0.25, 0.25, 0.5, 0.5]] * 2, np.float32)
+    boxes = np.array([[0.25, 0.25, 0.5, 0.5], [np.nan] * 4], np.float32)
     embeddings, weights, maps, looked, _ = looks.analyse(net, images, boxes)
-    np.testing.assert_array_equal(looked, boxes)
+    np.testing.assert_array_equal(looked[0], boxes[0])
     x = torch.from_numpy(images / np.float32(127.5) - 1)[:, None]
     with torch.inference_mode():
         whole, logits = net(x.view(2, 1, VIEW, 2, VIEW, 2).mean((3, 5)))
-        grid = looks.looked_at(x, looks.frames(torch.from_numpy(boxes)))
-        region, _ = net(grid)
+        own = looks.known_or_proposed(boxes, logits.sigmoid())
+        frames = looks.frames(torch.from_numpy(own))
+        region, _ = net(looks.looked_at(x, frames))
+        several = [region[:1]]
+        for mirrored, side in looks.GIVEN:
+            frame = frames[:1].clone()
+            frame[:, :, :2] *= side
+            view = looks.looked_at(x[:1], frame)
+            several.append(net(view.flip(3) if mirrored else view)[0])
+        mean = torch.stack(several).sum(0)
+        region = torch.cat([mean / mean.norm(dim=1), region[1:]])
     by_hand = (whole + region).numpy()
     by_hand /= np.linalg.norm(by_hand, axis=1, keepdims=True)
     np.testing.assert_allclose(embeddings, by_hand, atol=1e-5)
