@@ -788,6 +788,10 @@ def regions(content: dict[str, Any]) -> str:
             rows.append(
                 [how, folder, *values, str(row["planes without"]), "" if false is None else f"{false:.3f}"]
             )
+    focal = [["sequences and planes together", "patients", "foci", "hit", "Dice", "found", "beside any"]]
+    for folder, row in content["results"]["foci"].items():
+        counts = [str(row["patients"]), str(row["foci"]), f"{row['hit']:.2f}", f"{row['Dice']:.2f}"]
+        focal.append([folder, *counts, str(row["found"]), f"{row['of these beside']:.2f}"])
     told = [["what asks", "limit", "with a lesion", "without", "of these nothing found"]]
     for name, row in healthy.items():
         share = row["of these nothing found"]
@@ -798,7 +802,8 @@ def regions(content: dict[str, Any]) -> str:
         "some plane of a flat image, in two of a stack, in two of any stack of a visit. Without a lesion are "
         "the planes that show none, as if they were all of their stack."
     )
-    return "\n".join([markdown(rows), "", said, "", markdown(told), "", origin(content)])
+    parts = (markdown(rows), markdown(focal), said, markdown(told), origin(content))
+    return "\n\n".join(parts)
 
 
 def every_grade(content: dict[str, Any]) -> str:

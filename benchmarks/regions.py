@@ -2,7 +2,9 @@
 
 A lesion is *hit* where the most suspicious cell lies inside its outline; beside it stands how far the box
 that is found overlaps the outline's. Single slices are looked at by the first network, what has several
-sequences by the tissue head. Of planes without a lesion the share is counted in which one is found.
+sequences by the tissue head. Of planes without a lesion the share is counted in which one is found. In volumes
+and stacks, of which all sequences and planes are put together, foci are counted: which of the outlined ones are
+touched, and how far all together overlap (Dice).
 
 *No lesion found* is an answer where what asks shows one with a lower chance than nearly all unseen patients
 with a lesion reach (`LEAST`, :func:`retrieval.conformal.lowest_usual`): flat images, single stacks and visits
@@ -28,12 +30,17 @@ from scipy.special import expit, logit
 from benchmarks import cohorts, results
 from benchmarks.figshare import overlap
 from indexer import discovery, readers
+from indexer.composite import groups
 from indexer.encoder import STACK, TrainedEncoder, chance_of_lesion
 from indexer.labels import load_tables
+from indexer.learning import network
+from indexer.learning.cohort import LESION
 from indexer.learning.looks import proposed
+from indexer.learning.pack import composites_of
 from indexer.learning.samples import Samples
-from indexer.measures import SURE
+from indexer.measures import SURE, foci
 from indexer.preprocess import Preprocessing, prepared
+from indexer.readers import Source
 from retrieval.conformal import lowest_usual
 
 FOLDERS = ("brats-lesions", "brats-slices", "dicom-t1", "figshare/images", "no-glioma", "tcga-lgg")
@@ -56,6 +63,10 @@ LEAST = 0.005
 
 STACKS = tuple(results.DATA / name for name in ("tcga-lgg", "tcga-gbm", "volumes-2mm"))
 """Whole stacks, all of patients with a lesion; those of TCGA-GBM are not outlined."""
+
+VOLUMES = tuple(results.DATA / name for name in ("volumes", "volumes-2mm", "tcga-lgg"))
+HALF = 128
+"""A cell is outlined that may be healthy by less, in 255ths."""
 
 Chances = tuple[list[float], list[float]]
 """Of what shows a lesion, and of what does not."""
@@ -195,6 +206,56 @@ def of_stacks(encoders: dict[str, TrainedEncoder], roots: Sequence[Path] = STACK
     return {"a stack": single, "several stacks": several}
 
 
+def in_volumes(encoders: dict[str, TrainedEncoder], root: Path) -> dict[str, Any]:
+    """The foci of whole volumes with all their sequences, each patient by a network that has not seen it."""
+    overlaps, hits, beside = [], [], []
+    of_patient: dict[str, list[Source]] = {}
+    for source in discovery.discover(root, load_tables(root / "participants.tsv")).sources:
+        of_patient.setdefault(source.patient_id, []).append(source)
+    for patient, sources in of_patient.items():
+        unseen = (encoder for encoder in encoders.values() if not encoder.trained_on(patient))
+        scans = [scan for source in sources for scan in readers.read(source)]
+        encoder, group = next(unseen, None), next(groups(scans, network.VIEW), None)
+        if encoder is None or group is None or all(s is None or s.region is None for s in group.scans):
+            continue
+        images, maps, _, _ = composites_of(group.scans, network.VIEW, LESION)
+        dice, of_outlined, of_found = by_focus(encoder.segment(images).sum(1), maps[:, 0] < HALF)
+        overlaps.append(dice)
+        hits += of_outlined
+        beside += [not touches for touches in of_found]
+    return {
+        "patients": len(overlaps),
+        "Dice": float(np.mean(overlaps)),
+        "foci": len(hits),
+        "hit": float(np.mean(hits)),
+        "found": len(beside),
+        "of these beside": float(np.mean(beside)),
+    }
+
+
+def by_focus(
+    chance: NDArray[np.float32], outlined: NDArray[np.bool_]
+) -> tuple[float, list[bool], list[bool]]:
+    """Dice of the foci that are found and those that are outlined, and which of each touch one of the others.
+
+    Parameters
+    ----------
+    chance : ndarray of float32, shape (planes, rows, columns)
+    outlined : ndarray of bool, shape (planes, rows, columns)
+    """
+    mine, theirs = foci(chance), foci(outlined.astype(np.float32))
+    dice = (
+        2
+        * np.count_nonzero((mine > 0) & (theirs > 0))
+        / max(1, np.count_nonzero(mine) + np.count_nonzero(theirs))
+    )
+    touched = [
+        [bool((other[one == number] > 0).any()) for number in np.unique(one[one > 0])]
+        for one, other in ((theirs, mine), (mine, theirs))
+    ]
+    return dice, touched[0], touched[1]
+
+
 def main() -> None:
     encoders = cohorts.fold_networks()
     if not encoders:
@@ -206,6 +267,8 @@ def main() -> None:
     for how, found in table.items():
         for folder, row in found.items():
             print(how, folder, {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})
+    table["foci"] = {root.name: in_volumes(encoders, root) for root in VOLUMES}
+    print(table["foci"])
     flat = of_flat_images(cohorts.samples(), encoders)
     table["no lesion"] = least_lesion({"flat images": flat, **of_stacks(encoders)})
     print(table["no lesion"])

@@ -262,7 +262,7 @@ def _measured(
 ) -> Measures:
     """Sums over the cells that are of a lesion, in some of the slices; a cell is so many pixels wide."""
     frame = ready.frame
-    lesion = _foci(tissues.sum(1))
+    lesion = foci(tissues.sum(1)) > 0
     areas = lesion.sum((1, 2))
     if not areas.any():
         return Measures(size=0.0)
@@ -298,13 +298,23 @@ def _lobe(lesion: NDArray[np.bool_], ready: Prepared, rows: NDArray[np.intp], pi
     return lobe(middle[:3], ready.frame.space) or ""
 
 
-def _foci(chance: Floats) -> NDArray[np.bool_]:
-    """The cells of a lesion: those connected across planes, without specks."""
+def foci(chance: Floats) -> NDArray[np.intp]:
+    """The foci of a lesion: cells connected across planes, without specks.
+
+    Parameters
+    ----------
+    chance : ndarray of float32, shape (planes, rows, columns)
+
+    Returns
+    -------
+    ndarray of int, shape (planes, rows, columns)
+        The number of the focus of each cell; 0 where there is none.
+    """
     parts = components(chance > SURE)
     sums = np.bincount(parts.ravel(), chance.ravel())
     sums[0] = 0
-    counted: NDArray[np.bool_] = (sums >= FOCUS * sums.max()) & (sums > 0)
-    return np.asarray(counted[parts])
+    counted = (sums >= FOCUS * sums.max()) & (sums > 0)
+    return np.asarray(np.where(counted[parts], parts, 0))
 
 
 def _place(

@@ -81,3 +81,16 @@ def test_of_a_stack_the_planes_without_a_lesion_are_asked_by_themselves(tmp_path
     for shown, free in found.values():
         assert min(shown) == 1  # the brightest of the scan is the lesion
         assert max(free) < 0.6
+
+
+def test_foci_are_counted_across_planes() -> None:
+    outlined = np.zeros((6, 10, 10), bool)
+    outlined[1:4, 1:4, 1:4] = True
+    outlined[1:4, 6:9, 6:9] = True  # a second focus, which is not found
+    chance = np.zeros(outlined.shape, np.float32)
+    chance[2:5, 1:4, 1:4] = 0.9  # two of its three planes
+    chance[5, 8:, :2] = 0.9  # beside both
+    dice, hit, touches = regions.by_focus(chance, outlined)
+    assert hit == [True, False]
+    assert touches == [True, False]
+    assert dice == pytest.approx(2 * 18 / (54 + 27 + 4))
