@@ -2,9 +2,9 @@
 
 A lesion is *hit* where the most suspicious cell lies inside its outline; beside it stands how far the box
 that is found overlaps the outline's. Single slices are looked at by the first network, what has several
-sequences by the tissue head. Of planes without a lesion the share is counted in which one is found. In volumes
-and stacks, of which all sequences and planes are put together, foci are counted: which of the outlined ones are
-touched, and how far all together overlap (Dice).
+sequences by the tissue head. Of planes without a lesion the share is counted in which one is found. In
+volumes and stacks, of which all sequences and planes are put together, foci are counted: which of the
+outlined ones are touched, and how far all together overlap (Dice).
 
 *No lesion found* is an answer where what asks shows one with a lower chance than nearly all unseen patients
 with a lesion reach (`LEAST`, :func:`retrieval.conformal.lowest_usual`): flat images, single stacks and visits
