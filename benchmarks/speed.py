@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import os
 import statistics
 import subprocess
@@ -90,29 +91,26 @@ def cold(encoder: Encoder) -> dict[str, Any]:
         one.parent.mkdir()
         one.symlink_to(PATIENT / one.name)
         for name, query in {"155 slices": one, "four sequences": PATIENT}.items():
-            images, rounds = _looked_at(query, encoder), []
+            images = _looked_at(query, encoder)
+            rounds: list[list[float]] = []
             asks = [sys.executable, "-m", "retrieval.cli", "query", str(query)]
             for _ in range(COLD):
-                start = time.perf_counter()
-                # and does not take it apart, as the question does not
-                _run([sys.executable, "-c", "import os, torch; os._exit(0)"])
-                imported = time.perf_counter()
+                marks = [time.perf_counter()]
+                for program in ("import torch", "import os, torch; os._exit(0)"):
+                    _run([sys.executable, "-c", program])
+                    marks.append(time.perf_counter())
                 for ready in images:
                     look(encoder, ready.pixels, ready.boxes, ready.weights)
-                encoded = time.perf_counter()
+                marks.append(time.perf_counter())
                 _run([*asks, "--index", str(place / "index"), "--json"])
-                answered = time.perf_counter()
-                rounds.append((imported - start, encoded - imported, answered - encoded))
+                marks.append(time.perf_counter())
+                rounds.append([after - before for before, after in itertools.pairwise(marks)])
+            parts = "import torch", "import torch, ended at once", "encoder", "cbir query"
             table[name] = {
                 "planes": sum(len(ready.pixels) for ready in images),
-                "ratio": statistics.median(asked / (torch + own) for torch, own, asked in rounds),
-                **dict(
-                    zip(
-                        ("import torch", "encoder", "cbir query"),
-                        map(statistics.median, zip(*rounds, strict=True)),
-                        strict=True,
-                    )
-                ),
+                "ratio": statistics.median(asked / (torch + own) for torch, _, own, asked in rounds),
+                "ratio at once": statistics.median(asked / (torch + own) for _, torch, own, asked in rounds),
+                **dict(zip(parts, map(statistics.median, zip(*rounds, strict=True)), strict=True)),
             }
             print(name, table[name], flush=True)
     return table
