@@ -29,6 +29,7 @@ import shutil
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -343,13 +344,13 @@ def trained(
     """
     path, first = weights(name), weights(f"first-{name}")
     also, final = without(unlearnt(), persons), name == "final"
-    if not first.exists():
+    if not _held(first, dataclasses.asdict(recipe)):
         mine = without(data, persons)
         net = _trained(SliceTask(mine, recipe), path.with_suffix(".checkpoint"))
         several = CompositeTask(without(composites(), persons), of_composites)
         together = _trained(several, path.with_suffix(".composites.checkpoint"))
         save(first, net, mine, recipe, f"first-{name}", [also], together)
-    if not path.exists():
+    if not _held(path, dataclasses.asdict(OF_GRADES) | {"first": dataclasses.asdict(recipe)}):
         begun, composite = load_networks(first)
         every, heads = graded()
         others = ~np.isin(every.patients, list(persons))
@@ -361,6 +362,13 @@ def trained(
         for checkpoint in path.parent.glob(f"{name}.*checkpoint"):
             checkpoint.unlink()
     return load_weights(path)
+
+
+def _held(path: Path, recipe: dict[str, Any]) -> bool:
+    """Whether a network is in the cache; one of another recipe stands in the way of this one."""
+    if path.exists() and load_weights(path).about["recipe"] != recipe:
+        raise SystemExit(f"{path}: was trained by another recipe; remove it, or move it away")
+    return path.exists()
 
 
 def _begun(net: network.RetrievalNetwork, before: network.RetrievalNetwork) -> None:

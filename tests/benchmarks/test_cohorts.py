@@ -7,7 +7,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pytest
 
+from benchmarks import cohorts
 from benchmarks.cohorts import BELIEVED, believed, of_low_grade
 from indexer.labels import load_tables
 from indexer.learning.samples import Samples
@@ -49,3 +51,15 @@ def test_of_heads_only_what_shows_a_lesion_is_learnt_and_where() -> None:
     np.testing.assert_array_equal(kept.boxes[2], found[0])
     assert np.isnan(kept.boxes[[0, 1, 3]]).all()
     assert not kept.outlined.any()  # a guess teaches no outline
+
+
+def test_a_network_of_another_recipe_stands_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "fold-1.safetensors"
+    assert not cohorts._held(path, {"epochs": 5})
+    path.touch()
+    monkeypatch.setattr(cohorts, "load_weights", lambda _: SimpleNamespace(about={"recipe": {"epochs": 5}}))
+    assert cohorts._held(path, {"epochs": 5})
+    with pytest.raises(SystemExit, match="another recipe"):
+        cohorts._held(path, {"epochs": 6})
