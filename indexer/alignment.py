@@ -213,7 +213,7 @@ def coarsened(scan: Scan, side: int) -> Scan:
 
 
 def resampled(scan: Scan, grid: Scan) -> Scan:
-    """A scan at the voxels of another's grid, linear, each voxel a mean over about its own size.
+    """A scan at the voxels of another's grid, linear, each voxel a mean over about its own size in the plane.
 
     Parameters
     ----------
@@ -228,10 +228,10 @@ def resampled(scan: Scan, grid: Scan) -> Scan:
     nib: Any = nibabel  # only partly typed
     assert scan.affine is not None
     assert grid.affine is not None
-    # what a voxel of the grid spans along the axes of the scan, in mm: thick slices are means over their
-    # thickness, and a sample in their middle is not
+    # what a pixel of the grid spans along the axes of the scan, in mm, so that nothing finer is skipped; of
+    # its thickness the middle is taken, for a mean over it would blur the rim of a lesion in fine scans
     turn = np.linalg.inv(scan.affine[:3, :3] / _sizes(scan.affine)) @ grid.affine[:3, :3]
-    spans, own = np.abs(turn).max(axis=1), _sizes(scan.affine)
+    spans, own = np.abs(np.delete(turn, grid.axis, axis=1)).max(axis=1), _sizes(scan.affine)
     sigma = np.sqrt(np.maximum(spans**2 - own**2, 0)) / FWHM / own
     voxels = np.asarray(scan.voxels, np.float32)
     smooth = gaussian_filter(voxels, sigma, mode="nearest") if (sigma > 0.3).any() else voxels

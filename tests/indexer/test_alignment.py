@@ -131,15 +131,23 @@ def test_what_lies_on_the_grid_already_is_not_touched() -> None:
     assert found.scans["t1"] is t1
 
 
-def test_thick_slices_are_means_over_their_thickness() -> None:
-    shape, affine = grid((2, 2, 1))
+def test_thick_slices_show_their_middle_of_a_finer_scan_and_wide_pixels_a_mean() -> None:
+    shape, affine = grid((1, 2, 2))
     stripes = np.zeros(shape, np.float32)
-    stripes[:, :, ::2] = 100  # in the middle of a thick slice there is 0 or 100, over it 50
-    stripes[:2] = 0  # an edge that is background
-    fine = Scan(stripes, Path("t1"), spacing=(2, 2, 1), affine=affine, sequence="t1")
-    seen = resampled(fine, scan_of("flair", (2, 2, 6)))
-    middle = seen.voxels[40:60, 40:60, 8:20]
-    assert np.abs(middle - 50).max() < 12
+    stripes[::2] = 100
+    fine = Scan(stripes, Path("t1"), spacing=(1, 2, 2), affine=affine, sequence="t1")
+    seen = resampled(fine, scan_of("flair", (6, 2, 6))).voxels
+    assert np.abs(seen[8:20, 40:60, 8:20] - 50).max() < 12, "nothing is skipped in the plane"
+    flair = scan_of("flair", (2, 2, 6))
+    shape, affine = grid((2, 2, 1))
+    sheet = np.zeros(shape, np.float32)
+    assert flair.affine is not None
+    place = np.linalg.inv(affine) @ flair.affine @ (0, 0, 14, 1)
+    sheet[:, :, round(place[2]) - 1 : round(place[2]) + 2] = 100  # as thick as half of a slice
+    thin = Scan(sheet, Path("t1"), spacing=(2, 2, 1), affine=affine, sequence="t1")
+    middle = resampled(thin, flair).voxels[40:60, 40:60]
+    assert middle[..., 14].min() > 95, "of a thick slice the middle is seen"
+    assert middle[..., [13, 15]].max() < 5
 
 
 def test_pixels_are_no_finer_than_the_images_that_are_made_of_them() -> None:
