@@ -83,8 +83,8 @@ def looks(encoder: TrainedEncoder, data: Samples) -> Looks:
             given, found = (frames(torch.from_numpy(where)) for where in (data.boxes[rows], boxes))
             again = [encoder.network(looked_at(x, frame))[0] for frame in (given, *frames_again(given))]
             outlined = nn.functional.normalize(torch.stack(again).sum(0)).numpy()
-            proposed_one = encoder.network(looked_at(x, found))[0].numpy()
-            parts.append((whole.numpy(), outlined, proposed_one, boxes))
+            region = encoder.network(looked_at(x, found))[0].numpy()
+            parts.append((whole.numpy(), outlined, region, boxes))
         seen = Looks(*(np.concatenate(part) for part in zip(*parts, strict=True)))
         few = slice(0, 32)
         given = encoder.analyse(np.asarray(data.pixels[data.rows[few]]), data.boxes[few]).embeddings

@@ -9,8 +9,7 @@ outlined ones are touched, and how far all together overlap (Dice).
 *No lesion found* is an answer where what asks shows one with a lower chance than nearly all unseen patients
 with a lesion reach (`LEAST`, :func:`retrieval.conformal.lowest_usual`): flat images, single stacks and visits
 of several apart. Beside it stands how often the planes without a lesion alone, as if they were all of their
-stack, stay below it.
-`benchmarks.cohorts --final` puts these chances into the weights.
+stack, stay below it. `benchmarks.cohorts --final` puts these chances into the weights.
 
     python -m benchmarks.regions
 """
@@ -244,11 +243,8 @@ def by_focus(
     outlined : ndarray of bool, shape (planes, rows, columns)
     """
     mine, theirs = foci(chance), foci(outlined.astype(np.float32))
-    dice = (
-        2
-        * np.count_nonzero((mine > 0) & (theirs > 0))
-        / max(1, np.count_nonzero(mine) + np.count_nonzero(theirs))
-    )
+    both = np.count_nonzero((mine > 0) & (theirs > 0))
+    dice = 2 * both / max(1, np.count_nonzero(mine) + np.count_nonzero(theirs))
     touched = [
         [bool((other[one == number] > 0).any()) for number in np.unique(one[one > 0])]
         for one, other in ((theirs, mine), (mine, theirs))

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 LEAST_WEIGHT = 0.02
 """A slice that surely shows no lesion weighs this much beside one that surely does."""
 
-
 STACK = 8
 """A scan of so many planes is a stack, and shows a lesion in two of them at least."""
 

@@ -40,7 +40,7 @@ LOOKS = ((0, False, 0.8), (1, False, 1.0), (2, True, 1.25), (3, True, 1.0))
 over that of the region's. What the network embeds differs by these, though it has learnt that they do not
 matter; the mean does less (docs/evaluation.md)."""
 
-GIVEN = ((False, 0.8), (True, 1.0), (True, 1.25))
+LOOKS_AGAIN = ((False, 0.8), (True, 1.0), (True, 1.25))
 """How a region that is given is looked at again: mirrored or not, and the side of the square over that of the
 region's. Planes with an outline are few; one that is proposed is looked at once."""
 
@@ -54,7 +54,7 @@ TOP = 4
 def architecture(network: RetrievalNetwork, composite: CompositeNetwork | None = None) -> str:
     """All that decides an encoder's vectors besides the weights, for its version."""
     how = f"{LATERAL} lateral, {CELL}, {INPUT} seen at {VIEW}, {CONTEXT}, {LEAST}, {SHARE}, {TOP}"
-    how += f", given regions again {GIVEN}"
+    how += f", given regions again {LOOKS_AGAIN}"
     text = f"{ARCHITECTURE}, {network.dimension} of mean and lesion, {how}"
     if composite is not None:
         text += f", {composite.channels} together at {COMPOSITE_VIEW} of {VIEW}, {COMPOSITE_STAGES} stages"
@@ -72,7 +72,8 @@ def analyse(
 ) -> tuple[NDArray[np.float32], ...]:
     """Look at slices and at a region of each; the embedding is the unit sum of both looks.
 
-    A region that is given is looked at several times (:data:`GIVEN`), and their unit sum is the second look.
+    A region that is given is looked at several times (:data:`LOOKS_AGAIN`), and their unit sum is the second
+    look.
 
     Parameters
     ----------
@@ -281,8 +282,8 @@ def frames(boxes: Tensor) -> Tensor:
 
 
 def frames_again(theta: Tensor) -> list[Tensor]:
-    """Frames of the further looks at regions that are given, as :data:`GIVEN` has them."""
-    sides = [torch.tensor([-side if mirrored else side, side]) for mirrored, side in GIVEN]
+    """Frames of the further looks at regions that are given, as :data:`LOOKS_AGAIN` has them."""
+    sides = [torch.tensor([-side if mirrored else side, side]) for mirrored, side in LOOKS_AGAIN]
     return [torch.cat([theta[:, :, :2] * side, theta[:, :, 2:]], 2) for side in sides]
 
 

@@ -180,7 +180,7 @@ def test_the_embedding_is_the_sum_of_both_looks(net: RetrievalNetwork) -> None:
         frames = looks.frames(torch.from_numpy(own))
         region, _ = net(looks.looked_at(x, frames))
         several = [region[:1]]
-        for mirrored, side in looks.GIVEN:
+        for mirrored, side in looks.LOOKS_AGAIN:
             frame = frames[:1].clone()
             frame[:, :, :2] *= side
             view = looks.looked_at(x[:1], frame)
