@@ -357,7 +357,7 @@ def trained(
         mine = believed(every.chosen(others), heads[others], load_weights(first))
         task = SliceTask(mine, OF_GRADES, lambda net: _begun(net, begun))
         net = _trained(task, path.with_suffix(".grades.checkpoint"))
-        least = _least_lesion() if final else (0.0, 0.0, 0.0)
+        least = _least_lesion() if final else None
         save(path, net, mine, OF_GRADES, "cbir" if final else name, [also], composite, least, recipe)
         for checkpoint in path.parent.glob(f"{name}.*checkpoint"):
             checkpoint.unlink()
@@ -376,11 +376,10 @@ def _begun(net: network.RetrievalNetwork, before: network.RetrievalNetwork) -> N
     net.load_state_dict(before.state_dict())
 
 
-def _least_lesion() -> tuple[float, float, float]:
+def _least_lesion() -> dict[str, float]:
     """What the networks of the folds said of patients whom they had not seen (:mod:`benchmarks.regions`)."""
     found = results.load("regions")["results"]["no lesion"]
-    flat, stack, several = (found[name]["least"] for name in ("flat images", "a stack", "several stacks"))
-    return flat, stack, several
+    return {name: row["least"] for name, row in found.items()}
 
 
 def _trained(task: Task[Network], checkpoint: Path) -> Network:

@@ -807,9 +807,10 @@ def regions(content: dict[str, Any]) -> str:
         counts = [str(row["with"]), str(row["without"])]
         told.append([name, f"{row['least']:.3f}", *counts, "" if share is None else f"{share:.2f}"])
     said = (
-        "No lesion is found where the chance of one is lower than 99.5 % of those with a lesion reach: in "
-        "some plane of a flat image, in two of a stack, in two of any stack of a visit. Without a lesion are "
-        "the planes that show none, as if they were all of their stack."
+        f"No lesion is found where the chance of one is lower than {content['results']['usual']:.0%} of "
+        "those with a lesion reach: in some plane of a flat image, in two of a stack, in two of any stack of "
+        "a visit by the set of its sequences. Without a lesion are the planes that show none, as if they "
+        "were all of their stack."
     )
     parts = (markdown(rows), markdown(focal), said, markdown(told), origin(content))
     return "\n\n".join(parts)

@@ -7,9 +7,10 @@ volumes and stacks, of which all sequences and planes are put together, foci are
 outlined ones are touched, and how far all together overlap (Dice).
 
 *No lesion found* is an answer where what asks shows one with a lower chance than nearly all unseen patients
-with a lesion reach (`LEAST`, :func:`retrieval.conformal.lowest_usual`): flat images, single stacks and visits
-of several apart. Beside it stands how often the planes without a lesion alone, as if they were all of their
-stack, stay below it. `benchmarks.cohorts --final` puts these chances into the weights.
+with a lesion reach (`LEAST`, :func:`retrieval.conformal.lowest_usual`): flat images, stacks, and every set of
+sequences that enough patients have, for FLAIR shows a lesion more surely than T1 does. Beside it stands how
+often the planes without a lesion alone, as if they were all of their stack, stay below it.
+`benchmarks.cohorts --final` puts these chances into the weights.
 
     python -m benchmarks.regions
 """
@@ -19,18 +20,18 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 
 from benchmarks import cohorts, results
 from benchmarks.figshare import overlap
 from indexer import discovery, readers
 from indexer.composite import groups
-from indexer.encoder import STACK, TrainedEncoder, chance_of_lesion
+from indexer.encoder import ANY_STACK, FLAT, STACK, TrainedEncoder, chance_of_lesion, who_asks
 from indexer.labels import load_tables
 from indexer.learning import network
 from indexer.learning.cohort import LESION
@@ -57,8 +58,9 @@ INSIDE = 0.25
 
 AT_ONCE = 64
 
-LEAST = 0.005
-"""Share of those with a lesion of whom it may be said that none was found."""
+LEAST = 0.01
+"""Share of those with a lesion of whom it may be said that none was found; fewer than 99 cannot place so rare
+a chance."""
 
 STACKS = tuple(results.DATA / name for name in ("tcga-lgg", "tcga-gbm", "volumes-2mm"))
 """Whole stacks, all of patients with a lesion; those of TCGA-GBM are not outlined."""
@@ -69,6 +71,9 @@ HALF = 128
 
 Chances = tuple[list[float], list[float]]
 """Of what shows a lesion, and of what does not."""
+
+Visit = dict[str | None, list[float]]
+"""The chance of a lesion in each stack of a sequence."""
 
 Looks = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Maps of the chance of a lesion, and the boxes that are found."""
@@ -142,7 +147,7 @@ def hit(maps: NDArray[np.float32], outlined: NDArray[np.float32]) -> NDArray[np.
 
 
 def least_lesion(asked: dict[str, Chances]) -> dict[str, Any]:
-    """The chance of a lesion that nearly all with one reach, and how many without one do not.
+    """The chance of a lesion that nearly all with one reach, and how many without one do not; not of too few.
 
     Parameters
     ----------
@@ -151,8 +156,9 @@ def least_lesion(asked: dict[str, Chances]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name, (shown, free) in asked.items():
-        # of few it is a bound of what one more may reach, on a scale on which chances near 1 are told apart
-        least = float(expit(lowest_usual(logit(np.clip(shown, 1e-6, 1 - 1e-6)), strange=LEAST)))
+        if (len(shown) + 1) * LEAST < 1:
+            continue
+        least = lowest_usual(np.array(shown), strange=LEAST)
         below = [chance < least for chance in free]
         found[name] = {
             "least": least,
@@ -177,18 +183,17 @@ def of_flat_images(samples: Samples, encoders: dict[str, TrainedEncoder]) -> Cha
 
 
 def of_stacks(encoders: dict[str, TrainedEncoder], roots: Sequence[Path] = STACKS) -> dict[str, Chances]:
-    """The chance of a lesion in each stack of one sequence, and in each visit of several stacks.
+    """The chance of a lesion in each stack, and in each visit by every set of its sequences.
 
     Without a lesion are the planes of a stack that show none, as if they were all.
     """
-    single: Chances = ([], [])
-    several: Chances = ([], [])
+    asked: dict[str, Chances] = {ANY_STACK: ([], [])}
     for root in roots:
         found = discovery.discover(root, load_tables(root / "participants.tsv"))
-        visits: dict[tuple[str, str], Chances] = {}
+        visits: dict[tuple[str, str], tuple[Visit, Visit]] = {}
         for source in found.sources:
             encoder = encoders.get(found.joined.labels.of(source.patient_id).get("fold", ""))
-            visit = visits.setdefault((source.patient_id, source.study_id), ([], []))
+            visit = visits.setdefault((source.patient_id, source.study_id), ({}, {}))
             for scan in readers.read(source) if encoder else ():
                 ready = prepared(dataclasses.replace(scan, region=None), Preprocessing.of(encoder))
                 chances = encoder.analyse(ready.pixels).weights
@@ -197,12 +202,15 @@ def of_stacks(encoders: dict[str, TrainedEncoder], roots: Sequence[Path] = STACK
                     lesion = np.moveaxis(scan.region, scan.axis, 0).any((1, 2))[ready.positions]
                 for held, planes in zip(visit, (chances, chances[~lesion]), strict=True):
                     if len(planes) >= STACK:
-                        held.append(chance_of_lesion(planes))
+                        held.setdefault(scan.sequence, []).append(chance_of_lesion(planes))
         for visit in visits.values():
-            for held, chosen, highest in zip(visit, single, several, strict=True):
-                chosen += held
-                highest += [max(held)] if len(held) > 1 else []
-    return {"a stack": single, "several stacks": several}
+            for side, held in enumerate(visit):
+                asked[ANY_STACK][side].extend(chance for chances in held.values() for chance in chances)
+                known = sorted(filter(None, held))
+                for some in (some for n in range(len(known)) for some in combinations(known, n + 1)):
+                    highest = max(chance for sequence in some for chance in held[sequence])
+                    asked.setdefault(who_asks(some), ([], []))[side].append(highest)
+    return asked
 
 
 def in_volumes(encoders: dict[str, TrainedEncoder], root: Path) -> dict[str, Any]:
@@ -266,7 +274,8 @@ def main() -> None:
     table["foci"] = {root.name: in_volumes(encoders, root) for root in VOLUMES}
     print(table["foci"])
     flat = of_flat_images(cohorts.samples(), encoders)
-    table["no lesion"] = least_lesion({"flat images": flat, **of_stacks(encoders)})
+    table["no lesion"] = least_lesion({FLAT: flat, **of_stacks(encoders)})
+    table["usual"] = 1 - LEAST
     print(table["no lesion"])
     path = results.save(
         "regions",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from indexer import registration
 from indexer.errors import ReadError
-from indexer.preprocess import background_of, window_of
+from indexer.preprocess import Background, background_of, window_of
 from indexer.scan import Scan
 
 FINER = 2.0
@@ -213,7 +213,11 @@ def coarsened(scan: Scan, side: int) -> Scan:
 
 
 def resampled(scan: Scan, grid: Scan) -> Scan:
-    """A scan at the voxels of another's grid, linear, each voxel a mean over about its own size in the plane.
+    """A scan at the voxels of another's grid, by cubic splines, which blur less between planes than lines do.
+
+    Each voxel is a mean over about its own size in the plane. Splines swing beyond the edge of a lesion or a
+    head; they are held within the scan's own intensities, and where nothing near is shown within those of its
+    background.
 
     Parameters
     ----------
@@ -233,30 +237,33 @@ def resampled(scan: Scan, grid: Scan) -> Scan:
     turn = np.linalg.inv(scan.affine[:3, :3] / _sizes(scan.affine)) @ grid.affine[:3, :3]
     spans, own = np.abs(np.delete(turn, grid.axis, axis=1)).max(axis=1), _sizes(scan.affine)
     sigma = np.sqrt(np.maximum(spans**2 - own**2, 0)) / FWHM / own
+
+    def at_the_grid(values: NDArray[Any], order: int, nothing: float = 0) -> NDArray[Any]:
+        image = nib.Nifti1Image(values, scan.affine)
+        to = (grid.voxels.shape, grid.affine)
+        return np.asarray(nib.processing.resample_from_to(image, to, order=order, cval=nothing).dataobj)
+
     voxels = np.asarray(scan.voxels, np.float32)
     smooth = gaussian_filter(voxels, sigma, mode="nearest") if (sigma > 0.3).any() else voxels
-    image = nib.Nifti1Image(smooth, scan.affine)
-    shape = grid.voxels.shape
-    out = nib.processing.resample_from_to(image, (shape, grid.affine), order=1, cval=_nothing(scan))
-    region = None
-    if scan.region is not None:
-        marked = nib.Nifti1Image(scan.region.astype(np.uint8), scan.affine)
-        there = nib.processing.resample_from_to(marked, (shape, grid.affine), order=0)
-        region = np.asarray(there.dataobj) > 0
+    background = background_of(scan)
+    nothing = _nothing(scan, background)
+    out = np.clip(at_the_grid(smooth, 3, nothing), smooth.min(), smooth.max())
+    shown = (voxels < background.low) | (voxels > background.high)
+    hidden = at_the_grid(shown.astype(np.float32), 1, 1) == 0
+    out[hidden] = np.clip(out[hidden], background.low, background.high)
     sizes = _sizes(grid.affine)
     return replace(
         scan,
-        voxels=np.asarray(out.dataobj, np.float32),
+        voxels=out.astype(np.float32),
         affine=grid.affine,
         spacing=(float(sizes[0]), float(sizes[1]), float(sizes[2])),
-        region=region,
+        region=None if scan.region is None else at_the_grid(scan.region.astype(np.uint8), 0) > 0,
         window=window_of(scan),
     )
 
 
-def _nothing(scan: Scan) -> float:
+def _nothing(scan: Scan, background: Background) -> float:
     """An intensity of a scan's background; its darkest where it has none."""
-    background = background_of(scan)
     if background.low > background.high or background.low == -np.inf:
         return float(scan.voxels.min())
     return float(scan.voxels.max()) if background.high == np.inf else float(background.low)

@@ -20,7 +20,7 @@ from indexer import roots, sandbox
 from indexer.atlas import LOBES
 from indexer.case_index import CaseIndex
 from indexer.composite import Group, composite, groups
-from indexer.encoder import STACK, Doubtful, Encoder, chance_of_lesion, look
+from indexer.encoder import STACK, Doubtful, Encoder, chance_of_lesion, least_chance, look
 from indexer.errors import QueryError, ReadError
 from indexer.files import there
 from indexer.ingest import remembered_tables
@@ -205,8 +205,8 @@ def _healthy(scans: Sequence[QueryScan], encoder: Encoder) -> bool:
     if not isinstance(encoder, Doubtful):
         return False
     single = [scan for scan in scans if not is_composite(scan.sequence)]
-    stacks = sum(len(scan.positions) >= STACK for scan in single)
-    return max(scan.lesion for scan in single) < encoder.least_lesion[min(stacks, 2)]
+    stacks = [scan.sequence for scan in single if len(scan.positions) >= STACK]
+    return max(scan.lesion for scan in single) < least_chance(encoder.least_lesion, stacks)
 
 
 def numbered(scans: Sequence[Scan]) -> list[ScanRef]:

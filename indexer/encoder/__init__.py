@@ -7,6 +7,8 @@ can bring one by an entry point (:mod:`indexer.encoder.registry`); a file of tra
 
 from indexer.encoder.mean import MeanEncoder, NetworkEncoder, imagenet
 from indexer.encoder.protocols import (
+    ANY_STACK,
+    FLAT,
     LEAST_WEIGHT,
     STACK,
     Analyser,
@@ -20,15 +22,19 @@ from indexer.encoder.protocols import (
     Sparse,
     Taught,
     chance_of_lesion,
+    least_chance,
     look,
     trained_on,
+    who_asks,
 )
 from indexer.encoder.registry import DEFAULT, GROUP, load_encoder
 from indexer.encoder.trained import TrainedEncoder
 from indexer.encoder.weights import FORMAT, SHIPPED, SUFFIX, load_weights, shipped, write_weights
 
 __all__ = [
+    "ANY_STACK",
     "DEFAULT",
+    "FLAT",
     "FORMAT",
     "GROUP",
     "LEAST_WEIGHT",
@@ -50,10 +56,12 @@ __all__ = [
     "TrainedEncoder",
     "chance_of_lesion",
     "imagenet",
+    "least_chance",
     "load_encoder",
     "load_weights",
     "look",
     "shipped",
     "trained_on",
+    "who_asks",
     "write_weights",
 ]

@@ -5,6 +5,7 @@ An encoder offers something by having the members of its protocol; nobody asks w
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -184,13 +185,12 @@ class Doubtful(Analyser, Protocol):
 
     Attributes
     ----------
-    least_lesion : (float, float, float)
-        Of flat images, of a stack, and of several stacks of a visit: what shows a lesion with a lower chance
-        (:func:`chance_of_lesion`; of several the highest) shows none. 0 where nothing is known of that, so
-        that everything may show one.
+    least_lesion : mapping of str to float
+        What asks (:func:`who_asks`), and the chance of a lesion (:func:`chance_of_lesion`; of several scans
+        the highest) below which it shows none. What is not named may always show one.
     """
 
-    least_lesion: tuple[float, float, float]
+    least_lesion: Mapping[str, float]
 
 
 @runtime_checkable
@@ -254,6 +254,45 @@ def chance_of_lesion(chances: NDArray[np.floating[Any]]) -> float:
     0.25
     """
     return float(np.sort(chances)[-2 if len(chances) >= STACK else -1])
+
+
+FLAT, ANY_STACK, AND = "flat images", "a stack", " + "
+
+
+def who_asks(sequences: Collection[str]) -> str:
+    """The name of stacks of these sequences, as an encoder's `least_lesion` has it.
+
+    Examples
+    --------
+    >>> who_asks(["t1ce", "flair"])
+    'flair + t1ce'
+    """
+    return AND.join(sorted(sequences))
+
+
+def least_chance(limits: Mapping[str, float], stacks: Collection[str | None]) -> float:
+    """The chance of a lesion below which a visit shows none; 0 where none is known.
+
+    More scans show a lesion with no lower a chance, so what holds for some of them holds for all: of the
+    limits of all sets of these sequences the highest is taken.
+
+    Parameters
+    ----------
+    limits : mapping of str to float
+        As of :class:`Doubtful`.
+    stacks : collection of str or None
+        The sequence of each stack of the visit; without any, its images are flat.
+
+    Examples
+    --------
+    >>> limits = {"flat images": 0.1, "a stack": 0.4, "flair": 0.8, "flair + t1": 0.9}
+    >>> [least_chance(limits, stacks) for stacks in (["t1", "flair", "t2"], ["flair"], ["t2", None], [])]
+    [0.9, 0.8, 0.4, 0.1]
+    """
+    if not stacks:
+        return limits.get(FLAT, 0.0)
+    of_some = (limit for name, limit in limits.items() if {*name.split(AND)} <= {*stacks})
+    return max(of_some, default=limits.get(ANY_STACK, 0.0))
 
 
 def trained_on(encoder: Encoder, patient_id: str) -> bool:

@@ -35,7 +35,7 @@ class TrainedEncoder:
         As in :class:`Encoder` and :class:`Composer`.
     apart : float
         See :class:`Sparse`.
-    least_lesion : (float, float, float)
+    least_lesion : mapping of str to float
         See :class:`Doubtful`.
     weights_file : Path
         See :class:`FileEncoder`.
@@ -59,7 +59,7 @@ class TrainedEncoder:
     distribution: TrainingDistribution | None = field(repr=False, default=None)
     composite: CompositeNetwork | None = field(repr=False, default=None)
     apart: float = APART
-    least_lesion: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    least_lesion: Mapping[str, float] = field(repr=False, default_factory=dict)
 
     @property
     def composite_size(self) -> int:

@@ -81,7 +81,7 @@ def write_weights(
     patients: Collection[str],
     distribution: TrainingDistribution | None = None,
     composite: CompositeNetwork | None = None,
-    least_lesion: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    least_lesion: Mapping[str, float] | None = None,
 ) -> None:
     """Write a trained network as an encoder.
 
@@ -106,7 +106,7 @@ def write_weights(
         What it was trained on, to tell strange slices.
     composite : CompositeNetwork, optional
         Sees several sequences at once; not fused.
-    least_lesion : (float, float, float)
+    least_lesion : mapping of str to float, optional
         As :class:`indexer.encoder.protocols.Doubtful` has it, if it was measured.
 
     Raises
@@ -142,8 +142,8 @@ def write_weights(
         "patients": sorted({keyed_hash(key, patient) for patient in patients}),
         "known": _version(of_training, DISTRIBUTION),
     }
-    if any(least_lesion):
-        about[LEAST_LESION] = [float(chance) for chance in least_lesion]
+    if least_lesion:
+        about[LEAST_LESION] = dict(least_lesion)
     text = json.dumps(about, ensure_ascii=False, sort_keys=True)
     # one key alone: safetensors writes several in any order, and equal trainings should give equal files
     envelope = {"format": FORMAT, "about": text, "checksum": hashlib.sha256(text.encode()).hexdigest()}
@@ -171,7 +171,7 @@ def load_weights(path: Path) -> TrainedEncoder:
         weights_file=path,
         about=about,
         network=net.fused(),
-        least_lesion=tuple(about.get(LEAST_LESION, (0.0, 0.0, 0.0))),
+        least_lesion=about.get(LEAST_LESION, {}),
         distribution=_distribution(path, of_training) if of_training else None,
         composite=None if composite is None else composite.fused(),
     )
@@ -264,8 +264,7 @@ def _described(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         raise EncoderError(path, "is damaged: its description is torn", REMEDY) from error
     if not isinstance(about, dict) or not ABOUT.keys() <= about.keys():
         raise EncoderError(path, "is of another version of cbir", "train again, or use that version")
-    least = about.get(LEAST_LESION, [0.0, 0.0, 0.0])
-    if not _chances(least):
+    if not _chances(about.get(LEAST_LESION, {})):
         raise EncoderError(path, f"is damaged: its description has no proper {LEAST_LESION}", REMEDY)
     for part, kind in ABOUT.items():
         if type(about[part]) is not kind or (kind is int and about[part] < 1):
@@ -274,11 +273,9 @@ def _described(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _chances(found: Any) -> bool:
-    """Whether these are three chances."""
-    return (
-        isinstance(found, list)
-        and len(found) == 3
-        and all(type(chance) is float and 0 <= chance <= 1 for chance in found)
+    """Whether these are chances by name."""
+    return isinstance(found, dict) and all(
+        type(chance) is float and 0 <= chance <= 1 for chance in found.values()
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -212,7 +212,7 @@ def save(
     name: str,
     also: Sequence[Samples] = (),
     composite: CompositeNetwork | None = None,
-    least_lesion: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    least_lesion: Mapping[str, float] | None = None,
     first: Recipe | None = None,
 ) -> None:
     """Write a trained network as an encoder that :func:`indexer.encoder.load_encoder` takes.
@@ -231,7 +231,7 @@ def save(
         What it was not trained on, and need not call strange.
     composite : CompositeNetwork, optional
         Trained on composites of the same patients.
-    least_lesion : (float, float, float)
+    least_lesion : mapping of str to float, optional
         See :class:`indexer.encoder.protocols.Doubtful`.
     first : Recipe, optional
         Of an earlier stage of the training.

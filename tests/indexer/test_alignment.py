@@ -150,6 +150,34 @@ def test_thick_slices_show_their_middle_of_a_finer_scan_and_wide_pixels_a_mean()
     assert middle[..., [13, 15]].max() < 5
 
 
+def linear(scan: Scan, grid: Scan) -> NDArray[np.float32]:
+    """A scan at the voxels of a grid, by lines."""
+    image = nib.Nifti1Image(scan.voxels.astype(np.float32), scan.affine)
+    found = nib.processing.resample_from_to(image, (grid.voxels.shape, grid.affine), order=1)
+    return np.asarray(found.dataobj)
+
+
+def test_splines_stay_within_the_intensities_and_leave_the_background_as_it_is() -> None:
+    skull_stripped = scan_of("t1", (2, 2, 6))
+    inside = skull_stripped.voxels > 0
+    scores = np.where(inside, skull_stripped.voxels - 130, 0)  # as of z-scores: the background lies amid them
+    grid = scan_of("flair", (3, 3, 5), 9)
+    seen = resampled(replace(skull_stripped, voxels=scores.astype(np.float32)), grid).voxels
+    assert scores.min() <= seen.min() < -30
+    assert 20 < seen.max() <= scores.max()
+    assert not seen[linear(replace(skull_stripped, voxels=inside), grid) == 0].any(), "no ripples in the air"
+    noisy = skull_stripped.voxels + np.random.default_rng(0).uniform(0, 2, inside.shape).astype(np.float32)
+    air = resampled(replace(skull_stripped, voxels=noisy), grid).voxels[2:6]
+    assert 0 <= air.min() < 1 < air.max() <= 2, "noise stays noise"
+
+
+def test_between_thick_planes_splines_show_more_than_lines() -> None:
+    thick, fine = scan_of("t1", (1.5, 1.5, 6)), scan_of("flair", (1.5, 1.5, 2))
+    found = resampled(thick, fine)
+    lines = replace(found, voxels=linear(thick, fine))
+    assert error(found, "t1") < 0.6 * error(lines, "t1")
+
+
 def test_pixels_are_no_finer_than_the_images_that_are_made_of_them() -> None:
     fine = scan_of("flair", (0.8, 0.8, 5))
     coarse = coarsened(fine, 64)

@@ -157,10 +157,11 @@ def test_a_file_may_say_when_there_is_no_lesion(
     path: Path, about: dict[str, Any], tensors: dict[str, NDArray[Any]]
 ) -> None:
     about = {key: value for key, value in about.items() if key != "least_lesion"}
-    assert load_encoder(str(signed(path, about, tensors))).least_lesion == (0.0, 0.0, 0.0)
-    said = about | {"least_lesion": [0.2, 0.5, 0.75]}
-    assert load_encoder(str(signed(path, said, tensors))).least_lesion == (0.2, 0.5, 0.75)
+    assert load_encoder(str(signed(path, about, tensors))).least_lesion == {}
+    limits = {"flat images": 0.2, "flair + t1": 0.75}
+    assert load_encoder(str(signed(path, about | {"least_lesion": limits}, tensors))).least_lesion == limits
     for odd in (-0.1, 1.5, "0.2", None, float("nan")):
-        assert "least_lesion" in refused(signed(path, about | {"least_lesion": [0.2, 0.5, odd]}, tensors))
-    for odd in (0.2, [], [0.2, 0.5], [0.2, 0.5, 0.5, 0.5]):
+        said = {"least_lesion": limits | {"a stack": odd}}
+        assert "least_lesion" in refused(signed(path, about | said, tensors))
+    for odd in (0.2, [], [0.2, 0.5], "flair"):
         assert "least_lesion" in refused(signed(path, about | {"least_lesion": odd}, tensors))

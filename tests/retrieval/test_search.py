@@ -478,22 +478,25 @@ def test_the_ranking_that_is_evaluated_is_the_one_that_is_shown(sides):
 class Doubting(TinyAnalyser):
     """Sure of a lesion only where a whole part of a slice is as bright as can be."""
 
-    least_lesion = (0.0, 0.0, 0.0)
+    def __init__(self, least):
+        self.least_lesion = least
 
 
 @pytest.mark.parametrize(
     ("least", "planes", "healthy"),
     [
-        ((0.0, 0.0, 0.0), 20, False),
-        ((1.0, 0.05, 1.0), 20, False),
-        ((0.0, 1.0, 0.0), 20, True),
-        ((0.05, 1.0, 1.0), 4, False),
-        ((1.0, 0.0, 0.0), 4, True),
+        ({}, 20, False),
+        ({"flat images": 1.0, "a stack": 0.05}, 20, False),
+        ({"a stack": 1.0}, 20, True),
+        ({"a stack": 1.0, "t1ce": 0.05}, 20, False),
+        ({"a stack": 0.05, "t1ce": 1.0}, 20, True),
+        ({"a stack": 0.05, "flair": 1.0, "flair + t1ce": 1.0}, 20, False),
+        ({"flat images": 0.05, "a stack": 1.0}, 4, False),
+        ({"flat images": 1.0}, 4, True),
     ],
 )
 def test_an_encoder_that_sees_no_lesion_leaves_nothing_to_vote_on(tmp_path, cohort, least, planes, healthy):
-    encoder = Doubting()
-    encoder.least_lesion = least
+    encoder = Doubting(least)
     with CaseIndex.create(tmp_path / "index", encoder) as held:
         ingest(held, [cohort(6)], encoder)
         with Index(held, encoder) as index:
