@@ -807,10 +807,11 @@ def regions(content: dict[str, Any]) -> str:
         counts = [str(row["with"]), str(row["without"])]
         told.append([name, f"{row['least']:.3f}", *counts, "" if share is None else f"{share:.2f}"])
     said = (
-        f"No lesion is found where the chance of one is lower than {content['results']['usual']:.0%} of "
-        "those with a lesion reach: in some plane of a flat image, in two of a stack, in two of any stack of "
-        "a visit by the set of its sequences. Without a lesion are the planes that show none, as if they "
-        "were all of their stack."
+        "No lesion is found where the chance of one is lower than nearly all patients with a lesion reach "
+        f"(of a further one it is with a probability of one in {content['results']['one of']} at most): in "
+        "some plane of a flat image, in two of a stack, in two of any stack of a visit by the set of its "
+        "sequences. Patients are counted. Without a lesion are the planes that show none, as if they were "
+        "all of their stack."
     )
     parts = (markdown(rows), markdown(focal), said, markdown(told), origin(content))
     return "\n\n".join(parts)

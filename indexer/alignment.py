@@ -36,6 +36,9 @@ where the headers put a scan; images are compared at points that far apart."""
 BETTER = 0.01
 """Share by which a motion must add to the mutual information (above that of nothing in common)."""
 
+NOTHING = 0.01
+"""Share of what is near a voxel below which it shows nothing."""
+
 FWHM = 2 * np.sqrt(2 * np.log(2))
 """Full width at half maximum of a normal distribution, in standard deviations."""
 
@@ -243,13 +246,17 @@ def resampled(scan: Scan, grid: Scan) -> Scan:
         to = (grid.voxels.shape, grid.affine)
         return np.asarray(nib.processing.resample_from_to(image, to, order=order, cval=nothing).dataobj)
 
+    def over_a_pixel(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        wide = (sigma > 0.3).any()
+        return np.asarray(gaussian_filter(values, sigma, mode="nearest") if wide else values, np.float32)
+
     voxels = np.asarray(scan.voxels, np.float32)
-    smooth = gaussian_filter(voxels, sigma, mode="nearest") if (sigma > 0.3).any() else voxels
+    smooth = over_a_pixel(voxels)
     background = background_of(scan)
     nothing = _nothing(scan, background)
     out = np.clip(at_the_grid(smooth, 3, nothing), smooth.min(), smooth.max())
     shown = (voxels < background.low) | (voxels > background.high)
-    hidden = at_the_grid(shown.astype(np.float32), 1, 1) == 0
+    hidden = at_the_grid(over_a_pixel(shown.astype(np.float32)), 1, 1) < NOTHING
     out[hidden] = np.clip(out[hidden], background.low, background.high)
     sizes = _sizes(grid.affine)
     return replace(

@@ -95,10 +95,10 @@ def conformal_quantile(scores: Floats, weights: Floats | None = None, missed: fl
 def lowest_usual(values: Floats, weights: Floats | None = None, strange: float = STRANGE) -> float:
     """The value below which a further patient is called a stranger.
 
-    The k-th smallest of n patients' values with k = max(1, (n + 1) · `strange`): a patient exchangeable
-    with them is below it with probability k / (n + 1) at most. Fewer than 1 / `strange` − 1 patients
-    cannot place so rare a quantile; there it is no higher than the lower prediction bound of one more
-    normal value, mean − t(1 − strange, n − 1) s √(1 + 1/n).
+    The k-th smallest of n patients' values with k = max(1, (n + 1) · `strange`), rounded up: a patient
+    exchangeable with them is below it with probability k / (n + 1) at most. Fewer than 1 / `strange` − 1
+    patients cannot place so rare a quantile; there it is no higher than the lower prediction bound of one
+    more normal value, mean − t(1 − strange, n − 1) s √(1 + 1/n).
 
     Parameters
     ----------

@@ -232,12 +232,16 @@ def _embedded(
     """The scans and their composites as queries, the cases that hold the very same, and measures and lobe."""
     how, held = Preprocessing.of(encoder), case_index.preprocessing(encoder)
     asking: list[tuple[Scan, ScanRef, Prepared]] = []
-    digests: list[str] = []
+    digests: dict[tuple[str | None, str], ScanRef] = {}
 
     def take(scan: Scan, ref: ScanRef, prepare: Callable[[Preprocessing], Prepared]) -> None:
-        asking.append((scan, ref, ready := prepare(how)))
+        ready = prepare(how)
         # an index of old may hold more planes, and be asked with fewer
-        digests.append(input_hash(ready if held == how else prepare(held)))
+        digest = input_hash(ready if held == how else prepare(held))
+        if (first := digests.setdefault((scan.sequence, digest), ref)) != ref:
+            notes.append(f"{ref} shows the same as {first}, which asks for both")
+        else:
+            asking.append((scan, ref, ready))
 
     for scan, ref in zip(scans, refs, strict=True):
         take(scan, ref, partial(prepared, scan))
@@ -245,7 +249,8 @@ def _embedded(
         for group in groups(scans, how.composite_size):
             take(composite(group), _planes_of(group, scans, refs), partial(_together, group))
             notes += group.notes
-    identical = {case for digest in digests for case in state.cases_with(case_index.catalog.scans_of(digest))}
+    filed = (case_index.catalog.scans_of(digest) for _, digest in digests)
+    identical = {case for scans_of in filed for case in state.cases_with(scans_of)}
     of_composites = any(is_composite(scan.sequence) for scan, _, _ in asking)  # which tell more
     embedded, measured = [], []
     for scan, ref, ready in asking:
@@ -419,7 +424,7 @@ def _hits(question: Question, asking: Asking, state: State, ranked: Ranked, gain
                 query_sequence=query.sequence,
                 likeness=[
                     *view_words(query.view, contents.scan_views[scan]),
-                    *lesions.words(asking.measures, case, asking.lobe),
+                    *([] if asking.healthy else lesions.words(asking.measures, case, asking.lobe)),
                 ],
             )
         )

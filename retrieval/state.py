@@ -281,9 +281,10 @@ class State:
             notes.append(f"no other case has {sequence}: compared with all sequences")
             kind = SINGLE
         pool = self._of(kind, view, eligible)
-        if view == REGION and not len(pool):
-            notes.append("the index has no outlined regions: the region is compared with whole slices")
-            pool = self._of(kind, WHOLE, eligible)
+        if view == REGION and (whole := len(self._cases_seen(pool, WHOLE))):
+            outlined = len(self._cases_seen(pool, REGION))
+            which = f"{whole} of {whole + outlined} cases have" if outlined else "the index has"
+            notes.append(f"{which} no outlined regions: the region is compared with whole slices there")
         return pool
 
     def _held(self, kind: int, eligible: NDArray[np.bool_]) -> bool:
@@ -302,18 +303,35 @@ class State:
         if 2 * len(some) < len(eligible):
             rows = contents.rows_of_cases(some)
             rows = rows[self._scans_of_kind(kind)[contents.slice_scan[rows]]]
-            rows = rows[contents.slice_view[rows] == view]
+            rows = rows[self._seen_as(view)[rows]]
             return Pool(rows, contents.slice_ids[rows], NONE, kind, view)
         filed = self._filed.get((kind, view))
         if filed is None:
             of_kind = self._scans_of_kind(kind)[contents.slice_scan]
-            rows = np.flatnonzero(of_kind & (contents.slice_view == view))
+            rows = np.flatnonzero(of_kind & self._seen_as(view))
             filed = self._filed[kind, view] = Pool(rows, contents.slice_ids[rows], NONE, kind, view)
         out = np.flatnonzero(~eligible)
         if not len(out):
             return filed
         but = contents.rows_of_cases(out)
         return replace(filed, but=but[among(but, filed.filed)])
+
+    def _seen_as(self, view: int) -> NDArray[np.bool_]:
+        """Which slices are compared: of scans that have no outlined regions, whole ones stand for these."""
+        wanted = np.where(self._outlined, REGION, WHOLE) if view == REGION else WHOLE
+        return np.asarray(self.contents.slice_view == wanted)
+
+    @cached_property
+    def _outlined(self) -> NDArray[np.bool_]:
+        """Of each slice, whether its scan has outlined regions."""
+        contents = self.contents
+        regions = contents.slice_scan[contents.slice_view == REGION]
+        return np.bincount(regions, minlength=len(contents.scan_ids))[contents.slice_scan] > 0
+
+    def _cases_seen(self, pool: Pool, view: int) -> NDArray[np.int64]:
+        """The cases of a pool that are compared by slices of a view."""
+        rows = pool.rows
+        return np.unique(self.contents.cases_of(rows[self.contents.slice_view[rows] == view]))
 
     def _scans_of_kind(self, kind: int) -> NDArray[np.bool_]:
         """With those whose sequence is unknown, which may be of this one, unless it is a composite."""

@@ -186,8 +186,9 @@ class Doubtful(Analyser, Protocol):
     Attributes
     ----------
     least_lesion : mapping of str to float
-        What asks (:func:`who_asks`), and the chance of a lesion (:func:`chance_of_lesion`; of several scans
-        the highest) below which it shows none. What is not named may always show one.
+        By :data:`FLAT`, :data:`ANY_STACK` or :func:`who_asks` the chance of a lesion
+        (:func:`chance_of_lesion`; of several scans the highest) below which none is shown;
+        :func:`least_chance` says which holds. 0 where nothing is known of that.
     """
 
     least_lesion: Mapping[str, float]
@@ -274,7 +275,8 @@ def least_chance(limits: Mapping[str, float], stacks: Collection[str | None]) ->
     """The chance of a lesion below which a visit shows none; 0 where none is known.
 
     More scans show a lesion with no lower a chance, so what holds for some of them holds for all: of the
-    limits of all sets of these sequences the highest is taken.
+    limits of all sets of these sequences the highest is taken. That of any stack is of stacks at large; it
+    holds only where no set is known.
 
     Parameters
     ----------

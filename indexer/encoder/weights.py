@@ -143,7 +143,7 @@ def write_weights(
         "known": _version(of_training, DISTRIBUTION),
     }
     if least_lesion:
-        about[LEAST_LESION] = dict(least_lesion)
+        about[LEAST_LESION] = {name: float(chance) for name, chance in least_lesion.items()}
     text = json.dumps(about, ensure_ascii=False, sort_keys=True)
     # one key alone: safetensors writes several in any order, and equal trainings should give equal files
     envelope = {"format": FORMAT, "about": text, "checksum": hashlib.sha256(text.encode()).hexdigest()}

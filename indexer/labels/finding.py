@@ -67,19 +67,30 @@ def find_tables(
     notes: list[str] = []
     named = {table.path for table in given}
     for path in dict.fromkeys(path for path in paths if path not in named):
-        if not path.is_relative_to(start):
-            if (why := foreign(path)) is not None:
-                notes.append(f"{path} lies above {start} and is not used: {why}")
-                continue
-            notes.append(f"{path} lies above {start} and is used")
+        above_it = not path.is_relative_to(start)
+        if above_it and (why := foreign(path)) is not None:
+            notes.append(f"{path} lies above {start} and is not used: {why}")
+            continue
         try:
-            tables += read_tables(path)
+            found = read_tables(path)
+            if any(map(_is_answer, found)):
+                notes.append(f"{path}: no labels are taken from an answer of cbir")
+                continue
+            if above_it:
+                notes.append(f"{path} lies above {start} and is used")
+            tables += found
         except LabelsError as error:
             if path.name == PARTICIPANTS:
                 raise
             if path.suffix.lower() != ".json":
                 notes.append(f"{path}: no labels are taken from it: {error.explanation}")
     return [*tables, *given], notes
+
+
+def _is_answer(table: Table) -> bool:
+    """Whether a table holds the hits of a query that somebody kept, which say nothing of who asked."""
+    header = {name.casefold() for name in table.header}
+    return {"score", "slice"} <= header and bool({"rank", "#"} & header)
 
 
 def _below(root: Path) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,8 +100,12 @@ def query(
     from indexer import reference
 
     unnamed = getattr(context.get_parameter_source("index"), "name", "") == "DEFAULT"
-    borrowed = unnamed and not there(index) and reference.available()
-    with reference_index() if borrowed else open_index(index, recall=recall) as opened:
+    with ExitStack() as held:
+        lent = unnamed and reference.available()
+        own = None if lent and not there(index) else held.enter_context(open_index(index, recall=recall))
+        # a first `cbir index` that found nothing leaves an empty one
+        borrowed = own is None or (lent and not own.contents.case_ids)
+        opened = held.enter_context(reference_index()) if own is None or borrowed else own
         for patient in exclude_patient or []:
             if not opened.has_patient(patient):
                 shown = opened.case_index.shown(patient)
@@ -127,8 +132,9 @@ def query(
             known = "; ".join(f"{name}: {', '.join(e.prior)}" for name, e in answer.evidence.items())
             answer.notes.insert(
                 0,
-                f"no index in ./{index}: answered from the {len(opened.contents.case_ids)} reference cases "
-                f"that come with cbir ({known}; no others); `cbir index FOLDER` makes your own",
+                f"no {'cases' if own else 'index'} in ./{index}: answered from the "
+                f"{len(opened.contents.case_ids)} reference cases that come with cbir ({known}; no others); "
+                "`cbir index FOLDER` makes your own",
             )
         if report:
             opened.report(answer, report, name="the reference cases of cbir" if borrowed else str(index))

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks import regions
+from indexer import readers
 from indexer.learning.samples import Samples
 from tests.support.images import write_nifti
 
@@ -27,15 +28,24 @@ def test_a_hit_is_a_highest_cell_that_is_outlined() -> None:
 
 
 def test_a_scan_without_a_lesion_shows_one_less_than_nearly_every_scan_with_one() -> None:
-    shown = (np.arange(1, 1000) / 1000).tolist()
-    found = regions.least_lesion({"flat images": (shown, []), "a stack": (shown, [0.002, 0.7])})
+    shown = {f"P-{n}": [n / 1000] for n in range(1, 1000)}
+    free = {"P-1": [0.002, 0.7], "P-2": [0.7]}
+    found = regions.least_lesion({"flat images": (shown, {}), "a stack": (shown, free)})
     for part in found.values():
-        assert part["least"] == pytest.approx(0.01)  # ten of a thousand lie no higher
+        assert part["least"] == pytest.approx(0.012)  # twelve of a thousand lie no higher, of 12.5 that may
         assert part["with"] == 999
     assert found["flat images"]["of these nothing found"] is None
-    assert (found["a stack"]["without"], found["a stack"]["of these nothing found"]) == (2, 0.5)
-    assert regions.least_lesion({"t2": (shown[:98], [])}) == {}, "too few to place so rare a chance"
-    assert regions.least_lesion({"t2": (shown[:99], [])})["t2"]["least"] == shown[0]
+    assert (found["a stack"]["without"], found["a stack"]["of these nothing found"]) == (2, 0.25)
+
+    def least(patients: int, **more: list[float]) -> Any:
+        some = dict(list(shown.items())[:patients]) | more
+        return regions.least_lesion({"t2": (some, {})}).get("t2", {}).get("least")
+
+    assert least(78) is None, "too few to place so rare a chance"
+    assert least(79) == least(150) == 0.001
+    assert least(159) == 0.002
+    assert least(79, **{"P-1": [0.001, 0.9], "P-2": [0.001, 0.9]}) == 0.001, "patients count, not their scans"
+    assert least(79, **{"P-1": [0.001, 0.9]}) == 0.002
 
 
 def bright(images: NDArray[np.uint8]) -> Any:
@@ -62,7 +72,7 @@ def test_flat_images_are_asked_of_the_network_that_has_not_seen_them() -> None:
         importance=np.ones(len(slices)),
     )
     shown, free = regions.of_flat_images(samples, {"1": cast(Any, SimpleNamespace(analyse=bright))})
-    np.testing.assert_allclose(shown, [90 / 255, 0.2], rtol=1e-6)
+    assert shown == {"a": [pytest.approx(90 / 255)], "b": [pytest.approx(0.2)]}
     assert not free
 
 
@@ -75,12 +85,13 @@ def test_of_a_stack_the_planes_without_a_lesion_are_asked_by_themselves(tmp_path
         write_nifti(tmp_path / patient / f"{patient}_seg.nii.gz", (volume == 200).astype(np.float32))
     (tmp_path / "participants.tsv").write_text("participant_id\tfold\nP-1\t1\nP-2\t1\nP-3\t2\n")
     network = cast(Any, SimpleNamespace(analyse=bright, size=32))
-    found = regions.of_stacks({"1": network}, [tmp_path])
+    found = regions.of_stacks({"1": network}, {tmp_path: readers.read})
     asked = {name: [len(part) for part in parts] for name, parts in found.items()}
-    assert asked == {"a stack": [3, 3], "flair": [2, 2], "t1": [1, 1], "flair + t1": [1, 1]}
+    assert asked == {"a stack": [2, 2], "flair": [2, 2], "t1": [1, 1], "flair + t1": [1, 1]}
+    assert len(found["a stack"][0]["P-2"]) == 2
     for shown, free in found.values():
-        assert min(shown) == 1  # the brightest of the scan is the lesion
-        assert max(free) < 0.6
+        assert min(map(min, shown.values())) == 1  # the brightest of the scan is the lesion
+        assert max(map(max, free.values())) < 0.6
 
 
 def test_foci_are_counted_across_planes() -> None:

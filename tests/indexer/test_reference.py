@@ -141,6 +141,19 @@ def test_without_an_index_the_reference_answers_and_says_so(packaged, cbir, tmp_
     assert cbir("query", "--like", "PUB-0", "--exclude-patient", "PUB-1")[0] == 0
 
 
+def test_an_index_that_came_out_empty_does_not_stand_in_the_way(packaged, cbir, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    assert cbir("index", tmp_path / "nothing")[0] == 1
+    assert (tmp_path / "cbir-index").is_dir()
+    scan = write_nifti(tmp_path / "scan_t1ce.nii.gz", phantom(500, 4))
+    code, out, err = cbir("query", scan, "-k", 3)
+    assert code == 0, err
+    assert "no cases in ./cbir-index: answered from the 4 reference cases" in err
+    code, out, err = cbir("query", scan, "--index", "cbir-index")
+    assert (code, out) == (1, "")
+    assert "the index is empty" in err
+
+
 def test_an_index_that_was_named_must_be_there(packaged, cbir, tmp_path, monkeypatch):
     scan = write_nifti(tmp_path / "scan_t1ce.nii.gz", phantom(500, 4))
     for named in ("cbir-index", "elsewhere"):

@@ -188,6 +188,9 @@ def test_evidence_that_abstains_or_is_calibrated(tmp_path: Path) -> None:
     measured = Evidence({"2": 1.0}, {"2": 1.0}, ["2"], False, 1, calibrated=True)
     html = written(answer(evidence={"a": silent, "b": measured}), tmp_path)
     assert "The neighbours say nothing." in html
+    assert html.count("width:100.0%") == 1, "who abstains shows no shares"
+    assert html.count(" vote of 1 patient.") == 1
+    assert "vote of 0 patients" not in html
     assert "Calibrated vote of 1 patient." in html
     assert "No case matches." in html
 

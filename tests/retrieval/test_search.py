@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -15,9 +16,10 @@ from indexer.ingest import ingest
 from indexer.labels import load_tables
 from indexer.policy import SearchPolicy
 from indexer.preprocess import Preprocessing, prepared, with_region
+from indexer.sequences import COMPOSITE
 from retrieval.crossmatch import CrossMatch
 from retrieval.ranking import Ranking
-from retrieval.search import NO_LESION
+from retrieval.search import NO_LESION, _healthy
 from tests.support.encoders import TinyAnalyser, TinyEncoder
 from tests.support.images import head_plane, phantom, write_nifti
 
@@ -504,10 +506,64 @@ def test_an_encoder_that_sees_no_lesion_leaves_nothing_to_vote_on(tmp_path, coho
             answer = index.query(query)
             assert answer.hits, "what is nearest is shown all the same"
             assert (NO_LESION in answer.notes) == healthy
+            assert not (healthy and any("size" in word for hit in answer.hits for word in hit.likeness))
             (grade,) = answer.evidence.values()
             assert (grade.reason == NO_LESION and grade.abstain) == healthy
             marked = index.query(query, region=(4, 4, 14, 14))
             assert NO_LESION not in marked.notes, "whoever marks a lesion sees one"
+
+
+@pytest.mark.parametrize(
+    ("scans", "none"),
+    [
+        ([("t1", 20, 0.3), ("t1ce", 20, 0.1)], True),
+        ([("t1", 20, 0.1), ("t1ce", 20, 0.6)], False),
+        ([("t1", 20, 0.6), ("t1ce", 20, 0.6), ("flair", 20, 0.6)], True),
+        ([("t1", 20, 0.3), ("t1", 4, 0.45)], False),
+        ([("t1", 20, 0.3), (COMPOSITE, 20, 0.9)], True),
+        ([("t1", 4, 0.3)], False),
+    ],
+)
+def test_of_a_visit_the_scan_counts_that_shows_a_lesion_most(scans, none):
+    visit = [
+        SimpleNamespace(sequence=sequence, positions=np.arange(planes), lesion=chance)
+        for sequence, planes, chance in scans
+    ]
+    limits = {"flat images": 0.2, "t1": 0.4, "t1 + t1ce": 0.5, "flair + t1": 0.8}
+    assert _healthy(visit, Doubting(limits)) == none
+
+
+def test_a_region_is_compared_with_whole_slices_of_cases_that_have_none(make, tmp_path):
+    """Who outlines some cases alone must not get these alone."""
+    for n in range(6):
+        name = f"P-{n}"
+        scan = phantom(n, 1.0 + n)
+        write_nifti(tmp_path / "mri" / name / f"{name}_t1ce.nii.gz", scan)
+        if n < 3:
+            outline = np.zeros(scan.shape, np.uint8)
+            outline[6:14, 6:14, 4:6] = 1
+            write_nifti(tmp_path / "mri" / name / f"{name}_seg.nii.gz", outline)
+    index = make(tmp_path / "mri")
+    query = write_nifti(tmp_path / "new_t1ce.nii.gz", phantom(9, 5.5))
+    answer = index.query(query, k=9, region=(6, 6, 14, 14), region_slice=5)
+    assert {hit.case_id for hit in answer.hits} == {f"P-{n}" for n in range(6)}
+    assert any(note.startswith("3 of 6 cases have no outlined regions") for note in answer.notes), (
+        answer.notes
+    )
+
+
+def test_a_scan_that_is_there_twice_asks_once(make, tmp_path):
+    for n in range(4):
+        write_nifti(tmp_path / "mri" / f"P-{n}" / f"P-{n}_t1.nii.gz", phantom(n, 1.0 + n))
+    index = make(tmp_path / "mri")
+    once = write_nifti(tmp_path / "one" / "N_run-1_t1.nii.gz", phantom(9, 2.5))
+    for run in (1, 2):
+        write_nifti(tmp_path / "two" / f"N_run-{run}_t1.nii.gz", phantom(9, 2.5))
+    alone, both = index.query(once, k=4), index.query(tmp_path / "two", k=4)
+    assert [hit.score for hit in both.hits] == [hit.score for hit in alone.hits]
+    assert both.query.slices == alone.query.slices
+    (note,) = (note for note in both.notes if "shows the same as" in note)
+    assert "run-2" in note
 
 
 # ---- scans whose sequence nobody named -----------------------------------------------------------

@@ -74,9 +74,22 @@ def masked(
         same = single
     elif sequence is not None and not is_composite(sequence):
         same = same | np.array([name is None for name in own], bool)  # which may be of this sequence, too
-    if view == REGION and not (of_view & same & may).any():
-        notes.append("the index has no outlined regions: the region is compared with whole slices")
-        of_view = contents.slice_view == WHOLE
+    if view == REGION:  # of scans that are not outlined whole slices stand for regions
+        outlined = set(contents.slice_scan[of_view].tolist())
+        of_view = np.array(
+            [
+                slice_view == (REGION if scan in outlined else WHOLE)
+                for scan, slice_view in zip(contents.slice_scan.tolist(), contents.slice_view, strict=True)
+            ],
+            bool,
+        )
+        compared = of_view & same & may
+        cases = contents.scan_case[contents.slice_scan]
+        whole = len(set(cases[compared & (contents.slice_view == WHOLE)].tolist()))
+        marked = len(set(cases[compared & (contents.slice_view == REGION)].tolist()))
+        if whole:
+            which = f"{whole} of {whole + marked} cases have" if marked else "the index has"
+            notes.append(f"{which} no outlined regions: the region is compared with whole slices there")
     return np.flatnonzero(of_view & same & may).tolist(), notes
 
 

@@ -233,8 +233,8 @@ function evidence(name, vote) {
   return make(
     "section",
     { "aria-label": `Evidence for ${plain(name)}` },
-    make("h3", { textContent: plain(name) }, make("em", { textContent: said })),
-    make("ul", {}, ...Object.keys(vote.probabilities).map(share)),
+    make("h3", { textContent: plain(name) }, make("em", { textContent: vote.abstain ? "no vote" : said })),
+    make("ul", {}, ...(vote.abstain ? [] : Object.keys(vote.probabilities).map(share))),
     make("p", { textContent: vote.abstain ? silent : `${plausible} · ${who}` }),
     make("p", { className: "quiet", textContent: holdings(vote) }),
   );

@@ -30,6 +30,24 @@ def test_the_nearest_participants_above(tmp_path: Path) -> None:
     assert names(tmp_path / "a" / "b" / "c", tmp_path / "a" / "b") == []
 
 
+def test_an_answer_that_was_kept_is_no_table_of_labels(tmp_path: Path) -> None:
+    scan = write(tmp_path / "mri" / "P1" / "x.nii", "")
+    labels = write(tmp_path / "mri" / "labels.csv", "id,grade,score\nP1,2,7\n")
+    hit = {"rank": 1, "score": 0.9, "case_id": "P1", "patient_id": "P1", "labels": {"grade": "4"}, "slice": 3}
+    write(tmp_path / "answer.json", json.dumps({"query": {"source": str(scan)}, "hits": [hit]}))
+    write(
+        tmp_path / "answer.tsv",
+        "#\tscore\tcase\tgrade\tsequence\tslice\tsource\n1\t0.9\tP1\t4\tt1\t3 ~ 3\tx.nii\n",
+    )
+    tables, notes = find_tables(tmp_path / "mri")
+    assert [table.path for table in tables] == [labels]
+    kept = [
+        f"{tmp_path / name}: no labels are taken from an answer of cbir"
+        for name in ("answer.json", "answer.tsv")
+    ]
+    assert set(kept) <= set(notes)
+
+
 def test_tables_below_and_beside(tmp_path: Path) -> None:
     root = tmp_path / "cohort" / "images"
     write(root / "P1" / "x.nii", "")
