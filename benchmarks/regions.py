@@ -163,16 +163,13 @@ def least_lesion(asked: dict[str, tuple[Chances, Chances]]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name, (shown, free) in asked.items():
-        whole = int(
-            (len(shown) + 1) * LEAST
-        )  # a further patient is below this many of so many with their share
-        if not whole:
+        each = len(shown) + 1  # with a further patient
+        lower = int(each * LEAST)
+        if not lower:
             continue
-        values, patients = (
-            np.concatenate(list(shown.values())),
-            np.repeat([*shown], [*map(len, shown.values())]),
-        )
-        least = lowest_usual(values, shares(patients), strange=whole / (len(shown) + 1))
+        patients = np.repeat([*shown], [len(chances) for chances in shown.values()])
+        values = np.concatenate([*shown.values()])
+        least = lowest_usual(values, shares(patients), strange=lower / each)
         below = [float(np.mean([chance < least for chance in chances])) for chances in free.values()]
         found[name] = {
             "least": least,

@@ -36,8 +36,8 @@ where the headers put a scan; images are compared at points that far apart."""
 BETTER = 0.01
 """Share by which a motion must add to the mutual information (above that of nothing in common)."""
 
-NOTHING = 0.01
-"""Share of what is near a voxel below which it shows nothing."""
+LEAST_SHOWN = 0.01
+"""Share of what lies around a voxel that has to show something, for it not to be background."""
 
 FWHM = 2 * np.sqrt(2 * np.log(2))
 """Full width at half maximum of a normal distribution, in standard deviations."""
@@ -256,7 +256,7 @@ def resampled(scan: Scan, grid: Scan) -> Scan:
     nothing = _nothing(scan, background)
     out = np.clip(at_the_grid(smooth, 3, nothing), smooth.min(), smooth.max())
     shown = (voxels < background.low) | (voxels > background.high)
-    hidden = at_the_grid(over_a_pixel(shown.astype(np.float32)), 1, 1) < NOTHING
+    hidden = at_the_grid(over_a_pixel(shown.astype(np.float32)), 1, 1) < LEAST_SHOWN
     out[hidden] = np.clip(out[hidden], background.low, background.high)
     sizes = _sizes(grid.affine)
     return replace(

@@ -303,12 +303,13 @@ class State:
         if 2 * len(some) < len(eligible):
             rows = contents.rows_of_cases(some)
             rows = rows[self._scans_of_kind(kind)[contents.slice_scan[rows]]]
-            rows = rows[self._seen_as(view)[rows]]
+            rows = rows[self._compared(rows, view)]
             return Pool(rows, contents.slice_ids[rows], NONE, kind, view)
         filed = self._filed.get((kind, view))
         if filed is None:
             of_kind = self._scans_of_kind(kind)[contents.slice_scan]
-            rows = np.flatnonzero(of_kind & self._seen_as(view))
+            rows = np.flatnonzero(of_kind)
+            rows = rows[self._compared(rows, view)]
             filed = self._filed[kind, view] = Pool(rows, contents.slice_ids[rows], NONE, kind, view)
         out = np.flatnonzero(~eligible)
         if not len(out):
@@ -316,17 +317,17 @@ class State:
         but = contents.rows_of_cases(out)
         return replace(filed, but=but[among(but, filed.filed)])
 
-    def _seen_as(self, view: int) -> NDArray[np.bool_]:
+    def _compared(self, rows: NDArray[np.int64], view: int) -> NDArray[np.bool_]:
         """Which slices are compared: of scans that have no outlined regions, whole ones stand for these."""
-        wanted = np.where(self._outlined, REGION, WHOLE) if view == REGION else WHOLE
-        return np.asarray(self.contents.slice_view == wanted)
+        contents = self.contents
+        outlined = self._scan_outlined[contents.slice_scan[rows]] if view == REGION else False
+        return np.asarray(contents.slice_view[rows] == np.where(outlined, REGION, WHOLE))
 
     @cached_property
-    def _outlined(self) -> NDArray[np.bool_]:
-        """Of each slice, whether its scan has outlined regions."""
+    def _scan_outlined(self) -> NDArray[np.bool_]:
         contents = self.contents
         regions = contents.slice_scan[contents.slice_view == REGION]
-        return np.bincount(regions, minlength=len(contents.scan_ids))[contents.slice_scan] > 0
+        return np.bincount(regions, minlength=len(contents.scan_ids)) > 0
 
     def _cases_seen(self, pool: Pool, view: int) -> NDArray[np.int64]:
         """The cases of a pool that are compared by slices of a view."""

@@ -29,7 +29,7 @@ def main() -> None:
 def command() -> None:
     """:func:`main` in a process of its own.
 
-    Where it has asked it ends at once: somebody waits, and to take torch apart takes a third of a second.
+    Where it has asked it ends at once: somebody waits, and to take torch apart takes some tenths of a second.
     """
     try:
         main()

@@ -103,9 +103,11 @@ def query(
     with ExitStack() as held:
         lent = unnamed and reference.available()
         own = None if lent and not there(index) else held.enter_context(open_index(index, recall=recall))
-        # a first `cbir index` that found nothing leaves an empty one
-        borrowed = own is None or (lent and not own.contents.case_ids)
-        opened = held.enter_context(reference_index()) if own is None or borrowed else own
+        if own is None or (lent and not own.contents.case_ids):  # a first index that found nothing is empty
+            opened = held.enter_context(reference_index())
+        else:
+            opened = own
+        borrowed = opened is not own
         for patient in exclude_patient or []:
             if not opened.has_patient(patient):
                 shown = opened.case_index.shown(patient)
@@ -132,7 +134,7 @@ def query(
             known = "; ".join(f"{name}: {', '.join(e.prior)}" for name, e in answer.evidence.items())
             answer.notes.insert(
                 0,
-                f"no {'cases' if own else 'index'} in ./{index}: answered from the "
+                f"no {'index' if own is None else 'cases'} in ./{index}: answered from the "
                 f"{len(opened.contents.case_ids)} reference cases that come with cbir ({known}; no others); "
                 "`cbir index FOLDER` makes your own",
             )
